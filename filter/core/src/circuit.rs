@@ -1,0 +1,276 @@
+//! The state machine, as functions from a record to the next record. No host, no clock, no randomness, no side effect:
+//! whoever writes the result by compare-and-swap has made the change, and whoever loses decides again.
+//!
+//! ```text
+//!            a condition holds                    open time over
+//!  CLOSED ───────────────────────► OPEN ──────────────────────────► HALF_OPEN: probe
+//!    ▲                              ▲ ▲                                │        │
+//!    │ ramp done                    │ └────────── a probe failed ──────┘        │ enough good probes
+//!    └──── HALF_OPEN: ramp ─────────┘ a condition holds                         │
+//!                ▲──────────────────────────────────────────────────────────────┘
+//! ```
+
+use crate::backoff::open_time;
+use crate::config::SECOND;
+use crate::policy::{Mode, Policy, Trip};
+use crate::ramp;
+use crate::record::{Lease, Phase, Record};
+use crate::window::Tally;
+
+/// Why a circuit changed its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// `consecutiveFailures` in a row.
+    Consecutive,
+    /// `failureRatePercent` of the window.
+    FailureRate,
+    /// A probe failed.
+    ProbeFailed,
+    /// A condition held in the ramp.
+    RampFailed,
+    /// The policy says `forceOpen`.
+    Forced,
+    /// OPEN lasted its time.
+    OpenOver,
+    /// The policy no longer says `forceOpen`.
+    ForceLifted,
+    /// Enough probes were good.
+    ProbesSucceeded,
+    /// The ramp came to its end.
+    RampDone,
+}
+
+impl Reason {
+    /// The word for logs and labels.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Reason::Consecutive => "consecutive",
+            Reason::FailureRate => "failure_rate",
+            Reason::ProbeFailed => "probe_failed",
+            Reason::RampFailed => "ramp_failed",
+            Reason::Forced => "forced",
+            Reason::OpenOver => "open_over",
+            Reason::ForceLifted => "force_lifted",
+            Reason::ProbesSucceeded => "probes_succeeded",
+            Reason::RampDone => "ramp_done",
+        }
+    }
+}
+
+/// What the outside world contributes to a decision.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) now: u64,
+    /// The counters, read after the record.
+    pub(crate) tally: Tally,
+    /// Uniform over all of `u64`.
+    pub(crate) random: u64,
+}
+
+/// A new record, and why its state is another one; `None` where only details changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) record: Record,
+    pub(crate) reason: Option<Reason>,
+}
+
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Good,
+    Bad,
+    /// It said nothing: the slot is free again.
+    Nothing,
+}
+
+/// A lease outlives `probeTimeout` by this much: its owner judges the probe at its tick (at most a second apart), and
+/// nobody else may take the slot before.
+const LEASE_GRACE: u64 = 2 * SECOND;
+
+/// The first condition that holds, if any. `streak` and `window` are of the present generation.
+pub(crate) fn condition(trip: &Trip, streak: u64, window: Tally) -> Option<Reason> {
+    if trip.consecutive_failures > 0 && streak >= u64::from(trip.consecutive_failures) {
+        return Some(Reason::Consecutive);
+    }
+    let enough = window.calls() >= u64::from(trip.minimum_calls);
+    let failing = trip.failure_rate > 0 && at_least(window.failure, window.calls(), trip.failure_rate);
+    (enough && failing).then_some(Reason::FailureRate)
+}
+
+/// Whether `part` is at least `share` millionths of `whole`.
+fn at_least(part: u64, whole: u64, share: u32) -> bool {
+    u128::from(part).saturating_mul(1_000_000) >= u128::from(whole).saturating_mul(u128::from(share))
+}
+
+impl Record {
+    /// Whether this is CLOSED or the ramp: the phases in which conditions are watched.
+    pub(crate) fn is_counting(&self) -> bool {
+        matches!(self.phase, Phase::Closed | Phase::Ramp)
+    }
+
+    /// Nanoseconds until OPEN is over. A longer time than the policy can have drawn comes from a clock that stepped
+    /// back or from an older policy: then it is over.
+    pub(crate) fn open_for(&self, policy: &Policy, now: u64) -> u64 {
+        let left = self.open_until.saturating_sub(now);
+        if left > policy.longest_open() { 0 } else { left }
+    }
+
+    /// The next generation, in `phase`.
+    fn moved(&self, phase: Phase, at: &Moment, reason: Reason) -> Change {
+        let record = Record {
+            phase,
+            forced: false,
+            generation: self.generation.wrapping_add(1),
+            since: at.now,
+            base: at.tally,
+            open_until: 0,
+            progress: 0,
+            mark_at: at.now,
+            mark: at.tally,
+            leases: Default::default(),
+            ..self.clone()
+        };
+        Change { record, reason: Some(reason) }
+    }
+
+    /// OPEN, for longer with every trip in a row.
+    pub(crate) fn trip(&self, policy: &Policy, at: &Moment, reason: Reason) -> Change {
+        let mut change = self.moved(Phase::Open, at, reason);
+        let record = &mut change.record;
+        record.trips_in_a_row = self.trips_in_a_row.saturating_add(1);
+        record.open_until = at.now.saturating_add(open_time(&policy.open, record.trips_in_a_row, at.random));
+        if self.outage_since == 0 {
+            record.outage_since = at.now;
+        }
+        change
+    }
+
+    fn force_open(&self, at: &Moment) -> Change {
+        let mut change = self.moved(Phase::Open, at, Reason::Forced);
+        change.record.forced = true;
+        if self.outage_since == 0 {
+            change.record.outage_since = at.now;
+        }
+        change
+    }
+
+    fn close(&self, at: &Moment, reason: Reason) -> Change {
+        let mut change = self.moved(Phase::Closed, at, reason);
+        change.record.outage_since = 0;
+        change
+    }
+
+    /// What time, evidence and the policy alone make of this record now; `None` for nothing.
+    pub(crate) fn due(&self, policy: &Policy, at: &Moment) -> Option<Change> {
+        match (self.phase, policy.mode) {
+            (_, Mode::Disabled) => None,
+            (_, Mode::ForceOpen) => (!self.forced).then(|| self.force_open(at)),
+            (Phase::Open, _) if self.forced => Some(self.moved(Phase::Probe, at, Reason::ForceLifted)),
+            (Phase::Open, _) => {
+                (self.open_for(policy, at.now) == 0).then(|| self.moved(Phase::Probe, at, Reason::OpenOver))
+            }
+            (Phase::Probe, _) => None,
+            (Phase::Ramp, _) => self.climb(policy, at),
+            (Phase::Closed, _) => self.recover(policy, at),
+        }
+    }
+
+    /// The ramp's next step, where this one has run its time and shown enough good calls.
+    fn climb(&self, policy: &Policy, at: &Moment) -> Option<Change> {
+        if at.tally.is_before(self.mark) || at.now < self.mark_at {
+            return Some(self.marked(at, self.progress));
+        }
+        let needed = ramp::evidence(&policy.half_open, at.now.saturating_sub(self.mark_at))?;
+        if at.tally.since(self.mark).success < needed {
+            return None;
+        }
+        let step = self.progress.saturating_add(1);
+        if step < ramp::STEPS { Some(self.marked(at, step)) } else { Some(self.close(at, Reason::RampDone)) }
+    }
+
+    /// One trip forgotten for each full healthy window: its time has passed, it has seen calls enough to mean
+    /// something, and they were good. Time alone forgets nothing.
+    fn recover(&self, policy: &Policy, at: &Moment) -> Option<Change> {
+        if self.trips_in_a_row == 0 {
+            return None;
+        }
+        if at.tally.is_before(self.mark) || at.now < self.mark_at {
+            return Some(self.marked(at, 0));
+        }
+        let seen = at.tally.since(self.mark);
+        let full = at.now.saturating_sub(self.mark_at) >= policy.trip.window;
+        if !full || seen.calls() < u64::from(policy.trip.minimum_calls) {
+            return None;
+        }
+        let mut change = self.marked(at, 0);
+        if condition(&policy.trip, 0, seen).is_none() {
+            change.record.trips_in_a_row = self.trips_in_a_row.saturating_sub(1);
+        }
+        Some(change)
+    }
+
+    fn marked(&self, at: &Moment, progress: u32) -> Change {
+        let record = Record { progress, mark_at: at.now, mark: at.tally, ..self.clone() };
+        Change { record, reason: None }
+    }
+
+    /// Leases that are neither settled nor over. One that ends later than any lease could comes from a clock that
+    /// stepped back.
+    fn is_live(lease: &Lease, policy: &Policy, now: u64) -> bool {
+        let left = lease.ends_at.saturating_sub(now);
+        lease.number != 0 && left > 0 && left <= policy.half_open.probe_timeout.saturating_add(LEASE_GRACE)
+    }
+
+    /// Whether a probe may be sent.
+    pub(crate) fn has_slot(&self, policy: &Policy, now: u64) -> bool {
+        let live = self.leases.iter().filter(|lease| Self::is_live(lease, policy, now)).count();
+        self.phase == Phase::Probe && live < policy.half_open.max_probes as usize
+    }
+
+    /// Takes a probe slot: the record with the lease, and the lease's number.
+    pub(crate) fn lease(&self, policy: &Policy, now: u64) -> Option<(Record, u32)> {
+        if !self.has_slot(policy, now) {
+            return None;
+        }
+        let mut next = self.clone();
+        // 0 means "no lease": the number skips it when it wraps.
+        let number = self.last_lease.checked_add(1).unwrap_or(1);
+        let slot = next.leases.iter_mut().find(|lease| !Self::is_live(lease, policy, now))?;
+        let ends_at = now.saturating_add(policy.half_open.probe_timeout).saturating_add(LEASE_GRACE);
+        *slot = Lease { number, ends_at };
+        next.last_lease = number;
+        Some((next, number))
+    }
+
+    /// Ends a probe. `None` where its generation or its lease is over: a late answer changes nothing.
+    pub(crate) fn end_probe(
+        &self,
+        policy: &Policy,
+        at: &Moment,
+        generation: u64,
+        number: u32,
+        verdict: Verdict,
+    ) -> Option<Change> {
+        if self.phase != Phase::Probe || self.generation != generation {
+            return None;
+        }
+        let mut next = self.clone();
+        let lease = next.leases.iter_mut().find(|lease| lease.number == number)?;
+        *lease = Lease::default();
+        match verdict {
+            Verdict::Nothing => Some(Change { record: next, reason: None }),
+            Verdict::Bad => Some(self.trip(policy, at, Reason::ProbeFailed)),
+            Verdict::Good => {
+                next.progress = self.progress.saturating_add(1);
+                if next.progress < policy.half_open.success_threshold {
+                    Some(Change { record: next, reason: None })
+                } else if policy.half_open.ramp_duration == 0 {
+                    Some(self.close(at, Reason::ProbesSucceeded))
+                } else {
+                    Some(self.moved(Phase::Ramp, at, Reason::ProbesSucceeded))
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! From `pluginConfig` to policies: strict, with one message for what is refused.
+//!
+//! A document is read as it stands ([`node`]), checked against the field tables ([`fields`]), laid over the defaults
+//! section by section, and turned into [`Policy`] values whose invariants hold from then on. `upstreams` entries lie
+//! over `default` the same way; the most specific match wins.
+
+mod check;
+mod duration;
+mod error;
+mod fields;
+mod node;
+
+use std::rc::Rc;
+
+pub use duration::{MILLISECOND, SECOND, print as print_duration};
+pub use error::ConfigError;
+pub use fields::{CONFIG, Field, Kind, MOST_PROBES, POLICY};
+
+use crate::key::{Matcher, Upstream};
+use crate::policy::{HalfOpen, Mode, Open, Policy, Rejection, Trip};
+use check::Reader;
+use node::Node;
+
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    default: Rc<Policy>,
+    /// Most specific first.
+    upstreams: Vec<(Matcher, Rc<Policy>)>,
+    /// Circuits that one proxy may hold.
+    pub max_circuits: u32,
+}
+
+impl Config {
+    /// Reads a `pluginConfig`. Empty means all defaults.
+    ///
+    /// # Errors
+    /// The first thing that is not allowed, with its path.
+    pub fn parse(document: &[u8]) -> Result<Config, ConfigError> {
+        let given = read(document)?;
+        check::section(&given, CONFIG, "")?;
+        let mut whole = defaults(CONFIG);
+        whole.overlay(&given, |name| name != "upstreams" && fields::merges(name));
+        let default = whole.get("default").cloned().unwrap_or(Node::Null);
+        Ok(Config {
+            default: Rc::new(policy(&default, "default")?),
+            upstreams: upstreams(&whole, &default)?,
+            max_circuits: Reader(whole.get("limits")).integer("maxCircuits"),
+        })
+    }
+
+    /// The policy of `upstream`.
+    #[must_use]
+    pub fn policy_of(&self, upstream: &Upstream<'_>) -> Rc<Policy> {
+        let found = self.upstreams.iter().find(|(matcher, _)| matcher.matches(upstream));
+        Rc::clone(found.map_or(&self.default, |(_, policy)| policy))
+    }
+
+    /// All policies in use.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        std::iter::once(&*self.default).chain(self.upstreams.iter().map(|(_, policy)| &**policy))
+    }
+}
+
+fn read(document: &[u8]) -> Result<Node, ConfigError> {
+    if document.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Node::Map(Vec::new()));
+    }
+    serde_json::from_slice(document).map_err(|why| ConfigError::said("", &format!("not a JSON document: {why}")))
+}
+
+/// The defaults of a table, sections filled in.
+fn defaults(table: &[Field]) -> Node {
+    let with_default = table.iter().filter(|field| !field.default.is_empty());
+    Node::Map(
+        with_default
+            .map(|field| {
+                let own: Node = serde_json::from_str(field.default).unwrap_or(Node::Null);
+                let node = match &field.kind {
+                    Kind::Section(inner) if own == Node::Map(Vec::new()) => defaults(inner),
+                    _ => own,
+                };
+                (field.name.to_owned(), node)
+            })
+            .collect(),
+    )
+}
+
+fn upstreams(whole: &Node, default: &Node) -> Result<Vec<(Matcher, Rc<Policy>)>, ConfigError> {
+    let Some(Node::List(entries)) = whole.get("upstreams") else { return Ok(Vec::new()) };
+    let mut found: Vec<(Matcher, Rc<Policy>)> = Vec::with_capacity(entries.len());
+    for (at, entry) in entries.iter().enumerate() {
+        let path = format!("upstreams[{at}]");
+        let matcher = matcher(Reader(entry.get("match")), &path)?;
+        if found.iter().any(|(known, _)| *known == matcher) {
+            return Err(ConfigError::said(&format!("{path}.match"), "an earlier entry has the same match; one is allowed"));
+        }
+        let mut merged = default.clone();
+        merged.overlay(entry, fields::merges);
+        found.push((matcher, Rc::new(policy(&merged, &path)?)));
+    }
+    found.sort_by_key(|(matcher, _)| std::cmp::Reverse(matcher.specificity()));
+    Ok(found)
+}
+
+fn matcher(given: Reader<'_>, path: &str) -> Result<Matcher, ConfigError> {
+    let at = format!("{path}.match");
+    let port = given.at("port").is_given().then(|| u16::try_from(given.integer("port")).unwrap_or(u16::MAX));
+    let subset = given.at("subset").is_given().then(|| given.text("subset").to_owned());
+    let host = given.at("host").is_given().then(|| given.text("host"));
+    if given.at("cluster").is_given() {
+        if host.is_some() || port.is_some() || subset.is_some() {
+            return Err(ConfigError::said(&at, "cluster stands with host, port or subset; allowed: cluster alone, or the others"));
+        }
+        return Ok(Matcher::cluster(given.text("cluster")));
+    }
+    if host.is_none() && port.is_none() && subset.is_none() {
+        return Err(ConfigError::said(&at, "nothing to match; allowed: host, port, subset, or cluster alone"));
+    }
+    Matcher::parts(host, port, subset).ok_or_else(|| {
+        let value = Node::Text(host.unwrap_or("").to_owned());
+        ConfigError::new(&format!("{at}.host"), &value, "a host name, `*` only as its leading label")
+    })
+}
+
+/// Turns a merged policy section into a [`Policy`]. `path` is where its author wrote it.
+fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
+    let policy = Reader(Some(node));
+    let (trip, open, half_open) = (policy.at("trip"), policy.at("open"), policy.at("halfOpen"));
+    if open.duration("maxDuration") < open.duration("baseDuration") {
+        let value = Node::Text(open.text("maxDuration").to_owned());
+        let allowed = format!("at least baseDuration, which is {}", open.text("baseDuration"));
+        return Err(ConfigError::new(&format!("{path}.open.maxDuration"), &value, &allowed));
+    }
+    Ok(Policy {
+        mode: match policy.text("mode") {
+            "observe" => Mode::Observe,
+            "forceOpen" => Mode::ForceOpen,
+            "disabled" => Mode::Disabled,
+            _ => Mode::Enforce,
+        },
+        trip: Trip {
+            consecutive_failures: trip.integer("consecutiveFailures"),
+            failure_rate: trip.share("failureRatePercent"),
+            minimum_calls: trip.integer("minimumCalls"),
+            window: window(trip.at("window"), path)?,
+        },
+        open: Open {
+            base: open.duration("baseDuration"),
+            multiplier: open.number("multiplier"),
+            max: open.duration("maxDuration"),
+            jitter: open.share("jitterPercent"),
+        },
+        half_open: HalfOpen {
+            max_probes: half_open.integer("maxConcurrentProbes"),
+            success_threshold: half_open.integer("successThreshold"),
+            probe_timeout: half_open.duration("probeTimeout"),
+            ramp_initial: half_open.at("ramp").share("initialPercent"),
+            ramp_duration: half_open.at("ramp").duration("duration"),
+        },
+        rejection: rejection(policy.at("rejection")),
+    })
+}
+
+fn window(window: Reader<'_>, path: &str) -> Result<u64, ConfigError> {
+    if window.at("duration").is_given() {
+        return Ok(window.duration("duration"));
+    }
+    Err(ConfigError::said(&format!("{path}.trip.window"), "nothing is given; allowed: duration"))
+}
+
+fn rejection(rejection: Reader<'_>) -> Rejection {
+    Rejection {
+        status: rejection.integer("status"),
+        body: rejection.text("body").to_owned(),
+        content_type: rejection.text("contentType").to_owned(),
+        headers: rejection.headers("headers"),
+        retry_after: rejection.flag("retryAfter"),
+    }
+}

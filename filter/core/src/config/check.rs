@@ -1,0 +1,197 @@
+//! Checks a document against the field tables and reads values out of a checked one.
+
+use super::duration;
+use super::error::ConfigError;
+use super::fields::{Field, Kind};
+use super::node::Node;
+
+/// Percents and factors are kept as millionths: whole numbers compare exactly.
+pub(super) const MILLION: u32 = 1_000_000;
+
+/// Refuses whatever in `node` the `fields` do not allow. `path` names the node in messages.
+pub(super) fn section(node: &Node, fields: &[Field], path: &str) -> Result<(), ConfigError> {
+    let Node::Map(entries) = node else {
+        return Err(ConfigError::new(path, node, &format!("a section with {}", names(fields))));
+    };
+    for (key, value) in entries {
+        let at = join(path, key);
+        match fields.iter().find(|field| field.name == key) {
+            Some(field) => check(value, &field.kind, &at)?,
+            None => return Err(unknown(&at, key, fields)),
+        }
+    }
+    Ok(())
+}
+
+fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
+    let refuse = |allowed: &str| Err(ConfigError::new(path, node, allowed));
+    match (kind, node) {
+        (Kind::Section(fields), _) => section(node, fields, path),
+        (Kind::Sections(fields), Node::List(items)) => {
+            items.iter().enumerate().try_for_each(|(at, item)| section(item, fields, &format!("{path}[{at}]")))
+        }
+        (Kind::Sections(_), _) => refuse("a list of sections"),
+        (Kind::Choice(words), Node::Text(text)) if words.contains(&text.as_str()) => Ok(()),
+        (Kind::Choice(words), _) => refuse(&format!("one of {}", words.join(", "))),
+        (Kind::Duration { min }, Node::Text(text)) => match duration::parse(text) {
+            Some(nanos) if nanos >= *min => Ok(()),
+            Some(_) => refuse(&format!("a duration from {} to 24h", duration::print(*min))),
+            None => refuse(DURATION),
+        },
+        (Kind::Duration { .. }, _) => refuse(DURATION),
+        (Kind::Percent, Node::Number(number)) => match millionths(*number / 100.0) {
+            Some(share) if share <= MILLION && (share > 0 || *number == 0.0) => Ok(()),
+            _ => refuse("a percent from 0 to 100, at most 4 decimals"),
+        },
+        (Kind::Percent, _) => refuse("a percent from 0 to 100"),
+        (Kind::Integer { min, max }, Node::Number(number)) if whole(*number, *min, *max).is_some() => Ok(()),
+        (Kind::Integer { min, max }, _) => refuse(&format!("a whole number from {min} to {max}")),
+        (Kind::Factor { min, max }, Node::Number(number)) if (*min..=*max).contains(number) => Ok(()),
+        (Kind::Factor { min, max }, _) => refuse(&format!("a number from {min} to {max}")),
+        (Kind::Text { max }, Node::Text(text)) if text.len() <= *max as usize => Ok(()),
+        (Kind::Text { max }, _) => refuse(&format!("text of at most {max} bytes")),
+        (Kind::Flag, Node::Flag(_)) => Ok(()),
+        (Kind::Flag, _) => refuse("true or false"),
+        (Kind::Headers, Node::Map(entries)) => entries.iter().try_for_each(|(name, value)| header(name, value, path)),
+        (Kind::Headers, _) => refuse("a section of header names and values"),
+    }
+}
+
+const DURATION: &str = "a duration: a number and one of ms, s, m, h, such as \"30s\" or \"1m30s\"";
+
+/// Headers that belong to the connection or to the protocol: setting them would break the message, not describe it.
+const NOT_OURS: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "host",
+];
+
+fn header(name: &str, value: &Node, path: &str) -> Result<(), ConfigError> {
+    let at = join(path, name);
+    let token = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&c);
+    if name.is_empty() || name.len() > 256 || !name.bytes().all(token) {
+        return Err(ConfigError::new(&at, &Node::Text(name.to_owned()), "a lower-case header name"));
+    }
+    if NOT_OURS.contains(&name) {
+        return Err(ConfigError::new(&at, &Node::Text(name.to_owned()), "any header but those of the connection"));
+    }
+    match value {
+        Node::Text(text) if text.len() <= 4096 && text.chars().all(|c| !c.is_control()) => Ok(()),
+        _ => Err(ConfigError::new(&at, value, "text of at most 4096 bytes without control characters")),
+    }
+}
+
+fn unknown(path: &str, key: &str, fields: &[Field]) -> ConfigError {
+    let nearest = fields.iter().map(|field| (distance(key, field.name), field.name)).min();
+    match nearest {
+        // A third of the letters wrong is another word, not a slip.
+        Some((steps, name)) if steps <= name.len().max(3) / 3 => ConfigError::unknown(path, &format!("did you mean {name}?")),
+        _ => ConfigError::unknown(path, &format!("known here: {}", names(fields))),
+    }
+}
+
+fn names(fields: &[Field]) -> String {
+    fields.iter().map(|field| field.name).collect::<Vec<_>>().join(", ")
+}
+
+/// Letters to insert, delete or replace, case aside (Wagner and Fischer's distance).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i.saturating_add(1);
+        for (y, cell) in b.bytes().zip(row.iter_mut().skip(1)) {
+            let replaced = diagonal.saturating_add(usize::from(!x.eq_ignore_ascii_case(&y)));
+            diagonal = *cell;
+            left = replaced.min(left.saturating_add(1)).min(cell.saturating_add(1));
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i.saturating_add(1);
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// `number` as millionths, `None` where it is not one within `u32`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn millionths(number: f64) -> Option<u32> {
+    let scaled = (number * f64::from(MILLION)).round();
+    (0.0..=f64::from(u32::MAX)).contains(&scaled).then_some(scaled as u32)
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn whole(number: f64, min: u32, max: u32) -> Option<u32> {
+    let fits = number.trunc() == number && (f64::from(min)..=f64::from(max)).contains(&number);
+    fits.then_some(number as u32)
+}
+
+/// Reads fields of a section that [`section`] has accepted, with the defaults already under it.
+///
+/// An absent or mistyped field reads as zero, empty or false: after the check neither exists.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a>(pub(super) Option<&'a Node>);
+
+impl<'a> Reader<'a> {
+    pub(super) fn at(self, name: &str) -> Reader<'a> {
+        Reader(self.0.and_then(|node| node.get(name)))
+    }
+
+    pub(super) fn is_given(self) -> bool {
+        self.0.is_some()
+    }
+
+    pub(super) fn number(self, name: &str) -> f64 {
+        match self.at(name).0 {
+            Some(Node::Number(number)) => *number,
+            _ => 0.0,
+        }
+    }
+
+    pub(super) fn integer(self, name: &str) -> u32 {
+        whole(self.number(name), 0, u32::MAX).unwrap_or(0)
+    }
+
+    /// A percent as millionths of the whole.
+    pub(super) fn share(self, name: &str) -> u32 {
+        millionths(self.number(name) / 100.0).unwrap_or(0)
+    }
+
+    pub(super) fn text(self, name: &str) -> &'a str {
+        match self.at(name).0 {
+            Some(Node::Text(text)) => text,
+            _ => "",
+        }
+    }
+
+    pub(super) fn duration(self, name: &str) -> u64 {
+        duration::parse(self.text(name)).unwrap_or(0)
+    }
+
+    pub(super) fn flag(self, name: &str) -> bool {
+        matches!(self.at(name).0, Some(Node::Flag(true)))
+    }
+
+    pub(super) fn headers(self, name: &str) -> Vec<(String, String)> {
+        match self.at(name).0 {
+            Some(Node::Map(entries)) => entries
+                .iter()
+                .filter_map(|(key, value)| match value {
+                    Node::Text(text) => Some((key.clone(), text.clone())),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+}

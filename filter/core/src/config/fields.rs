@@ -1,0 +1,158 @@
+//! Every field of the configuration, once: name, what it may hold, default, meaning.
+//!
+//! The parser checks a document against these tables, the README's tables are tested against them, and defaults are
+//! nothing but the texts below read by the same parser. A field that is not here does not exist and is refused.
+
+/// One field of a section.
+pub struct Field {
+    /// Its key in the document.
+    pub name: &'static str,
+    /// What it may hold.
+    pub kind: Kind,
+    /// The default as JSON; empty where the field is absent unless given.
+    pub default: &'static str,
+    /// The meaning, in the README's words.
+    pub meaning: &'static str,
+}
+
+/// What a field may hold.
+pub enum Kind {
+    /// A section with fields of its own.
+    Section(&'static [Field]),
+    /// A list whose items are all sections of this shape.
+    Sections(&'static [Field]),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A duration, at least this many nanoseconds.
+    Duration {
+        /// Smallest value, in nanoseconds.
+        min: u64,
+    },
+    /// 0 to 100, decimals allowed.
+    Percent,
+    /// A whole number in this range.
+    Integer {
+        /// Smallest value.
+        min: u32,
+        /// Largest value.
+        max: u32,
+    },
+    /// A number, decimals allowed, in this range.
+    Factor {
+        /// Smallest value.
+        min: f64,
+        /// Largest value.
+        max: f64,
+    },
+    /// Text of at most this many bytes.
+    Text {
+        /// Largest length in bytes.
+        max: u32,
+    },
+    /// true or false.
+    Flag,
+    /// Header names and their values.
+    Headers,
+}
+
+/// The longest reply body. Each of thousands of rejections a second carries it, and a page belongs on a fallback.
+const LONGEST_BODY: u32 = 4096;
+/// Longest text of a matcher: Envoy's cluster names are far shorter.
+const LONGEST_NAME: u32 = 512;
+/// As many leases as a record has room for; more probes than this are traffic, which is what the ramp is for.
+pub const MOST_PROBES: u32 = 16;
+/// No bound on calls needs more than this, and sums of it cannot overflow.
+const MOST_CALLS: u32 = 1_000_000;
+
+const fn field(name: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Field {
+    Field { name, kind, default, meaning }
+}
+
+/// The whole document.
+pub static CONFIG: &[Field] = &[
+    field("default", Kind::Section(POLICY), "{}", "the policy of every upstream"),
+    field("upstreams", Kind::Sections(UPSTREAM), "[]", "policies of some upstreams: `match` and any field of `default`"),
+    field("limits", Kind::Section(LIMITS), "{}", "what the module may take of the proxy"),
+];
+
+/// Fields of a policy: of `default`, and beside `match` of an `upstreams` entry.
+pub static POLICY: &[Field] = &[
+    field(
+        "mode",
+        Kind::Choice(&["enforce", "observe", "forceOpen", "disabled"]),
+        r#""enforce""#,
+        "`observe` does everything but reject; `forceOpen` rejects everything; `disabled` does nothing",
+    ),
+    field("trip", Kind::Section(TRIP), "{}", "CLOSED to OPEN when any condition holds; 0 switches one off"),
+    field("open", Kind::Section(OPEN), "{}", "how long OPEN lasts"),
+    field("halfOpen", Kind::Section(HALF_OPEN), "{}", "how traffic comes back"),
+    field("rejection", Kind::Section(REJECTION), "{}", "what a rejected request gets"),
+];
+
+/// Fields of an `upstreams` entry.
+pub static UPSTREAM: &[Field] = &[
+    field("match", Kind::Section(MATCH), "", "which upstreams; the most specific entry wins, whatever the order"),
+    field("mode", Kind::Choice(&["enforce", "observe", "forceOpen", "disabled"]), "", "as in `default`"),
+    field("trip", Kind::Section(TRIP), "", "as in `default`, field by field"),
+    field("open", Kind::Section(OPEN), "", "as in `default`, field by field"),
+    field("halfOpen", Kind::Section(HALF_OPEN), "", "as in `default`, field by field"),
+    field("rejection", Kind::Section(REJECTION), "", "as in `default`, field by field"),
+];
+
+static MATCH: &[Field] = &[
+    field("host", Kind::Text { max: LONGEST_NAME }, "", "host name; `*` only as the leading label"),
+    field("port", Kind::Integer { min: 1, max: 65_535 }, "", "port"),
+    field("subset", Kind::Text { max: LONGEST_NAME }, "", "DestinationRule subset"),
+    field("cluster", Kind::Text { max: LONGEST_NAME }, "", "Envoy's cluster name as it is; alone"),
+];
+
+static TRIP: &[Field] = &[
+    field("consecutiveFailures", Kind::Integer { min: 0, max: MOST_CALLS }, "5", "failures in a row, over all workers"),
+    field("failureRatePercent", Kind::Percent, "50", "failures of the window's calls, with at least `minimumCalls`"),
+    field("minimumCalls", Kind::Integer { min: 1, max: MOST_CALLS }, "20", "calls in the window before a rate means anything"),
+    field("window", Kind::Section(WINDOW), r#"{"duration": "10s"}"#, "what the rates are taken over"),
+];
+
+static WINDOW: &[Field] = &[
+    // Ten buckets of a tick each, and a tick is never shorter than 100 ms.
+    field("duration", Kind::Duration { min: super::duration::SECOND }, "", "the last so many seconds, in ten buckets"),
+];
+
+static OPEN: &[Field] = &[
+    field("baseDuration", Kind::Duration { min: 100 * super::duration::MILLISECOND }, r#""30s""#, "the first OPEN"),
+    field("multiplier", Kind::Factor { min: 1.0, max: 100.0 }, "2", "n-th trip in a row: base x multiplier^(n-1)"),
+    field("maxDuration", Kind::Duration { min: 100 * super::duration::MILLISECOND }, r#""300s""#, "cap of it, before the jitter"),
+    field("jitterPercent", Kind::Percent, "20", "lengthens by up to so much, so that a fleet does not probe in step"),
+];
+
+static HALF_OPEN: &[Field] = &[
+    field("maxConcurrentProbes", Kind::Integer { min: 1, max: MOST_PROBES }, "1", "probes in flight over all workers of the proxy"),
+    field("successThreshold", Kind::Integer { min: 1, max: 1000 }, "3", "good probes before the ramp"),
+    field("probeTimeout", Kind::Duration { min: 100 * super::duration::MILLISECOND }, r#""10s""#, "a probe older than this has failed"),
+    field("ramp", Kind::Section(RAMP), "{}", "the way from a few calls to all of them"),
+];
+
+static RAMP: &[Field] = &[
+    field("initialPercent", Kind::Percent, "10", "share of requests admitted at first"),
+    field("duration", Kind::Duration { min: 0 }, r#""30s""#, "to 100 percent, by evidence; `0s` goes straight to CLOSED"),
+];
+
+static REJECTION: &[Field] = &[
+    field("status", Kind::Integer { min: 200, max: 599 }, "503", "HTTP status (gRPC: always UNAVAILABLE)"),
+    field("body", Kind::Text { max: LONGEST_BODY }, r#""upstream circuit is open\n""#, "body, and gRPC's message"),
+    field("contentType", Kind::Text { max: 256 }, r#""text/plain""#, "its content type"),
+    field("headers", Kind::Headers, "{}", "added to the reply"),
+    field("retryAfter", Kind::Flag, "true", "say when to come back: `retry-after`, `grpc-retry-pushback-ms`"),
+];
+
+static LIMITS: &[Field] = &[field(
+    "maxCircuits",
+    Kind::Integer { min: 1, max: 10_000 },
+    "1024",
+    "past it new upstreams pass through unprotected, and a metric counts them",
+)];
+
+/// Sections that a match or a window is: given again, they replace the earlier one as a whole.
+pub(super) fn merges(name: &str) -> bool {
+    !matches!(name, "match" | "window" | "headers")
+}

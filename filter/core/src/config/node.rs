@@ -1,0 +1,120 @@
+//! A JSON document as it was written: order kept, repeated keys found.
+//!
+//! `serde_json::Value` keeps the last of two equal keys, so a policy with two `trip` sections would silently lose one.
+//! This tree refuses that, and it can be merged section by section, which is how `upstreams:` entries override `default:`.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+/// One JSON value.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Node {
+    Null,
+    Flag(bool),
+    Number(f64),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// The value of `name` where this is a map that has it.
+    pub(super) fn get(&self, name: &str) -> Option<&Node> {
+        match self {
+            Node::Map(entries) => entries.iter().find(|(key, _)| key == name).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
+    /// Puts `other` over this node: maps are merged key by key while `merges` says so for the key, all else is replaced.
+    pub(super) fn overlay(&mut self, other: &Node, merges: fn(&str) -> bool) {
+        let (Node::Map(mine), Node::Map(theirs)) = (&mut *self, other) else {
+            *self = other.clone();
+            return;
+        };
+        for (key, value) in theirs {
+            match mine.iter_mut().find(|(known, _)| known == key) {
+                Some((_, node)) if merges(key) => node.overlay(value, merges),
+                Some((_, node)) => *node = value.clone(),
+                None => mine.push((key.clone(), value.clone())),
+            }
+        }
+    }
+}
+
+impl fmt::Display for Node {
+    /// The value as a person would recognise it in a message: JSON for plain values, the kind for the others.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Node::Null => write!(f, "null"),
+            Node::Flag(flag) => write!(f, "{flag}"),
+            Node::Number(number) => write!(f, "{number}"),
+            Node::Text(text) => write!(f, "{}", crate::text::quoted(text)),
+            Node::List(_) => write!(f, "a list"),
+            Node::Map(_) => write!(f, "a section"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Flag(value))
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Node, E> {
+        // Istio carries numbers as doubles in any case; whole numbers beyond 2^53 are out of every range below.
+        Ok(Node::Number(value as f64))
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Node, E> {
+        Ok(Node::Number(value as f64))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Node, E> {
+        Ok(Node::Number(value))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Node, E> {
+        Ok(Node::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Node::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries: Vec<(String, Node)> = Vec::new();
+        while let Some((key, value)) = map.next_entry::<String, Node>()? {
+            if entries.iter().any(|(known, _)| *known == key) {
+                return Err(A::Error::custom(format_args!("the key {} stands twice", crate::text::quoted(&key))));
+            }
+            entries.push((key, value));
+        }
+        Ok(Node::Map(entries))
+    }
+}

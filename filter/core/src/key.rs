@@ -1,0 +1,156 @@
+//! What a circuit is the circuit of: Envoy's cluster, read the way Istio names them.
+//!
+//! Istio's cluster names carry direction, port, subset and host (`outbound|8080|v2|reviews.default.svc.cluster.local`).
+//! Any other name is taken as it is: its host is the whole name, it has neither port nor subset.
+
+/// A cluster name and what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upstream<'a> {
+    /// The whole name; the circuit's key and its label.
+    pub cluster: &'a str,
+    /// The host.
+    pub host: &'a str,
+    /// The port, where the name has one.
+    pub port: Option<u16>,
+    /// The DestinationRule subset, where the name has one.
+    pub subset: Option<&'a str>,
+}
+
+impl<'a> Upstream<'a> {
+    /// Reads a cluster name; every name is one.
+    #[must_use]
+    pub fn parse(cluster: &'a str) -> Upstream<'a> {
+        Self::istio(cluster).unwrap_or(Upstream { cluster, host: cluster, port: None, subset: None })
+    }
+
+    fn istio(cluster: &'a str) -> Option<Upstream<'a>> {
+        let mut parts = cluster.split('|');
+        let direction = parts.next()?;
+        let (port, subset, host) = (parts.next()?, parts.next()?, parts.next()?);
+        if !matches!(direction, "outbound" | "inbound") || host.is_empty() || parts.next().is_some() {
+            return None;
+        }
+        let subset = (!subset.is_empty()).then_some(subset);
+        Some(Upstream { cluster, host, port: Some(port.parse().ok()?), subset })
+    }
+}
+
+/// Which upstreams an entry of `upstreams` is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matcher(Pattern);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pattern {
+    Cluster(String),
+    Parts { host: Host, port: Option<u16>, subset: Option<String> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    Any,
+    Exact(String),
+    /// Ends with this, which begins with a dot.
+    Under(String),
+}
+
+impl Matcher {
+    pub(crate) fn cluster(name: &str) -> Matcher {
+        Matcher(Pattern::Cluster(name.to_owned()))
+    }
+
+    /// `None` where `host` is neither a name nor a name behind a leading `*` label.
+    pub(crate) fn parts(host: Option<&str>, port: Option<u16>, subset: Option<String>) -> Option<Matcher> {
+        let host = match host {
+            None | Some("*") => Host::Any,
+            Some(name) => match name.strip_prefix('*') {
+                Some(tail) if tail.starts_with('.') && tail.len() > 1 && !tail.contains('*') => Host::Under(tail.to_owned()),
+                None if !name.is_empty() && !name.contains('*') => Host::Exact(name.to_owned()),
+                _ => return None,
+            },
+        };
+        Some(Matcher(Pattern::Parts { host, port, subset }))
+    }
+
+    pub(crate) fn matches(&self, upstream: &Upstream<'_>) -> bool {
+        match &self.0 {
+            Pattern::Cluster(name) => name == upstream.cluster,
+            Pattern::Parts { host, port, subset } => {
+                let host = match host {
+                    Host::Any => true,
+                    Host::Exact(name) => name.eq_ignore_ascii_case(upstream.host),
+                    Host::Under(tail) => ends_with(upstream.host, tail),
+                };
+                host && port.is_none_or(|port| upstream.port == Some(port))
+                    && subset.as_deref().is_none_or(|subset| upstream.subset == Some(subset))
+            }
+        }
+    }
+
+    /// Larger is more specific: the raw cluster, then the host (exact before longer before shorter wildcard), then
+    /// subset, then port.
+    pub(crate) fn specificity(&self) -> (u8, u8, usize, bool, bool) {
+        match &self.0 {
+            Pattern::Cluster(_) => (1, 0, 0, false, false),
+            Pattern::Parts { host, port, subset } => {
+                let (kind, length) = match host {
+                    Host::Any => (0, 0),
+                    Host::Under(tail) => (1, tail.len()),
+                    Host::Exact(name) => (2, name.len()),
+                };
+                (0, kind, length, subset.is_some(), port.is_some())
+            }
+        }
+    }
+}
+
+fn ends_with(host: &str, tail: &str) -> bool {
+    let start = host.len().checked_sub(tail.len());
+    // A wildcard stands for at least one character, as in certificates.
+    start.is_some_and(|start| start > 0 && host.get(start..).is_some_and(|end| end.eq_ignore_ascii_case(tail)))
+}
+
+/// Istio gives all plugins of a proxy one key space: every key of ours begins so.
+const PREFIX: &str = "circuit_breaker:";
+
+/// Shared-data key of the record of `cluster`.
+pub(crate) fn record_key(cluster: &str) -> String {
+    format!("{PREFIX}circuit:{cluster}")
+}
+
+/// Shared-data key of the `index`-th entry of the list of circuits.
+pub(crate) fn slot_key(index: u32) -> String {
+    format!("{PREFIX}slot:{index}")
+}
+
+/// Shared-data key that stands in for a metric that Envoy does not keep.
+pub(crate) fn word_key(metric: &str) -> String {
+    format!("{PREFIX}word:{metric}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn istio_names_are_taken_apart_and_all_others_kept_whole() {
+        let reviews = Upstream::parse("outbound|8080|v2|reviews.default.svc.cluster.local");
+        assert_eq!((reviews.host, reviews.port, reviews.subset), ("reviews.default.svc.cluster.local", Some(8080), Some("v2")));
+        assert_eq!(Upstream::parse("outbound|80||a.b").subset, None);
+        for name in ["local", "outbound|x|y|z", "outbound|80||", "outbound|80||a|b", "inbound|80", "sideways|80||a"] {
+            assert_eq!(Upstream::parse(name), Upstream { cluster: name, host: name, port: None, subset: None });
+        }
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_at_least_one_label_character() {
+        let matcher = Matcher::parts(Some("*.example.com"), None, None).unwrap();
+        assert!(matcher.matches(&Upstream::parse("outbound|80||a.Example.com")));
+        assert!(!matcher.matches(&Upstream::parse("outbound|80||.example.com")));
+        assert!(!matcher.matches(&Upstream::parse("outbound|80||example.com")));
+        for bad in ["a.*.b", "*a.b", "**", "*.", ""] {
+            assert_eq!(Matcher::parts(Some(bad), None, None), None, "{bad}");
+        }
+    }
+}

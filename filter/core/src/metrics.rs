@@ -1,0 +1,92 @@
+//! The metrics: names, kinds, labels, meanings, in one table. The README's table is tested against it.
+//!
+//! Envoy has no labels; a proxy that runs stock Istio's bootstrap cuts them out of the name. Labels stand first:
+//! `wasm_filter.circuit_breaker.tag.<upstream>;.component.<value>.<metric>` becomes
+//! `<metric>{wasm_filter="circuit_breaker", tag="<upstream>", component="<value>"}`.
+
+use crate::host::MetricKind;
+
+/// One metric.
+pub struct Metric {
+    /// Name in Prometheus.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: MetricKind,
+    /// Values of the label `component`; empty where there is none.
+    pub components: &'static [&'static str],
+    /// Whether it has the label `tag`, the upstream.
+    pub per_upstream: bool,
+    /// The meaning, in the README's words.
+    pub meaning: &'static str,
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])* $id:ident = $name:literal, $kind:ident, $per:literal, [$($component:literal),*], $meaning:literal;)*) => {
+        $($(#[doc = $doc])* pub static $id: Metric = Metric {
+            name: $name, kind: MetricKind::$kind, components: &[$($component),*], per_upstream: $per, meaning: $meaning,
+        };)*
+        /// All metrics, in the order of the README.
+        pub static ALL: &[&Metric] = &[$(&$id),*];
+    };
+}
+
+metrics! {
+    /// The state.
+    STATE = "circuit_breaker_state", Gauge, true, [], "0 CLOSED, 1 HALF_OPEN, 2 OPEN: `max()` is the worst";
+    /// Settled calls.
+    CALLS = "circuit_breaker_calls_total", Counter, true, ["success", "failure", "neutral"],
+        "settled calls; neutral ones say nothing about the upstream's present state";
+    /// Failures by kind.
+    FAILURES = "circuit_breaker_failures_total", Counter, true,
+        ["http", "grpc", "connect", "timeout", "reset", "no_healthy_upstream"], "failures by kind";
+    /// Rejections.
+    REJECTED = "circuit_breaker_rejected_total", Counter, true, ["open", "probe_limit", "ramp", "forced"],
+        "requests not sent (enforce)";
+    /// Rejections that observe did not make.
+    WOULD_REJECT = "circuit_breaker_would_reject_total", Counter, true, ["open", "probe_limit", "ramp", "forced"],
+        "requests that enforce would not have sent (observe)";
+    /// Trips.
+    TRIPS = "circuit_breaker_trips_total", Counter, true,
+        ["consecutive", "failure_rate", "probe_failed", "ramp_failed", "forced"], "CLOSED or HALF_OPEN to OPEN, by reason";
+    /// End of OPEN.
+    OPEN_UNTIL = "circuit_breaker_open_until_seconds", Gauge, true, [], "Unix time at which OPEN is over, 0 when not OPEN";
+    /// Recovery time.
+    RECOVERY = "circuit_breaker_recovery_time_ms", Histogram, true, [], "first OPEN to CLOSED again";
+    /// Latency.
+    LATENCY = "circuit_breaker_latency_ms", Histogram, true, [], "time to the first byte of the answer of admitted calls";
+    /// Failure streak.
+    STREAK = "circuit_breaker_failure_streak", Gauge, true, [], "failures in a row now (shared by the workers)";
+    /// Failures to watch.
+    WATCH = "circuit_breaker_watch", Gauge, true, [], "1 while the window holds a failure (shared by the workers)";
+    /// Record epoch.
+    EPOCH = "circuit_breaker_epoch", Gauge, true, [], "writes of the circuit's record (shared by the workers)";
+    /// Proxy epoch.
+    PROXY_EPOCH = "circuit_breaker_proxy_epoch", Gauge, false, [], "writes of any circuit's record (shared by the workers)";
+    /// Circuits.
+    CIRCUITS = "circuit_breaker_circuits", Gauge, false, [], "circuits held";
+    /// Requests beyond the limit.
+    UNPROTECTED = "circuit_breaker_unprotected_total", Counter, false, [],
+        "requests without a circuit because of `limits.maxCircuits`";
+    /// Own errors.
+    INTERNAL_ERRORS = "circuit_breaker_internal_errors_total", Counter, false, ["record", "cas", "host", "config"],
+        "own errors, each failed open";
+}
+
+/// The stat name of a metric. `upstream` and `component` are left out where they are empty.
+pub(crate) fn stat(metric: &Metric, upstream: &str, component: &str) -> String {
+    let mut name = String::with_capacity(96_usize.saturating_add(upstream.len()));
+    name.push_str("wasm_filter.circuit_breaker.");
+    if !upstream.is_empty() {
+        name.push_str("tag.");
+        // ";." ends the label: a name that holds it would end too early.
+        name.push_str(&upstream.replace(';', "_"));
+        name.push_str(";.");
+    }
+    if !component.is_empty() {
+        name.push_str("component.");
+        name.push_str(component);
+        name.push('.');
+    }
+    name.push_str(metric.name);
+    name
+}

@@ -1,0 +1,116 @@
+//! The ramp: how the admitted share grows, and which requests make it up.
+//!
+//! The ramp has ten steps of equal length. Inside a step the share grows with time; the next step begins only when this
+//! one has run its time *and* has shown enough good calls ([`evidence`]). So at any rate of calls the share follows the
+//! schedule while the upstream is healthy, and stays where it is when nobody knows.
+
+use crate::backoff::part;
+use crate::policy::HalfOpen;
+
+/// Steps of a ramp. Ten evidence gates: fine enough for a smooth growth, coarse enough that each sees calls.
+pub(crate) const STEPS: u32 = 10;
+
+/// The whole, in millionths.
+pub(crate) const ALL: u32 = 1_000_000;
+
+/// Length of one step.
+pub(crate) fn step_length(policy: &HalfOpen) -> u64 {
+    policy.ramp_duration / u64::from(STEPS)
+}
+
+/// The share admitted `elapsed` after `step` (0 to 9) began, in millionths.
+pub(crate) fn share(policy: &HalfOpen, step: u32, elapsed: u64) -> u32 {
+    let length = step_length(policy).max(1);
+    let within = u128::from(elapsed.min(length)).saturating_mul(u128::from(ALL)) / u128::from(length);
+    let within = u64::try_from(within).unwrap_or(u64::from(ALL));
+    let done = u64::from(step).saturating_mul(u64::from(ALL)).saturating_add(within) / u64::from(STEPS);
+    let grown = part(u64::from(ALL.saturating_sub(policy.ramp_initial)), u32::try_from(done).unwrap_or(ALL));
+    u32::try_from(grown).unwrap_or(ALL).saturating_add(policy.ramp_initial).min(ALL)
+}
+
+/// Good calls that a step must have seen after `elapsed`; `None` while its time is not over. As many as end the probe
+/// stage, but one is enough when the step has already lasted twice its time: an upstream with two calls a minute must
+/// get through.
+pub(crate) fn evidence(policy: &HalfOpen, elapsed: u64) -> Option<u64> {
+    let length = step_length(policy);
+    if elapsed < length {
+        None
+    } else if elapsed < length.saturating_mul(2) {
+        Some(u64::from(policy.success_threshold))
+    } else {
+        Some(1)
+    }
+}
+
+/// Picks requests so that they make up a share, spread evenly: no run of rejections is longer than the share demands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spread {
+    /// Share not yet handed out, in millionths of a request.
+    credit: u32,
+    /// When this VM last let a request through because nobody else had.
+    nudged_at: u64,
+}
+
+impl Spread {
+    /// `random` spreads the workers' first admissions: if all began alike, all would admit their first request.
+    pub(crate) fn starting(now: u64, random: u64) -> Spread {
+        Spread { credit: u32::try_from(random % u64::from(ALL)).unwrap_or(0), nudged_at: now }
+    }
+
+    /// Whether this request is one of the share.
+    pub(crate) fn admits(&mut self, share: u32) -> bool {
+        let credit = self.credit.saturating_add(share);
+        self.credit = credit.checked_sub(ALL).unwrap_or(credit);
+        credit >= ALL
+    }
+
+    /// Whether this request goes through although the share would not have it: a step is overdue for want of any call,
+    /// and this VM has not done so for a step's length. With few requests the share alone might pick none for long.
+    pub(crate) fn nudges(&mut self, now: u64, length: u64) -> bool {
+        let due = now.saturating_sub(self.nudged_at) >= length;
+        if due {
+            self.nudged_at = now;
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn policy() -> HalfOpen {
+        HalfOpen { max_probes: 1, success_threshold: 3, probe_timeout: 1, ramp_initial: 100_000, ramp_duration: 1000 }
+    }
+
+    #[test]
+    fn the_share_grows_in_a_line_and_waits_at_the_end_of_a_step() {
+        assert_eq!(share(&policy(), 0, 0), 100_000);
+        assert_eq!(share(&policy(), 0, 50), 145_000);
+        assert_eq!(share(&policy(), 0, 100), 190_000);
+        assert_eq!(share(&policy(), 0, 5000), 190_000, "no evidence, no growth");
+        assert_eq!(share(&policy(), 5, 0), 550_000);
+        assert_eq!(share(&policy(), 9, 100), ALL);
+    }
+
+    #[test]
+    fn a_step_needs_its_time_and_good_calls_and_fewer_when_it_is_late() {
+        assert_eq!(evidence(&policy(), 99), None);
+        assert_eq!(evidence(&policy(), 100), Some(3));
+        assert_eq!(evidence(&policy(), 200), Some(1));
+    }
+
+    #[test]
+    fn every_hundred_requests_hold_the_share_and_no_gap_is_longer_than_it_demands() {
+        for percent in [1_u32, 10, 33, 50, 90, 100] {
+            let mut spread = Spread::starting(0, 12_345);
+            let admitted: Vec<bool> = (0..1000).map(|_| spread.admits(percent * 10_000)).collect();
+            let count = admitted.iter().filter(|admits| **admits).count();
+            assert!(count.abs_diff(percent as usize * 10) <= 1, "{percent} percent gave {count} of 1000");
+            let longest = admitted.split(|admits| *admits).map(<[bool]>::len).max().unwrap();
+            assert!(longest <= 100_usize.div_ceil(percent as usize), "{percent} percent: a gap of {longest}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The window of one circuit as one VM sees it: samples of counters that all workers share.
+//!
+//! The counters themselves are process-wide, so `value now - value at the window's start` is the count of *all* workers
+//! at the moment of the decision. Each VM samples them at its tick, one sample a bucket, and keeps as many as the window
+//! has buckets. Exact buckets rather than a moving average: a tight burst hides in an average that weighs by time.
+
+use crate::policy::Policy;
+
+/// What a circuit has counted since its metrics exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Calls that were good.
+    pub success: u64,
+    /// Calls that failed.
+    pub failure: u64,
+}
+
+impl Tally {
+    /// All calls that say something about the upstream.
+    #[must_use]
+    pub fn calls(self) -> u64 {
+        self.success.saturating_add(self.failure)
+    }
+
+    /// What came after `earlier`; zero where a counter went backwards.
+    #[must_use]
+    pub fn since(self, earlier: Tally) -> Tally {
+        Tally {
+            success: self.success.saturating_sub(earlier.success),
+            failure: self.failure.saturating_sub(earlier.failure),
+        }
+    }
+
+    /// Whether a counter went backwards, as after Envoy's `/reset_counters`.
+    #[must_use]
+    pub fn is_before(self, earlier: Tally) -> bool {
+        self.success < earlier.success || self.failure < earlier.failure
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sample {
+    at: u64,
+    tally: Tally,
+}
+
+/// One sample per bucket and one for the bucket that is filling.
+const SAMPLES: usize = Policy::BUCKETS as usize + 1;
+
+/// A ring of samples, oldest first.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    samples: [Sample; SAMPLES],
+    len: usize,
+}
+
+impl Window {
+    /// A window that begins at `at`, when the counters stood at `tally`.
+    pub(crate) fn starting(at: u64, tally: Tally) -> Window {
+        let mut samples = [Sample::default(); SAMPLES];
+        if let Some(first) = samples.first_mut() {
+            *first = Sample { at, tally };
+        }
+        Window { samples, len: 1 }
+    }
+
+    /// Takes a sample where the last one is a bucket old. Starts afresh where the counters or the clock went backwards.
+    pub(crate) fn roll(&mut self, now: u64, tally: Tally, bucket: u64) {
+        let Some(last) = self.len.checked_sub(1).and_then(|last| self.samples.get(last).copied()) else { return };
+        if tally.is_before(last.tally) || now < last.at {
+            *self = Window::starting(now, tally);
+        } else if now.saturating_sub(last.at) >= bucket {
+            if self.len == SAMPLES {
+                self.samples.rotate_left(1);
+                self.len = self.len.saturating_sub(1);
+            }
+            if let Some(slot) = self.samples.get_mut(self.len) {
+                *slot = Sample { at: now, tally };
+                self.len = self.len.saturating_add(1);
+            }
+        }
+    }
+
+    /// What was counted in the last `length`, from the oldest sample that is not older. Nothing where every sample is:
+    /// then nobody knows when the calls were made, and a circuit must not trip on old ones.
+    pub(crate) fn count(&self, now: u64, tally: Tally, length: u64) -> Tally {
+        let oldest = self.samples.iter().take(self.len).find(|sample| now.saturating_sub(sample.at) <= length);
+        oldest.map_or(Tally::default(), |sample| tally.since(sample.tally))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    fn tally(success: u64, failure: u64) -> Tally {
+        Tally { success, failure }
+    }
+
+    #[test]
+    fn a_call_leaves_the_window_bucket_by_bucket() {
+        let mut window = Window::starting(0, tally(100, 0));
+        for second in 1..=20 {
+            // One failure in every second, sampled at its end.
+            window.roll(second * 10, tally(100, second), 10);
+        }
+        assert_eq!(window.count(200, tally(100, 20), 100), tally(0, 10));
+        assert_eq!(window.count(205, tally(100, 21), 100), tally(0, 10), "the bucket that is filling counts, the oldest left");
+        assert_eq!(window.count(301, tally(100, 21), 100), tally(0, 0), "no sample is recent enough");
+    }
+
+    #[test]
+    fn counters_that_go_backwards_start_the_window_afresh() {
+        let mut window = Window::starting(0, tally(50, 50));
+        window.roll(10, tally(0, 3), 10);
+        assert_eq!(window.count(12, tally(0, 5), 100), tally(0, 2));
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_starts_the_window_afresh() {
+        let mut window = Window::starting(1000, tally(1, 1));
+        window.roll(10, tally(2, 2), 10);
+        assert_eq!(window.count(12, tally(2, 3), 100), tally(0, 1));
+    }
+}
