@@ -93,7 +93,10 @@ fn upstreams(whole: &Node, default: &Node) -> Result<Vec<(Matcher, Rc<Policy>)>,
         let path = format!("upstreams[{at}]");
         let matcher = matcher(Reader(entry.get("match")), &path)?;
         if found.iter().any(|(known, _)| *known == matcher) {
-            return Err(ConfigError::said(&format!("{path}.match"), "an earlier entry has the same match; one is allowed"));
+            return Err(ConfigError::said(
+                &format!("{path}.match"),
+                "an earlier entry has the same match; one is allowed",
+            ));
         }
         let mut merged = default.clone();
         merged.overlay(entry, fields::merges);
@@ -110,7 +113,10 @@ fn matcher(given: Reader<'_>, path: &str) -> Result<Matcher, ConfigError> {
     let host = given.at("host").is_given().then(|| given.text("host"));
     if given.at("cluster").is_given() {
         if host.is_some() || port.is_some() || subset.is_some() {
-            return Err(ConfigError::said(&at, "cluster stands with host, port or subset; allowed: cluster alone, or the others"));
+            return Err(ConfigError::said(
+                &at,
+                "cluster stands with host, port or subset; allowed: cluster alone, or the others",
+            ));
         }
         return Ok(Matcher::cluster(given.text("cluster")));
     }

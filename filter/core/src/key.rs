@@ -63,7 +63,9 @@ impl Matcher {
         let host = match host {
             None | Some("*") => Host::Any,
             Some(name) => match name.strip_prefix('*') {
-                Some(tail) if tail.starts_with('.') && tail.len() > 1 && !tail.contains('*') => Host::Under(tail.to_owned()),
+                Some(tail) if tail.starts_with('.') && tail.len() > 1 && !tail.contains('*') => {
+                    Host::Under(tail.to_owned())
+                }
                 None if !name.is_empty() && !name.contains('*') => Host::Exact(name.to_owned()),
                 _ => return None,
             },
@@ -136,7 +138,10 @@ mod tests {
     #[test]
     fn istio_names_are_taken_apart_and_all_others_kept_whole() {
         let reviews = Upstream::parse("outbound|8080|v2|reviews.default.svc.cluster.local");
-        assert_eq!((reviews.host, reviews.port, reviews.subset), ("reviews.default.svc.cluster.local", Some(8080), Some("v2")));
+        assert_eq!(
+            (reviews.host, reviews.port, reviews.subset),
+            ("reviews.default.svc.cluster.local", Some(8080), Some("v2"))
+        );
         assert_eq!(Upstream::parse("outbound|80||a.b").subset, None);
         for name in ["local", "outbound|x|y|z", "outbound|80||", "outbound|80||a|b", "inbound|80", "sideways|80||a"] {
             assert_eq!(Upstream::parse(name), Upstream { cluster: name, host: name, port: None, subset: None });

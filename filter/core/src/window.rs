@@ -107,7 +107,11 @@ mod tests {
             window.roll(second * 10, tally(100, second), 10);
         }
         assert_eq!(window.count(200, tally(100, 20), 100), tally(0, 10));
-        assert_eq!(window.count(205, tally(100, 21), 100), tally(0, 10), "the bucket that is filling counts, the oldest left");
+        assert_eq!(
+            window.count(205, tally(100, 21), 100),
+            tally(0, 10),
+            "the bucket that is filling counts, the oldest left"
+        );
         assert_eq!(window.count(301, tally(100, 21), 100), tally(0, 0), "no sample is recent enough");
     }
 

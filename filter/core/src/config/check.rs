@@ -91,7 +91,9 @@ fn unknown(path: &str, key: &str, fields: &[Field]) -> ConfigError {
     let nearest = fields.iter().map(|field| (distance(key, field.name), field.name)).min();
     match nearest {
         // A third of the letters wrong is another word, not a slip.
-        Some((steps, name)) if steps <= name.len().max(3) / 3 => ConfigError::unknown(path, &format!("did you mean {name}?")),
+        Some((steps, name)) if steps <= name.len().max(3) / 3 => {
+            ConfigError::unknown(path, &format!("did you mean {name}?"))
+        }
         _ => ConfigError::unknown(path, &format!("known here: {}", names(fields))),
     }
 }

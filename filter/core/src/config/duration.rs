@@ -96,9 +96,24 @@ mod tests {
 
     #[test]
     fn what_is_not_a_duration_is_refused() {
-        for text in
-            ["", "30", "s", "-1s", "+1s", "1 s", "1d", "1s1m", "1s1s", "1.s", ".5s", "1..5s", "25h", "1us", "99999999999h", "1e3s"]
-        {
+        for text in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "+1s",
+            "1 s",
+            "1d",
+            "1s1m",
+            "1s1s",
+            "1.s",
+            ".5s",
+            "1..5s",
+            "25h",
+            "1us",
+            "99999999999h",
+            "1e3s",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

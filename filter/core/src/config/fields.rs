@@ -71,7 +71,12 @@ const fn field(name: &'static str, kind: Kind, default: &'static str, meaning: &
 /// The whole document.
 pub static CONFIG: &[Field] = &[
     field("default", Kind::Section(POLICY), "{}", "the policy of every upstream"),
-    field("upstreams", Kind::Sections(UPSTREAM), "[]", "policies of some upstreams: `match` and any field of `default`"),
+    field(
+        "upstreams",
+        Kind::Sections(UPSTREAM),
+        "[]",
+        "policies of some upstreams: `match` and any field of `default`",
+    ),
     field("limits", Kind::Section(LIMITS), "{}", "what the module may take of the proxy"),
 ];
 
@@ -109,7 +114,12 @@ static MATCH: &[Field] = &[
 static TRIP: &[Field] = &[
     field("consecutiveFailures", Kind::Integer { min: 0, max: MOST_CALLS }, "5", "failures in a row, over all workers"),
     field("failureRatePercent", Kind::Percent, "50", "failures of the window's calls, with at least `minimumCalls`"),
-    field("minimumCalls", Kind::Integer { min: 1, max: MOST_CALLS }, "20", "calls in the window before a rate means anything"),
+    field(
+        "minimumCalls",
+        Kind::Integer { min: 1, max: MOST_CALLS },
+        "20",
+        "calls in the window before a rate means anything",
+    ),
     field("window", Kind::Section(WINDOW), r#"{"duration": "10s"}"#, "what the rates are taken over"),
 ];
 
@@ -121,20 +131,40 @@ static WINDOW: &[Field] = &[
 static OPEN: &[Field] = &[
     field("baseDuration", Kind::Duration { min: 100 * super::duration::MILLISECOND }, r#""30s""#, "the first OPEN"),
     field("multiplier", Kind::Factor { min: 1.0, max: 100.0 }, "2", "n-th trip in a row: base x multiplier^(n-1)"),
-    field("maxDuration", Kind::Duration { min: 100 * super::duration::MILLISECOND }, r#""300s""#, "cap of it, before the jitter"),
+    field(
+        "maxDuration",
+        Kind::Duration { min: 100 * super::duration::MILLISECOND },
+        r#""300s""#,
+        "cap of it, before the jitter",
+    ),
     field("jitterPercent", Kind::Percent, "20", "lengthens by up to so much, so that a fleet does not probe in step"),
 ];
 
 static HALF_OPEN: &[Field] = &[
-    field("maxConcurrentProbes", Kind::Integer { min: 1, max: MOST_PROBES }, "1", "probes in flight over all workers of the proxy"),
+    field(
+        "maxConcurrentProbes",
+        Kind::Integer { min: 1, max: MOST_PROBES },
+        "1",
+        "probes in flight over all workers of the proxy",
+    ),
     field("successThreshold", Kind::Integer { min: 1, max: 1000 }, "3", "good probes before the ramp"),
-    field("probeTimeout", Kind::Duration { min: 100 * super::duration::MILLISECOND }, r#""10s""#, "a probe older than this has failed"),
+    field(
+        "probeTimeout",
+        Kind::Duration { min: 100 * super::duration::MILLISECOND },
+        r#""10s""#,
+        "a probe older than this has failed",
+    ),
     field("ramp", Kind::Section(RAMP), "{}", "the way from a few calls to all of them"),
 ];
 
 static RAMP: &[Field] = &[
     field("initialPercent", Kind::Percent, "10", "share of requests admitted at first"),
-    field("duration", Kind::Duration { min: 0 }, r#""30s""#, "to 100 percent, by evidence; `0s` goes straight to CLOSED"),
+    field(
+        "duration",
+        Kind::Duration { min: 0 },
+        r#""30s""#,
+        "to 100 percent, by evidence; `0s` goes straight to CLOSED",
+    ),
 ];
 
 static REJECTION: &[Field] = &[
