@@ -98,6 +98,15 @@ pub(crate) fn condition(trip: &Trip, streak: u64, window: Tally) -> Option<Reaso
     (enough && failing).then_some(Reason::FailureRate)
 }
 
+/// The conditions of the ramp: as few calls decide as end the probe stage. A circuit that is only coming back must not
+/// wait for a full sample before it protects the upstream again, nor reopen at a single unlucky call.
+pub(crate) fn ramp_conditions(policy: &Policy) -> Trip {
+    let few = policy.half_open.success_threshold;
+    let trip = &policy.trip;
+    let streak = if trip.consecutive_failures == 0 { few } else { trip.consecutive_failures.min(few) };
+    Trip { consecutive_failures: streak, minimum_calls: trip.minimum_calls.min(few), ..trip.clone() }
+}
+
 /// Whether `part` is at least `share` millionths of `whole`.
 fn at_least(part: u64, whole: u64, share: u32) -> bool {
     u128::from(part).saturating_mul(1_000_000) >= u128::from(whole).saturating_mul(u128::from(share))

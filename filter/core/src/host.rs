@@ -86,6 +86,8 @@ pub(crate) enum Fault {
     Cas,
     /// The metric is a null one, which always reads 0 (a `stats_matcher` excludes it).
     NotKept,
+    /// A record that no version of this module has written.
+    Record,
 }
 
 impl From<HostError> for Fault {

@@ -129,6 +129,11 @@ pub(crate) fn word_key(metric: &str) -> String {
     format!("{PREFIX}word:{metric}")
 }
 
+/// Shared-data key that is there once something that is said once a proxy has been said.
+pub(crate) fn said_key(what: &str) -> String {
+    format!("{PREFIX}said:{what}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

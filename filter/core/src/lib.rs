@@ -2,18 +2,30 @@
 //!
 //! Time is an argument in nanoseconds, randomness an argument too; the host is a trait. The crate compiles and is tested
 //! natively and on wasm32.
-
-// The view of one VM, which ties these parts together, comes next and uses what is not used yet.
-#![allow(dead_code)]
+//!
+//! From the inside out: [`policy`] is what a circuit is told to do; `record` is the state that all workers share;
+//! `circuit` turns one record into the next; `window`, `ramp` and `backoff` are its arithmetic; `words` are the shared
+//! counters; `view` is one VM's view of one circuit; [`breaker`] is one VM's view of the proxy.
 
 mod backoff;
+pub mod breaker;
 mod circuit;
 pub mod config;
 pub mod host;
 mod key;
 pub mod metrics;
+pub mod outcome;
+pub mod permit;
 pub mod policy;
 mod ramp;
+mod random;
 mod record;
+mod report;
+mod series;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod text;
+mod view;
+mod vm;
 mod window;
+mod words;

@@ -54,14 +54,10 @@ metrics! {
     RECOVERY = "circuit_breaker_recovery_time_ms", Histogram, true, [], "first OPEN to CLOSED again";
     /// Latency.
     LATENCY = "circuit_breaker_latency_ms", Histogram, true, [], "time to the first byte of the answer of admitted calls";
-    /// Failure streak.
-    STREAK = "circuit_breaker_failure_streak", Gauge, true, [], "failures in a row now (shared by the workers)";
-    /// Failures to watch.
-    WATCH = "circuit_breaker_watch", Gauge, true, [], "1 while the window holds a failure (shared by the workers)";
-    /// Record epoch.
-    EPOCH = "circuit_breaker_epoch", Gauge, true, [], "writes of the circuit's record (shared by the workers)";
-    /// Proxy epoch.
-    PROXY_EPOCH = "circuit_breaker_proxy_epoch", Gauge, false, [], "writes of any circuit's record (shared by the workers)";
+    /// The words that the workers share.
+    SHARED = "circuit_breaker_shared", Gauge, true, ["epoch", "watch", "streak"],
+        "what the workers of a proxy share: writes of the circuit's record (without `tag`: of any record), \
+        1 while the window holds a failure or the circuit is not CLOSED, failures in a row";
     /// Circuits.
     CIRCUITS = "circuit_breaker_circuits", Gauge, false, [], "circuits held";
     /// Requests beyond the limit.

@@ -15,6 +15,19 @@ pub enum Mode {
     Disabled,
 }
 
+impl Mode {
+    /// The word in the configuration.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Enforce => "enforce",
+            Mode::Observe => "observe",
+            Mode::ForceOpen => "forceOpen",
+            Mode::Disabled => "disabled",
+        }
+    }
+}
+
 /// The policy of a circuit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {

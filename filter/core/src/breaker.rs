@@ -1,0 +1,165 @@
+//! The breaker of one proxy as one VM has it: the circuits, who may pass, what each call came to, and the tick.
+//!
+//! **The healthy path.** `epoch` is one gauge that moves whenever any worker writes any record. A tick that finds all
+//! circuits CLOSED remembers the epoch it began with: as long as that stands, the proxy is *calm*, and a request is let
+//! go without even knowing its upstream. A success then costs two words more: `watch` is read, `success` is added to.
+//!
+//! **The circuits** of a proxy stand in a list that all workers share (`slot:0`, `slot:1`, ... hold the upstreams' names,
+//! each written once), so that a worker that sees no traffic still moves a circuit on, and so that the number of keys is
+//! bounded by `limits.maxCircuits` over all workers.
+//!
+//! **Errors of our own** let traffic pass and are counted.
+
+mod admit;
+mod directory;
+mod probes;
+mod settle;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::config::{Config, MILLISECOND};
+use crate::host::{Fault, Host};
+use crate::permit::Cause;
+use crate::policy::{Mode, Rejection};
+use crate::record::Phase;
+use crate::report;
+use crate::view::View;
+use crate::vm::Vm;
+use probes::Probe;
+
+/// The breaker of one VM under one configuration.
+pub struct Breaker<H> {
+    vm: Vm<H>,
+    config: Config,
+    circuits: Vec<View>,
+    names: HashMap<String, u32>,
+    /// Slots of the shared list that this VM has read or written.
+    slots: u32,
+    /// The epoch at which all circuits were CLOSED.
+    calm: Option<u64>,
+    /// Probes of this VM that are not settled.
+    probes: Vec<Probe>,
+    /// A newer configuration has taken over: this one only serves the requests it has left.
+    retired: bool,
+}
+
+/// A tick that is rarer than this would settle probes late; one that is more frequent costs and gains nothing.
+const LONGEST_TICK: u64 = 500 * MILLISECOND;
+const SHORTEST_TICK: u64 = 50 * MILLISECOND;
+
+impl<H: Host> Breaker<H> {
+    /// A breaker under `config`. `now` in nanoseconds since 1970; `seed` differs between VMs.
+    pub fn start(host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
+        let mut breaker = Breaker {
+            vm: Vm::new(host, seed),
+            config,
+            circuits: Vec::new(),
+            names: HashMap::new(),
+            slots: 0,
+            calm: None,
+            probes: Vec::new(),
+            retired: false,
+        };
+        breaker.tick(now);
+        breaker
+    }
+
+    /// Time between two ticks in nanoseconds: twice a bucket of the shortest window, so that no bucket is much longer
+    /// than it should be.
+    #[must_use]
+    pub fn tick_period(&self) -> u64 {
+        let shortest = self.config.policies().map(|policy| policy.bucket() / 2).min();
+        shortest.unwrap_or(LONGEST_TICK).clamp(SHORTEST_TICK, LONGEST_TICK)
+    }
+
+    /// A newer configuration takes over. Requests that this one has admitted are still settled here, and those that
+    /// still reach it are rejected as the record says; time and policy no longer move a circuit from here.
+    pub fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// Whether a request can be let go without knowing its upstream.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.calm.is_some() && self.vm.epoch() == self.calm
+    }
+
+    /// The reply that a circuit's policy wants.
+    #[must_use]
+    pub fn rejection(&self, circuit: u32) -> Option<&Rejection> {
+        self.circuits.get(index(circuit)).map(|view| &view.policy.rejection)
+    }
+
+    /// The upstream of a circuit.
+    #[must_use]
+    pub fn upstream(&self, circuit: u32) -> Option<&str> {
+        self.circuits.get(index(circuit)).map(|view| view.name.as_str())
+    }
+
+    /// What time does: windows roll, OPEN ends, ramps climb, probes run out, and calm is found again.
+    pub fn tick(&mut self, now: u64) {
+        self.end_probes(now);
+        if self.retired {
+            return;
+        }
+        let epoch = self.vm.epoch();
+        let found = self.discover(now);
+        let mut quiet = self.noted(found).is_some() && !self.config.policies().any(|p| p.mode == Mode::ForceOpen);
+        for view in &mut self.circuits {
+            match tick_circuit(view, &self.vm, now) {
+                Ok(closed) => quiet &= closed,
+                Err(fault) => {
+                    quiet = false;
+                    self.vm.failed(fault);
+                }
+            }
+        }
+        self.calm = if quiet { epoch } else { None };
+        self.vm.circuits(self.circuits.len());
+    }
+
+    /// The value, or `None` and one more internal error.
+    fn noted<T>(&self, result: Result<T, Fault>) -> Option<T> {
+        result.map_err(|fault| self.vm.failed(fault)).ok()
+    }
+
+    fn parts(&mut self, circuit: u32) -> Option<(&mut View, &Vm<H>)> {
+        self.circuits.get_mut(index(circuit)).map(|view| (view, &self.vm))
+    }
+}
+
+/// Whether the circuit lets everything pass.
+fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<bool, Fault> {
+    view.refresh(vm, now)?;
+    if view.policy.mode == Mode::Disabled {
+        report::state(view, &vm.host)?;
+        return Ok(true);
+    }
+    let tally = view.words.tally(&vm.host)?;
+    let bucket = view.policy.bucket();
+    view.window.roll(now, tally, bucket);
+    view.advance(vm, now)?;
+    view.rest(vm, now)?;
+    report::state(view, &vm.host)?;
+    Ok(view.record.phase == Phase::Closed)
+}
+
+fn index(circuit: u32) -> usize {
+    usize::try_from(circuit).unwrap_or(usize::MAX)
+}
+
+/// A rejected request's answer to "when again" where no open time tells: HALF_OPEN admits more every moment, and only a
+/// person ends `forceOpen`.
+fn come_back(view: &View, cause: Cause, now: u64) -> u64 {
+    match cause {
+        Cause::Open => view.record.open_until.saturating_sub(now).min(view.policy.longest_open()),
+        Cause::ProbeLimit | Cause::Ramp => crate::config::SECOND,
+        Cause::Forced => view.policy.open.base,
+    }
+}
+
+/// Policy of an upstream that has no circuit yet.
+fn policy_of(config: &Config, upstream: &str) -> Rc<crate::policy::Policy> {
+    config.policy_of(&crate::key::Upstream::parse(upstream))
+}

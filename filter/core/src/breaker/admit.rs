@@ -1,0 +1,109 @@
+//! Who may pass.
+
+use super::{Breaker, come_back};
+use crate::host::{Fault, Host};
+use crate::metrics;
+use crate::permit::{Admission, Cause, Permit};
+use crate::policy::Mode;
+use crate::ramp;
+use crate::record::Phase;
+use crate::view::View;
+use crate::vm::Vm;
+
+/// Rounds of one admission. Each further one means that the circuit changed its state under it, which it does at most
+/// OPEN to probe to ramp to CLOSED.
+const ROUNDS: u32 = 4;
+
+enum Decision {
+    Pass(Permit),
+    Reject(Cause),
+    /// The circuit has changed its state: decide again.
+    Again,
+}
+
+impl<H: Host> Breaker<H> {
+    /// Decides about a request to `upstream` when the proxy is not calm.
+    pub fn admit(&mut self, upstream: &str, now: u64) -> Admission {
+        let found = self.find(upstream, now);
+        let Some(Some(circuit)) = self.noted(found) else { return Admission::Pass(Permit::Uncounted) };
+        for _ in 0..ROUNDS {
+            let decided = self.decide(circuit, now);
+            match self.noted(decided) {
+                Some(Decision::Again) => {}
+                Some(Decision::Reject(cause)) => return self.reject(circuit, cause, now),
+                Some(Decision::Pass(permit)) => {
+                    self.remember(permit, now);
+                    return Admission::Pass(permit);
+                }
+                None => break,
+            }
+        }
+        Admission::Pass(Permit::Uncounted)
+    }
+
+    fn decide(&mut self, circuit: u32, now: u64) -> Result<Decision, Fault> {
+        let retired = self.retired;
+        let Some((view, vm)) = self.parts(circuit) else { return Ok(Decision::Pass(Permit::Uncounted)) };
+        view.refresh(vm, now)?;
+        if view.policy.mode == Mode::Disabled {
+            return Ok(Decision::Pass(Permit::Uncounted));
+        }
+        if !retired && (view.record.phase == Phase::Open || view.policy.mode == Mode::ForceOpen) {
+            view.advance(vm, now)?;
+        }
+        Ok(match view.record.phase {
+            Phase::Closed => Decision::Pass(call(view, circuit)),
+            Phase::Open if view.record.forced => Decision::Reject(Cause::Forced),
+            Phase::Open => Decision::Reject(Cause::Open),
+            Phase::Probe if !view.record.has_slot(&view.policy, now) => Decision::Reject(Cause::ProbeLimit),
+            Phase::Probe => lease(view, vm, circuit, now)?,
+            Phase::Ramp => ramp(view, circuit, now),
+        })
+    }
+
+    /// Counts a request that the circuit does not want, and lets it pass all the same in observe.
+    fn reject(&mut self, circuit: u32, cause: Cause, now: u64) -> Admission {
+        let Some((view, vm)) = self.parts(circuit) else { return Admission::Pass(Permit::Uncounted) };
+        let observe = view.policy.mode == Mode::Observe;
+        let metric = if observe { &metrics::WOULD_REJECT } else { &metrics::REJECTED };
+        if let Err(error) = view.series.count(&vm.host, metric, &view.name, cause.word()) {
+            vm.failed(error.into());
+        }
+        if observe {
+            return Admission::Pass(Permit::Call { circuit, generation: Permit::NO_GENERATION });
+        }
+        Admission::Reject { circuit, cause, retry_after: come_back(view, cause, now) }
+    }
+}
+
+fn call(view: &View, circuit: u32) -> Permit {
+    Permit::Call { circuit, generation: view.record.generation }
+}
+
+/// A probe slot is had only by a compare-and-swap that succeeded.
+fn lease<H: Host>(view: &mut View, vm: &Vm<H>, circuit: u32, now: u64) -> Result<Decision, Fault> {
+    let mut number = 0;
+    let leased = view.change(vm, now, |sight| {
+        let (record, given) = sight.record.lease(sight.policy, sight.at.now)?;
+        number = given;
+        Some(crate::circuit::Change { record, reason: None })
+    })?;
+    Ok(match leased {
+        Some(change) => Decision::Pass(Permit::Probe { circuit, generation: change.record.generation, lease: number }),
+        None => Decision::Again,
+    })
+}
+
+fn ramp(view: &mut View, circuit: u32, now: u64) -> Decision {
+    let half_open = &view.policy.half_open;
+    let elapsed = now.saturating_sub(view.record.mark_at);
+    let share = ramp::share(half_open, view.record.progress, elapsed);
+    let length = ramp::step_length(half_open);
+    // Overdue: nobody has sent enough good calls in twice the step's time.
+    let overdue = elapsed >= length.saturating_mul(2);
+    if view.spread.admits(share) || (overdue && view.spread.nudges(now, length)) {
+        Decision::Pass(call(view, circuit))
+    } else {
+        Decision::Reject(Cause::Ramp)
+    }
+}

@@ -1,0 +1,50 @@
+//! The list of circuits that all workers of a proxy share.
+
+use super::{Breaker, policy_of};
+use crate::host::{ABSENT, Fault, Host};
+use crate::key::slot_key;
+use crate::policy::Mode;
+use crate::view::View;
+
+impl<H: Host> Breaker<H> {
+    /// Takes over the circuits that other workers have listed.
+    pub(super) fn discover(&mut self, now: u64) -> Result<(), Fault> {
+        while let Some((name, _)) = self.vm.host.get(&slot_key(self.slots))? {
+            self.take_slot(&String::from_utf8_lossy(&name), now)?;
+        }
+        Ok(())
+    }
+
+    /// The circuit of `upstream`, listed if it is new; `None` where it is to have none.
+    pub(super) fn find(&mut self, upstream: &str, now: u64) -> Result<Option<u32>, Fault> {
+        if let Some(circuit) = self.names.get(upstream) {
+            return Ok(Some(*circuit));
+        }
+        if policy_of(&self.config, upstream).mode == Mode::Disabled {
+            return Ok(None);
+        }
+        self.discover(now)?;
+        while !self.names.contains_key(upstream) {
+            if self.slots >= self.config.max_circuits {
+                self.vm.unprotected();
+                return Ok(None);
+            }
+            if self.vm.host.swap(&slot_key(self.slots), upstream.as_bytes(), ABSENT)? {
+                self.take_slot(upstream, now)?;
+            } else {
+                self.discover(now)?;
+            }
+        }
+        Ok(self.names.get(upstream).copied())
+    }
+
+    fn take_slot(&mut self, name: &str, now: u64) -> Result<(), Fault> {
+        let view = View::new(&self.vm, name, policy_of(&self.config, name), now)?;
+        let circuit = u32::try_from(self.circuits.len()).unwrap_or(u32::MAX);
+        self.circuits.push(view);
+        self.names.insert(name.to_owned(), circuit);
+        self.slots = self.slots.saturating_add(1);
+        self.vm.circuits(self.circuits.len());
+        Ok(())
+    }
+}

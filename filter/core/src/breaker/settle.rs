@@ -1,0 +1,132 @@
+//! What each call came to.
+
+use super::Breaker;
+use crate::config::MILLISECOND;
+use crate::host::{Fault, Host};
+use crate::metrics;
+use crate::outcome::Outcome;
+use crate::permit::Permit;
+use crate::policy::Mode;
+use crate::record::Phase;
+use crate::view::View;
+use crate::vm::Vm;
+
+impl<H: Host> Breaker<H> {
+    /// Settles a request. `upstream` is where it went; only [`Permit::Calm`] needs it. `first_byte` is the time to the
+    /// first byte of the answer in nanoseconds, where there was one.
+    pub fn settle(
+        &mut self,
+        permit: Permit,
+        upstream: Option<&str>,
+        outcome: Outcome,
+        first_byte: Option<u64>,
+        now: u64,
+    ) {
+        let circuit = match permit {
+            Permit::Uncounted => return,
+            Permit::Call { circuit, .. } | Permit::Probe { circuit, .. } => circuit,
+            Permit::Calm { .. } => {
+                let Some(upstream) = upstream else { return };
+                let found = self.find(upstream, now);
+                let Some(Some(circuit)) = self.noted(found) else { return };
+                circuit
+            }
+        };
+        let Some((view, vm)) = self.parts(circuit) else { return };
+        if view.policy.mode == Mode::Disabled {
+            return;
+        }
+        let latency = first_byte
+            .map_or(Ok(()), |time| view.series.record(&vm.host, &metrics::LATENCY, &view.name, time / MILLISECOND));
+        let settled = match permit {
+            Permit::Probe { .. } => {
+                self.end_probe(permit, outcome, now);
+                Ok(())
+            }
+            Permit::Uncounted | Permit::Calm { .. } | Permit::Call { .. } => view.settle(vm, permit, outcome, now),
+        };
+        self.noted(latency.map_err(Fault::from).and(settled));
+    }
+}
+
+impl View {
+    fn settle<H: Host>(&mut self, vm: &Vm<H>, permit: Permit, outcome: Outcome, now: u64) -> Result<(), Fault> {
+        let watched = self.words.watch.get(&vm.host)? != 0;
+        if !watched && outcome == Outcome::Success {
+            return self.words.add_success(&vm.host, &self.name);
+        }
+        self.refresh(vm, now)?;
+        if !self.is_current(permit) {
+            return self.count_late(vm, outcome);
+        }
+        self.count(vm, outcome)?;
+        match outcome {
+            Outcome::Neutral => Ok(()),
+            Outcome::Success => {
+                if self.words.streak.get(&vm.host)? != 0 {
+                    self.words.streak.set(&vm.host, 0)?;
+                }
+                self.judge(vm, now)?;
+                if self.record.phase == Phase::Ramp { self.advance(vm, now) } else { Ok(()) }
+            }
+            Outcome::Failure(_) => {
+                self.words.watch.set(&vm.host, 1)?;
+                self.words.streak.add_one(&vm.host)?;
+                self.judge(vm, now)
+            }
+        }
+    }
+
+    /// Whether the call was admitted in the generation that is still there, and counts in it. A circuit that never
+    /// changed its state has only one.
+    fn is_current(&self, permit: Permit) -> bool {
+        let admitted = match permit {
+            Permit::Calm { start } => self.record.generation == 0 || start >= self.record.since,
+            Permit::Call { generation, .. } => generation == self.record.generation,
+            Permit::Uncounted | Permit::Probe { .. } => false,
+        };
+        admitted && self.record.is_counting()
+    }
+
+    /// A call of an older generation. Where a window is open it must not fall into it.
+    fn count_late<H: Host>(&mut self, vm: &Vm<H>, outcome: Outcome) -> Result<(), Fault> {
+        let outcome = if self.record.is_counting() { Outcome::Neutral } else { outcome };
+        self.count(vm, outcome)
+    }
+
+    /// Counts a call.
+    pub(crate) fn count<H: Host>(&mut self, vm: &Vm<H>, outcome: Outcome) -> Result<(), Fault> {
+        match outcome {
+            Outcome::Success => self.words.add_success(&vm.host, &self.name),
+            Outcome::Neutral => Ok(self.series.count(&vm.host, &metrics::CALLS, &self.name, "neutral")?),
+            Outcome::Failure(kind) => {
+                self.words.add_failure(&vm.host, &self.name)?;
+                Ok(self.series.count(&vm.host, &metrics::FAILURES, &self.name, kind.word())?)
+            }
+        }
+    }
+
+    /// Lets successes pass unlooked at again once there is nothing to watch. A failure that comes meanwhile sets `watch`
+    /// after it has counted itself: either this sees its count, or it sets what this has cleared.
+    pub(crate) fn rest<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
+        let host = &vm.host;
+        if self.record.phase != Phase::Closed || self.words.watch.get(host)? == 0 {
+            return Ok(());
+        }
+        let tally = self.words.tally(host)?;
+        let failing = self.window.count(now, tally, self.policy.trip.window).failure != 0;
+        if failing || self.words.streak.get(host)? != 0 {
+            return Ok(());
+        }
+        let epoch = self.words.epoch.get(host)?;
+        self.words.watch.set(host, 0)?;
+        if self.words.failures(host)? != tally.failure || self.words.epoch.get(host)? != epoch {
+            self.words.watch.set(host, 1)?;
+        }
+        self.refresh(vm, now)?;
+        if self.record.phase != Phase::Closed {
+            self.words.watch.set(host, 1)?;
+        }
+        Ok(())
+    }
+}

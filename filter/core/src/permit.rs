@@ -1,0 +1,86 @@
+//! What a request carries between its admission and its settling.
+
+/// Leave to send a request. Settled exactly once, whatever becomes of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// Nobody counts this request: its upstream has no circuit, or none that is switched on.
+    Uncounted,
+    /// Every circuit of the proxy was CLOSED: not even the upstream had to be known.
+    Calm {
+        /// When it was admitted.
+        start: u64,
+    },
+    /// A call of a circuit.
+    Call {
+        /// Which.
+        circuit: u32,
+        /// The circuit's generation then; [`Permit::NO_GENERATION`] where it was let through against the circuit's will.
+        generation: u64,
+    },
+    /// A probe, on a lease.
+    Probe {
+        /// Which circuit.
+        circuit: u32,
+        /// Its generation then.
+        generation: u64,
+        /// Number of the lease.
+        lease: u32,
+    },
+}
+
+impl Permit {
+    /// The generation of a call whose outcome must not move the circuit: no circuit ever reaches it.
+    pub const NO_GENERATION: u64 = u64::MAX;
+}
+
+/// Why a request is not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The circuit is OPEN.
+    Open,
+    /// HALF_OPEN, and all probes are out.
+    ProbeLimit,
+    /// HALF_OPEN, and this request is not one of the share that is admitted.
+    Ramp,
+    /// The policy says `forceOpen`.
+    Forced,
+}
+
+impl Cause {
+    /// The word for labels.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Cause::Open => "open",
+            Cause::ProbeLimit => "probe_limit",
+            Cause::Ramp => "ramp",
+            Cause::Forced => "forced",
+        }
+    }
+
+    /// What the reply's `x-circuit-breaker` header says.
+    #[must_use]
+    pub fn header(self) -> &'static str {
+        match self {
+            Cause::Open => "open",
+            Cause::ProbeLimit | Cause::Ramp => "half-open",
+            Cause::Forced => "forced-open",
+        }
+    }
+}
+
+/// The decision about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Send it.
+    Pass(Permit),
+    /// Do not send it.
+    Reject {
+        /// The circuit that says so.
+        circuit: u32,
+        /// Why.
+        cause: Cause,
+        /// When it is worth coming back, in nanoseconds from now.
+        retry_after: u64,
+    },
+}

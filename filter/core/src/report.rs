@@ -1,0 +1,94 @@
+//! What the outside hears of a circuit: gauges, counters and one log line a transition, from the worker that made it.
+
+use crate::circuit::{Change, Moment, Reason};
+use crate::config::{MILLISECOND, SECOND};
+use crate::host::{Fault, Host, Level};
+use crate::metrics;
+use crate::record::{Phase, Record};
+use crate::text::quoted;
+use crate::view::View;
+use crate::vm::Vm;
+
+/// Tells all workers that the record was written, and everybody else what changed.
+///
+/// A fault is counted and the rest is still done: the change stands, and a worker that was not told finds it at its tick.
+pub(crate) fn written<H: Host>(view: &View, vm: &Vm<H>, change: &Change, at: Moment, streak: u64) {
+    let told = view.words.epoch.add_one(&vm.host).and(vm.advance());
+    let said = change.reason.map_or(Ok(()), |reason| transition(view, vm, &change.record, reason, at, streak));
+    for fault in [told.err(), said.err()].into_iter().flatten() {
+        vm.failed(fault);
+    }
+}
+
+fn transition<H: Host>(
+    view: &View,
+    vm: &Vm<H>,
+    next: &Record,
+    reason: Reason,
+    at: Moment,
+    streak: u64,
+) -> Result<(), Fault> {
+    let level = if next.phase == Phase::Closed { Level::Info } else { Level::Warn };
+    vm.host.log(level, &line(view, next, reason, at, streak));
+    gauges(view, &vm.host, next)?;
+    if next.phase == Phase::Open {
+        view.series.count(&vm.host, &metrics::TRIPS, &view.name, reason.word())?;
+    }
+    if next.phase == Phase::Closed && view.record.outage_since != 0 {
+        let outage = at.now.saturating_sub(view.record.outage_since) / MILLISECOND;
+        view.series.record(&vm.host, &metrics::RECOVERY, &view.name, outage)?;
+    }
+    Ok(())
+}
+
+/// Sets the gauges to what the record says. Also done at every tick: two workers that publish two transitions at the
+/// same time may do so in the wrong order.
+pub(crate) fn state<H: Host>(view: &View, host: &H) -> Result<(), Fault> {
+    gauges(view, host, &view.record)
+}
+
+fn gauges<H: Host>(view: &View, host: &H, record: &Record) -> Result<(), Fault> {
+    let disabled = view.policy.mode == crate::policy::Mode::Disabled;
+    let (state, open_until) = match record.phase {
+        _ if disabled => (0, 0),
+        Phase::Closed => (0, 0),
+        Phase::Probe | Phase::Ramp => (1, 0),
+        Phase::Open => (2, record.open_until.div_ceil(SECOND)),
+    };
+    view.series.record(host, &metrics::STATE, &view.name, state)?;
+    view.series.record(host, &metrics::OPEN_UNTIL, &view.name, open_until)?;
+    Ok(())
+}
+
+fn state_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Closed => "CLOSED",
+        Phase::Open => "OPEN",
+        Phase::Probe | Phase::Ramp => "HALF_OPEN",
+    }
+}
+
+/// The transition line: a fixed phrase to search for, then one JSON object.
+fn line(view: &View, next: &Record, reason: Reason, at: Moment, streak: u64) -> String {
+    let window = view.window.count(at.now, at.tally, view.policy.trip.window);
+    let stage = match next.phase {
+        Phase::Probe => ",\"stage\":\"probe\"",
+        Phase::Ramp => ",\"stage\":\"ramp\"",
+        Phase::Closed | Phase::Open => "",
+    };
+    format!(
+        "circuit_breaker transition {{\"upstream\":{},\"from\":\"{}\",\"to\":\"{}\"{stage},\"reason\":\"{}\",\
+         \"generation\":{},\"open_ms\":{},\"trips_in_a_row\":{},\"window\":{{\"calls\":{},\"failures\":{}}},\
+         \"streak\":{streak},\"mode\":\"{}\"}}",
+        quoted(&view.name),
+        state_word(view.record.phase),
+        state_word(next.phase),
+        reason.word(),
+        next.generation,
+        next.open_until.saturating_sub(at.now).min(next.open_until) / MILLISECOND,
+        next.trips_in_a_row,
+        window.calls(),
+        window.failure,
+        view.policy.mode.word(),
+    )
+}

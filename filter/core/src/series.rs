@@ -1,0 +1,53 @@
+//! The metrics of one circuit, each defined when it is first needed: an upstream that never fails has no series of
+//! failures, which on a proxy with hundreds of upstreams is most of them.
+
+use std::cell::RefCell;
+
+use crate::host::{Host, HostError};
+use crate::metrics::{Metric, stat};
+
+/// Ids of defined metrics. Envoy gives a new id for every definition and keeps it for ever, so each is asked for once.
+#[derive(Debug, Default)]
+pub(crate) struct Series {
+    ids: RefCell<Vec<(&'static str, &'static str, u32)>>,
+}
+
+impl Series {
+    fn id<H: Host>(
+        &self,
+        host: &H,
+        metric: &Metric,
+        upstream: &str,
+        component: &'static str,
+    ) -> Result<u32, HostError> {
+        let known = |&&(name, part, _): &&(&'static str, &'static str, u32)| name == metric.name && part == component;
+        if let Some((_, _, id)) = self.ids.borrow().iter().find(known) {
+            return Ok(*id);
+        }
+        let id = host.define(metric.kind, &stat(metric, upstream, component))?;
+        self.ids.borrow_mut().push((metric.name, component, id));
+        Ok(id)
+    }
+
+    /// Adds one to a counter.
+    pub(crate) fn count<H: Host>(
+        &self,
+        host: &H,
+        metric: &Metric,
+        upstream: &str,
+        component: &'static str,
+    ) -> Result<(), HostError> {
+        host.add(self.id(host, metric, upstream, component)?, 1)
+    }
+
+    /// Sets a gauge, or records into a histogram.
+    pub(crate) fn record<H: Host>(
+        &self,
+        host: &H,
+        metric: &Metric,
+        upstream: &str,
+        value: u64,
+    ) -> Result<(), HostError> {
+        host.record(self.id(host, metric, upstream, "")?, value)
+    }
+}

@@ -1,0 +1,299 @@
+//! A proxy in memory: the host's metrics and shared data, any number of VMs over it, and a clock that a test moves.
+//!
+//! The host behaves as Envoy does where the breaker can notice: metrics are shared by name, each definition gives a new
+//! id, an excluded metric always reads 0, compare-and-swap numbers never repeat.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::breaker::Breaker;
+use crate::config::{Config, MILLISECOND, SECOND};
+use crate::host::{ABSENT, Host, HostError, Level, MetricKind};
+use crate::metrics::{Metric, stat};
+use crate::outcome::{FailureKind, Outcome};
+use crate::permit::{Admission, Permit};
+
+#[derive(Debug, Default)]
+struct Store {
+    data: BTreeMap<String, (Vec<u8>, u32)>,
+    last_cas: u32,
+    values: BTreeMap<String, u64>,
+    records: BTreeMap<String, Vec<u64>>,
+    ids: Vec<(MetricKind, String)>,
+    excluded: Option<fn(&str) -> bool>,
+    log: Vec<(Level, String)>,
+    calls: Calls,
+    broken: bool,
+}
+
+/// Host calls made so far, by cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Calls that return bytes or take them to shared data: dear.
+    pub bytes: u64,
+    /// Calls that move one number: cheap.
+    pub words: u64,
+}
+
+/// The host of all VMs of one proxy.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Rc<RefCell<Store>>);
+
+impl Memory {
+    /// A host whose statistics do not keep the metrics that `excluded` picks.
+    #[must_use]
+    pub fn excluding(excluded: fn(&str) -> bool) -> Memory {
+        let memory = Memory::default();
+        memory.0.borrow_mut().excluded = Some(excluded);
+        memory
+    }
+
+    /// From now on every host call gives an error, or works again.
+    pub fn set_broken(&self, broken: bool) {
+        self.0.borrow_mut().broken = broken;
+    }
+
+    /// Value of a counter or gauge; 0 where nobody has defined it.
+    #[must_use]
+    pub fn value(&self, metric: &Metric, upstream: &str, component: &str) -> u64 {
+        self.0.borrow().values.get(&stat(metric, upstream, component)).copied().unwrap_or(0)
+    }
+
+    /// What was recorded into a histogram.
+    #[must_use]
+    pub fn recorded(&self, metric: &Metric, upstream: &str) -> Vec<u64> {
+        self.0.borrow().records.get(&stat(metric, upstream, "")).cloned().unwrap_or_default()
+    }
+
+    /// The log so far.
+    #[must_use]
+    pub fn log_lines(&self) -> Vec<String> {
+        self.0.borrow().log.iter().map(|(_, line)| line.clone()).collect()
+    }
+
+    /// Host calls so far.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        self.0.borrow().calls
+    }
+
+    /// Sets every counter to 0, as Envoy's `/reset_counters` does.
+    pub fn reset_counters(&self) {
+        let mut store = self.0.borrow_mut();
+        let counters: Vec<String> =
+            store.ids.iter().filter(|(kind, _)| *kind == MetricKind::Counter).map(|(_, name)| name.clone()).collect();
+        for name in counters {
+            store.values.insert(name, 0);
+        }
+    }
+
+    /// Puts bytes under every key that begins with `prefix`.
+    pub fn overwrite(&self, prefix: &str, bytes: &[u8]) {
+        for (key, (value, _)) in &mut self.0.borrow_mut().data {
+            if key.starts_with(prefix) {
+                bytes.clone_into(value);
+            }
+        }
+    }
+
+    fn word_call(&self) -> Result<std::cell::RefMut<'_, Store>, HostError> {
+        let mut store = self.0.borrow_mut();
+        store.calls.words = store.calls.words.saturating_add(1);
+        if store.broken { Err(HostError(10)) } else { Ok(store) }
+    }
+
+    fn bytes_call(&self) -> Result<std::cell::RefMut<'_, Store>, HostError> {
+        let mut store = self.0.borrow_mut();
+        store.calls.bytes = store.calls.bytes.saturating_add(1);
+        if store.broken { Err(HostError(10)) } else { Ok(store) }
+    }
+}
+
+impl Store {
+    fn name(&self, id: u32) -> Result<(MetricKind, String), HostError> {
+        let at = usize::try_from(id).map_err(|_| HostError(1))?;
+        self.ids.get(at).cloned().ok_or(HostError(1))
+    }
+
+    fn is_kept(&self, name: &str) -> bool {
+        !self.excluded.is_some_and(|excluded| excluded(name))
+    }
+}
+
+impl Host for Memory {
+    fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
+        Ok(self.bytes_call()?.data.get(key).cloned())
+    }
+
+    fn swap(&self, key: &str, value: &[u8], expected: u32) -> Result<bool, HostError> {
+        let mut store = self.bytes_call()?;
+        let fits = store.data.get(key).map_or(expected == ABSENT, |(_, cas)| *cas == expected);
+        if fits {
+            store.last_cas = store.last_cas.wrapping_add(1);
+            let cas = store.last_cas;
+            store.data.insert(key.to_owned(), (value.to_owned(), cas));
+        }
+        Ok(fits)
+    }
+
+    fn define(&self, kind: MetricKind, name: &str) -> Result<u32, HostError> {
+        let mut store = self.bytes_call()?;
+        store.ids.push((kind, name.to_owned()));
+        u32::try_from(store.ids.len().saturating_sub(1)).map_err(|_| HostError(2))
+    }
+
+    fn add(&self, metric: u32, delta: i64) -> Result<(), HostError> {
+        let mut store = self.word_call()?;
+        let (kind, name) = store.name(metric)?;
+        if kind == MetricKind::Counter && delta <= 0 {
+            return Err(HostError(2));
+        }
+        if store.is_kept(&name) {
+            let value = store.values.entry(name).or_default();
+            *value = value.wrapping_add_signed(delta);
+        }
+        Ok(())
+    }
+
+    fn record(&self, metric: u32, value: u64) -> Result<(), HostError> {
+        let mut store = self.word_call()?;
+        let (kind, name) = store.name(metric)?;
+        if !store.is_kept(&name) {
+        } else if kind == MetricKind::Histogram {
+            store.records.entry(name).or_default().push(value);
+        } else {
+            store.values.insert(name, value);
+        }
+        Ok(())
+    }
+
+    fn read(&self, metric: u32) -> Result<u64, HostError> {
+        let store = self.word_call()?;
+        let (_, name) = store.name(metric)?;
+        Ok(store.values.get(&name).copied().unwrap_or(0))
+    }
+
+    fn log(&self, level: Level, line: &str) {
+        self.0.borrow_mut().log.push((level, line.to_owned()));
+    }
+}
+
+/// A proxy: one host, a VM per worker, and the time.
+pub struct Proxy {
+    /// What all VMs share.
+    pub host: Memory,
+    /// The VMs.
+    pub vms: Vec<Breaker<Memory>>,
+    /// Nanoseconds since 1970.
+    pub now: u64,
+}
+
+/// An ordinary day, so that no test begins at zero by chance.
+const START: u64 = 1_790_000_000 * SECOND;
+
+impl Proxy {
+    /// `workers` VMs under `config`.
+    ///
+    /// # Panics
+    /// Where the configuration is refused: tests say what they expect by panicking.
+    #[must_use]
+    pub fn start(workers: u64, config: &str) -> Proxy {
+        Proxy::on(Memory::default(), workers, config)
+    }
+
+    /// `workers` VMs over `host`.
+    ///
+    /// # Panics
+    /// Where the configuration is refused.
+    #[must_use]
+    pub fn on(host: Memory, workers: u64, config: &str) -> Proxy {
+        let mut proxy = Proxy { host, vms: Vec::new(), now: START };
+        proxy.configure(workers, config);
+        proxy
+    }
+
+    /// Puts new VMs in the place of the old ones, as a configuration change does: what the host holds stays.
+    ///
+    /// # Panics
+    /// Where the configuration is refused.
+    #[allow(clippy::panic)]
+    pub fn configure(&mut self, workers: u64, config: &str) {
+        let parsed = Config::parse(config.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+        self.vms = (0..workers).map(|seed| Breaker::start(self.host.clone(), parsed.clone(), self.now, seed)).collect();
+    }
+
+    /// Moves the clock, with a tick of every VM at its period.
+    pub fn pass(&mut self, time: u64) {
+        let end = self.now.saturating_add(time);
+        let period = self.vms.first().map_or(SECOND, Breaker::tick_period);
+        while self.now < end {
+            self.now = self.now.saturating_add(period).min(end);
+            for vm in &mut self.vms {
+                vm.tick(self.now);
+            }
+        }
+    }
+
+    /// Asks one VM for admission, as the module does.
+    pub fn admit(&mut self, vm: usize, upstream: &str) -> Admission {
+        let now = self.now;
+        let Some(breaker) = self.vms.get_mut(vm) else { return Admission::Pass(Permit::Uncounted) };
+        if breaker.is_calm() {
+            return Admission::Pass(Permit::Calm { start: now });
+        }
+        breaker.admit(upstream, now)
+    }
+
+    /// Settles what a VM admitted.
+    pub fn settle(&mut self, vm: usize, upstream: &str, permit: Permit, outcome: Outcome) {
+        let now = self.now;
+        if let Some(breaker) = self.vms.get_mut(vm) {
+            breaker.settle(permit, Some(upstream), outcome, Some(5 * MILLISECOND), now);
+        }
+    }
+
+    /// One whole request on one VM. False: it was rejected.
+    pub fn request(&mut self, vm: usize, upstream: &str, outcome: Outcome) -> bool {
+        match self.admit(vm, upstream) {
+            Admission::Pass(permit) => {
+                self.settle(vm, upstream, permit, outcome);
+                true
+            }
+            Admission::Reject { .. } => false,
+        }
+    }
+
+    /// Failed requests, spread over all VMs.
+    pub fn fail(&mut self, upstream: &str, times: usize) {
+        self.repeat(upstream, times, Outcome::Failure(FailureKind::Http));
+    }
+
+    /// Good requests, spread over all VMs.
+    pub fn succeed(&mut self, upstream: &str, times: usize) {
+        self.repeat(upstream, times, Outcome::Success);
+    }
+
+    fn repeat(&mut self, upstream: &str, times: usize, outcome: Outcome) {
+        let workers = self.vms.len().max(1);
+        for turn in 0..times {
+            self.request(turn.checked_rem(workers).unwrap_or(0), upstream, outcome);
+        }
+    }
+
+    /// The state as the gauge tells it: 0 CLOSED, 1 HALF_OPEN, 2 OPEN.
+    #[must_use]
+    pub fn state(&self, upstream: &str) -> u64 {
+        self.host.value(&crate::metrics::STATE, upstream, "")
+    }
+
+    /// The reasons of all transitions so far.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<String> {
+        let reason = |line: &String| {
+            let (_, rest) = line.split_once("\"reason\":\"")?;
+            Some(rest.split_once('"')?.0.to_owned())
+        };
+        self.host.log_lines().iter().filter_map(reason).collect()
+    }
+}

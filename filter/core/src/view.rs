@@ -1,0 +1,217 @@
+//! One VM's view of one circuit: the record as last read, the window over the shared counters, and the only way to change
+//! the record.
+//!
+//! Nothing here is authoritative but what lies in the host. A view is refreshed before every decision, which costs one
+//! gauge while nothing has changed; a change is decided on what was read in the same round and written by
+//! compare-and-swap, so a decision made on an old view never lands.
+
+use std::rc::Rc;
+
+use crate::circuit::{Change, Moment, Reason, condition, ramp_conditions};
+use crate::host::{ABSENT, Fault, Host, TRIES};
+use crate::key;
+use crate::policy::{Policy, Trip};
+use crate::ramp::Spread;
+use crate::record::{Phase, Record};
+use crate::report;
+use crate::series::Series;
+use crate::vm::Vm;
+use crate::window::{Tally, Window};
+use crate::words::Words;
+
+pub(crate) struct View {
+    pub(crate) name: String,
+    key: String,
+    pub(crate) policy: Rc<Policy>,
+    /// The policy's conditions in the ramp.
+    ramp_trip: Trip,
+    pub(crate) words: Words,
+    pub(crate) series: Series,
+    /// The epoch that was read before `record`; `None` where the record must be read in any case.
+    epoch: Option<u64>,
+    pub(crate) record: Record,
+    pub(crate) window: Window,
+    pub(crate) spread: Spread,
+}
+
+/// What a decision about a change may look at.
+pub(crate) struct Sight<'a> {
+    pub(crate) record: &'a Record,
+    pub(crate) at: Moment,
+    pub(crate) policy: &'a Policy,
+    ramp_trip: &'a Trip,
+    window: &'a Window,
+    pub(crate) streak: u64,
+}
+
+impl Sight<'_> {
+    /// The condition that holds now, if any; the ramp's own reason in the ramp.
+    pub(crate) fn condition(&self) -> Option<Reason> {
+        let counted = self.window.count(self.at.now, self.at.tally, self.policy.trip.window);
+        match self.record.phase {
+            Phase::Closed => condition(&self.policy.trip, self.streak, counted),
+            Phase::Ramp => condition(self.ramp_trip, self.streak, counted).map(|_| Reason::RampFailed),
+            Phase::Open | Phase::Probe => None,
+        }
+    }
+}
+
+impl View {
+    /// The view of a circuit, which is made if no worker has seen the upstream before.
+    pub(crate) fn new<H: Host>(vm: &Vm<H>, name: &str, policy: Rc<Policy>, now: u64) -> Result<View, Fault> {
+        let (words, kept) = Words::of(&vm.host, name)?;
+        if !kept {
+            vm.say_not_kept();
+        }
+        let tally = words.tally(&vm.host)?;
+        let mut view = View {
+            name: name.to_owned(),
+            key: key::record_key(name),
+            ramp_trip: ramp_conditions(&policy),
+            policy,
+            words,
+            series: Series::default(),
+            epoch: None,
+            record: Record::fresh(now, tally),
+            window: Window::starting(now, tally),
+            spread: Spread::starting(now, vm.random.draw()),
+        };
+        let fresh = view.record.encode();
+        if vm.host.swap(&view.key, &fresh, ABSENT)? {
+            view.words.epoch.add_one(&vm.host)?;
+            vm.advance()?;
+        }
+        view.refresh(vm, now)?;
+        report::state(&view, &vm.host)?;
+        Ok(view)
+    }
+
+    /// Reads the record again if anyone has written it.
+    pub(crate) fn refresh<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
+        let epoch = self.words.epoch.get(&vm.host)?;
+        if self.epoch != Some(epoch) {
+            let (record, _) = self.load(vm, now)?;
+            let tally = self.words.tally(&vm.host)?;
+            self.take(vm, record, now, tally);
+            self.epoch = Some(epoch);
+        }
+        Ok(())
+    }
+
+    /// The record and its compare-and-swap number. A record that nobody can read is replaced by a fresh one.
+    fn load<H: Host>(&self, vm: &Vm<H>, now: u64) -> Result<(Record, u32), Fault> {
+        for _ in 0..TRIES {
+            let expected = match vm.host.get(&self.key)? {
+                Some((bytes, cas)) => match Record::decode(&bytes) {
+                    Some(record) => return Ok((record, cas)),
+                    None => cas,
+                },
+                None => ABSENT,
+            };
+            let fresh = Record::fresh(now, self.words.tally(&vm.host)?);
+            if vm.host.swap(&self.key, &fresh.encode(), expected)? {
+                if expected != ABSENT {
+                    vm.failed(Fault::Record);
+                }
+                self.words.epoch.add_one(&vm.host)?;
+                vm.advance()?;
+            }
+        }
+        Err(Fault::Cas)
+    }
+
+    /// Keeps a record that was read or written. Another generation starts window and spread afresh.
+    fn take<H: Host>(&mut self, vm: &Vm<H>, record: Record, now: u64, tally: Tally) {
+        if record.generation != self.record.generation {
+            let recent = now.checked_sub(record.since).is_some_and(|age| age <= self.policy.trip.window);
+            let reset = tally.is_before(record.base);
+            self.window = if recent && !reset {
+                Window::starting(record.since, record.base)
+            } else {
+                Window::starting(now, tally)
+            };
+            self.spread = Spread::starting(now, vm.random.draw());
+        }
+        self.record = record;
+    }
+
+    /// Changes the record as `decide` says, which is asked again with what is there now whenever another worker was
+    /// faster. `None`: it said that nothing is to be done.
+    pub(crate) fn change<H: Host>(
+        &mut self,
+        vm: &Vm<H>,
+        now: u64,
+        mut decide: impl FnMut(&Sight<'_>) -> Option<Change>,
+    ) -> Result<Option<Change>, Fault> {
+        for _ in 0..TRIES {
+            let epoch = self.words.epoch.get(&vm.host)?;
+            let (record, cas) = self.load(vm, now)?;
+            let tally = self.words.tally(&vm.host)?;
+            self.take(vm, record, now, tally);
+            self.epoch = Some(epoch);
+            let streak = self.words.streak.get(&vm.host)?;
+            let at = Moment { now, tally, random: vm.random.draw() };
+            let Some(change) = decide(&self.sight(at, streak)) else { return Ok(None) };
+            self.prepare(vm, &change)?;
+            if vm.host.swap(&self.key, &change.record.encode(), cas)? {
+                report::written(self, vm, &change, at, streak);
+                self.take(vm, change.record.clone(), now, tally);
+                return Ok(Some(change));
+            }
+        }
+        Err(Fault::Cas)
+    }
+
+    fn sight(&self, at: Moment, streak: u64) -> Sight<'_> {
+        Sight {
+            record: &self.record,
+            at,
+            policy: &self.policy,
+            ramp_trip: &self.ramp_trip,
+            window: &self.window,
+            streak,
+        }
+    }
+
+    /// What must be true before a change can be seen. While a circuit is not CLOSED every success looks closer; and a
+    /// phase that counts begins with no streak, which nobody adds to before it begins.
+    fn prepare<H: Host>(&self, vm: &Vm<H>, change: &Change) -> Result<(), Fault> {
+        if change.reason.is_none() {
+            return Ok(());
+        }
+        if change.record.phase != Phase::Closed {
+            self.words.watch.set(&vm.host, 1)?;
+        }
+        if change.record.is_counting() && !self.record.is_counting() {
+            self.words.streak.set(&vm.host, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Trips the circuit if a condition holds for this generation.
+    pub(crate) fn judge<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
+        let tally = self.words.tally(&vm.host)?;
+        let streak = self.words.streak.get(&vm.host)?;
+        let at = Moment { now, tally, random: 0 };
+        if self.sight(at, streak).condition().is_none() {
+            return Ok(());
+        }
+        let generation = self.record.generation;
+        self.change(vm, now, |sight| {
+            if sight.record.generation != generation {
+                return None;
+            }
+            sight.condition().map(|reason| sight.record.trip(sight.policy, &sight.at, reason))
+        })?;
+        Ok(())
+    }
+
+    /// Makes what time, evidence and the policy demand.
+    pub(crate) fn advance<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
+        let tally = self.words.tally(&vm.host)?;
+        if self.record.due(&self.policy, &Moment { now, tally, random: 0 }).is_some() {
+            self.change(vm, now, |sight| sight.record.due(sight.policy, &sight.at))?;
+        }
+        Ok(())
+    }
+}

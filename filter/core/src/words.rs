@@ -1,0 +1,75 @@
+//! The words of a circuit that all workers share: the counters that are its window's source, and three gauges.
+//!
+//! - `epoch`: writes of the record. Whoever keeps a decoded record reads it again only when this moved.
+//! - `watch`: 0 only while the circuit is CLOSED, its window holds no failure and its streak is 0. A success then has
+//!   nothing to do but count itself.
+//! - `streak`: failures in a row.
+//!
+//! A `stats_matcher` may keep Envoy from keeping any of them; such a metric reads 0 for ever. The three gauges share one
+//! metric name, so that they share that fate, and the epoch proves it when the circuit is first seen; counters prove
+//! themselves when they are first added to. Every VM comes to the same answer, so all use the same stand-ins.
+
+use crate::host::{Fault, Host, MetricKind, Word};
+use crate::metrics::{self, stat};
+use crate::window::Tally;
+
+#[derive(Debug)]
+pub(crate) struct Words {
+    pub(crate) epoch: Word,
+    pub(crate) watch: Word,
+    pub(crate) streak: Word,
+    success: Word,
+    failure: Word,
+}
+
+impl Words {
+    /// The words of `upstream`, and whether Envoy keeps the gauges.
+    pub(crate) fn of<H: Host>(host: &H, upstream: &str) -> Result<(Words, bool), Fault> {
+        let counter = |component| Word::metric(host, MetricKind::Counter, &stat(&metrics::CALLS, upstream, component));
+        let (success, failure) = (counter("success")?, counter("failure")?);
+        let (epoch, kept) = proven_gauge(host, upstream, "epoch")?;
+        let gauge = |component| {
+            let name = stat(&metrics::SHARED, upstream, component);
+            if kept { Word::metric(host, MetricKind::Gauge, &name) } else { Ok(Word::shared(&name)) }
+        };
+        let words = Words { epoch, watch: gauge("watch")?, streak: gauge("streak")?, success, failure };
+        Ok((words, kept))
+    }
+
+    pub(crate) fn tally<H: Host>(&self, host: &H) -> Result<Tally, Fault> {
+        Ok(Tally { success: self.success.get(host)?, failure: self.failure.get(host)? })
+    }
+
+    pub(crate) fn failures<H: Host>(&self, host: &H) -> Result<u64, Fault> {
+        self.failure.get(host)
+    }
+
+    pub(crate) fn add_success<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
+        add(&mut self.success, host, upstream, "success")
+    }
+
+    pub(crate) fn add_failure<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
+        add(&mut self.failure, host, upstream, "failure")
+    }
+}
+
+/// A gauge that is known to be kept, or its stand-in.
+pub(crate) fn proven_gauge<H: Host>(host: &H, upstream: &str, component: &str) -> Result<(Word, bool), Fault> {
+    let name = stat(&metrics::SHARED, upstream, component);
+    let gauge = Word::metric(host, MetricKind::Gauge, &name)?;
+    match gauge.add_one(host) {
+        Ok(()) => Ok((gauge, true)),
+        Err(Fault::NotKept) => Ok((Word::shared(&name), false)),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn add<H: Host>(word: &mut Word, host: &H, upstream: &str, component: &str) -> Result<(), Fault> {
+    match word.add_one(host) {
+        Err(Fault::NotKept) => {
+            *word = Word::shared(&stat(&metrics::CALLS, upstream, component));
+            word.add_one(host)
+        }
+        done => done,
+    }
+}

@@ -1,0 +1,166 @@
+//! CLOSED: what trips a circuit, and what does not.
+#![cfg(feature = "testing")]
+
+use circuit_breaker_core::config::SECOND;
+use circuit_breaker_core::metrics::{CALLS, FAILURES, TRIPS};
+use circuit_breaker_core::outcome::{FailureKind, Outcome};
+use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::testing::Proxy;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const A: &str = "outbound|80||a.default.svc.cluster.local";
+const B: &str = "outbound|80||b.default.svc.cluster.local";
+
+const RATE_ONLY: &str =
+    r#"{"default": {"trip": {"consecutiveFailures": 0, "failureRatePercent": 50, "minimumCalls": 20}}}"#;
+
+#[test]
+fn the_fifth_failure_in_a_row_over_all_workers_trips() {
+    for workers in [1, 4] {
+        let mut proxy = Proxy::start(workers, "");
+        proxy.fail(A, 4);
+        assert_eq!(proxy.state(A), 0);
+        proxy.fail(A, 1);
+        assert_eq!(proxy.state(A), 2);
+        assert_eq!(proxy.host.value(&TRIPS, A, "consecutive"), 1, "one worker counts the trip");
+        assert_eq!(proxy.reasons(), ["consecutive"]);
+        for vm in 0..proxy.vms.len() {
+            assert!(!proxy.request(vm, A, Outcome::Success), "worker {vm} rejects the very next request");
+        }
+    }
+}
+
+#[test]
+fn a_success_on_any_worker_ends_the_streak() {
+    let mut proxy = Proxy::start(4, "");
+    for _ in 0..3 {
+        proxy.fail(A, 4);
+        assert!(proxy.request(3, A, Outcome::Success));
+    }
+    assert_eq!(proxy.state(A), 0);
+    proxy.fail(A, 5);
+    assert_eq!(proxy.state(A), 2);
+}
+
+#[test]
+fn the_rate_trips_at_the_minimum_and_not_before() {
+    let mut proxy = Proxy::start(4, RATE_ONLY);
+    proxy.succeed(A, 9);
+    proxy.fail(A, 10);
+    assert_eq!(proxy.state(A), 0, "19 calls are below the minimum");
+    proxy.fail(A, 1);
+    assert_eq!(proxy.state(A), 2);
+    assert_eq!(proxy.reasons(), ["failure_rate"]);
+}
+
+#[test]
+fn a_success_that_makes_the_minimum_full_trips_a_rate_that_holds() {
+    let mut proxy = Proxy::start(2, RATE_ONLY);
+    proxy.fail(A, 19);
+    assert_eq!(proxy.state(A), 0);
+    proxy.succeed(A, 1);
+    assert_eq!(proxy.state(A), 2, "19 of 20 have failed");
+}
+
+#[test]
+fn a_rate_below_the_bound_never_trips() {
+    let mut proxy = Proxy::start(2, RATE_ONLY);
+    for _ in 0..50 {
+        proxy.succeed(A, 11);
+        proxy.fail(A, 9);
+        proxy.pass(SECOND);
+    }
+    assert_eq!(proxy.state(A), 0);
+}
+
+#[test]
+fn failures_leave_the_window_with_time() {
+    let mut proxy = Proxy::start(4, RATE_ONLY);
+    proxy.fail(A, 19);
+    proxy.pass(12 * SECOND);
+    proxy.fail(A, 19);
+    assert_eq!(proxy.state(A), 0, "the first 19 are older than the window");
+    proxy.fail(A, 1);
+    assert_eq!(proxy.state(A), 2);
+}
+
+#[test]
+fn upstreams_are_independent() {
+    let mut proxy = Proxy::start(4, "");
+    proxy.fail(A, 5);
+    proxy.fail(B, 4);
+    assert_eq!((proxy.state(A), proxy.state(B)), (2, 0));
+    assert!(proxy.request(0, B, Outcome::Success));
+    assert!(!proxy.request(0, A, Outcome::Success));
+}
+
+#[test]
+fn neutral_calls_neither_trip_nor_heal() {
+    let mut proxy = Proxy::start(1, "");
+    proxy.fail(A, 4);
+    for _ in 0..10 {
+        assert!(proxy.request(0, A, Outcome::Neutral));
+    }
+    assert_eq!(proxy.state(A), 0);
+    assert_eq!(proxy.host.value(&CALLS, A, "neutral"), 10);
+    proxy.fail(A, 1);
+    assert_eq!(proxy.state(A), 2);
+}
+
+#[test]
+fn every_call_is_counted_once_and_by_kind() {
+    let mut proxy = Proxy::start(3, "");
+    proxy.succeed(A, 7);
+    proxy.request(1, A, Outcome::Failure(FailureKind::Connect));
+    proxy.request(2, A, Outcome::Failure(FailureKind::Timeout));
+    let calls = |component| proxy.host.value(&CALLS, A, component);
+    assert_eq!((calls("success"), calls("failure")), (7, 2));
+    assert_eq!(proxy.host.value(&FAILURES, A, "connect"), 1);
+    assert_eq!(proxy.host.value(&FAILURES, A, "timeout"), 1);
+}
+
+#[test]
+fn calls_in_flight_at_a_trip_change_nothing_afterwards() {
+    let mut proxy =
+        Proxy::start(2, r#"{"default": {"halfOpen": {"ramp": {"duration": "0s"}, "successThreshold": 1}}}"#);
+    proxy.pass(SECOND);
+    let Admission::Pass(old @ Permit::Calm { .. }) = proxy.admit(0, A) else { panic!("admitted without a look") };
+    proxy.pass(SECOND);
+    proxy.fail(A, 5);
+    proxy.pass(40 * SECOND);
+    assert!(proxy.request(1, A, Outcome::Success), "the probe");
+    assert_eq!(proxy.state(A), 0);
+    for _ in 0..5 {
+        proxy.settle(0, A, old, Outcome::Failure(FailureKind::Timeout));
+    }
+    assert_eq!(proxy.state(A), 0, "failures of an older generation are late");
+    assert_eq!(proxy.host.value(&CALLS, A, "neutral"), 5);
+}
+
+#[test]
+fn the_healthy_path_makes_no_shared_data_call() {
+    let mut proxy = Proxy::start(4, "");
+    proxy.succeed(A, 8);
+    proxy.pass(SECOND);
+    // Metrics are defined at their first use, once a VM.
+    proxy.succeed(A, 4);
+    let before = proxy.host.calls();
+    proxy.succeed(A, 100);
+    let after = proxy.host.calls();
+    assert_eq!(after.bytes, before.bytes);
+    assert_eq!(after.words - before.words, 400, "epoch; latency, watch, success");
+}
+
+#[test]
+fn counters_that_are_reset_start_the_window_afresh() {
+    let mut proxy = Proxy::start(2, RATE_ONLY);
+    proxy.succeed(A, 40);
+    proxy.fail(A, 15);
+    proxy.host.reset_counters();
+    proxy.fail(A, 19);
+    proxy.pass(SECOND);
+    assert_eq!(proxy.state(A), 0, "19 calls are all that is known");
+    proxy.fail(A, 20);
+    assert_eq!(proxy.state(A), 2);
+}

@@ -1,0 +1,146 @@
+//! Modes, configuration changes, and errors of our own.
+#![cfg(feature = "testing")]
+
+use circuit_breaker_core::config::SECOND;
+use circuit_breaker_core::metrics::{CALLS, CIRCUITS, INTERNAL_ERRORS, REJECTED, TRIPS, UNPROTECTED, WOULD_REJECT};
+use circuit_breaker_core::outcome::{FailureKind, Outcome};
+use circuit_breaker_core::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::testing::{Memory, Proxy};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const A: &str = "outbound|80||a.default.svc.cluster.local";
+const B: &str = "outbound|80||b.default.svc.cluster.local";
+const BAD: Outcome = Outcome::Failure(FailureKind::Http);
+
+fn mode(mode: &str) -> String {
+    format!(r#"{{"default": {{"mode": "{mode}", "open": {{"jitterPercent": 0}}}}}}"#)
+}
+
+#[test]
+fn observe_rejects_nothing_and_counts_what_it_would_have() {
+    let mut proxy = Proxy::start(4, &mode("observe"));
+    proxy.fail(A, 5);
+    assert_eq!(proxy.state(A), 2);
+    for vm in 0..4 {
+        assert!(proxy.request(vm, A, BAD));
+    }
+    assert_eq!(proxy.host.value(&WOULD_REJECT, A, "open"), 4);
+    assert_eq!(proxy.host.value(&REJECTED, A, "open"), 0);
+    assert_eq!(proxy.host.value(&CALLS, A, "failure"), 9);
+    proxy.pass(30 * SECOND);
+    for _ in 0..3 {
+        assert!(proxy.request(1, A, Outcome::Success));
+    }
+    assert_eq!(proxy.reasons(), ["consecutive", "open_over", "probes_succeeded"], "the circuit lives as in enforce");
+}
+
+#[test]
+fn force_open_rejects_the_first_request_and_lifting_it_tests_the_upstream() {
+    let mut proxy = Proxy::start(4, &mode("forceOpen"));
+    let Admission::Reject { cause, .. } = proxy.admit(2, A) else { panic!("rejected") };
+    assert_eq!(cause, Cause::Forced);
+    assert_eq!((proxy.state(A), proxy.host.value(&TRIPS, A, "forced")), (2, 1));
+    proxy.pass(3600 * SECOND);
+    assert!(!proxy.request(0, A, Outcome::Success), "no time ends it");
+    proxy.configure(4, &mode("enforce"));
+    assert_eq!(proxy.reasons().last().map(String::as_str), Some("force_lifted"));
+    let Admission::Pass(Permit::Probe { .. }) = proxy.admit(0, A) else { panic!("a probe") };
+}
+
+#[test]
+fn disabled_neither_counts_nor_rejects_even_what_was_open() {
+    let mut proxy = Proxy::start(2, &mode("enforce"));
+    proxy.fail(A, 5);
+    proxy.configure(2, &mode("disabled"));
+    assert_eq!(proxy.state(A), 0);
+    for _ in 0..20 {
+        assert!(proxy.request(0, A, BAD) && proxy.request(1, B, BAD));
+    }
+    assert_eq!((proxy.host.value(&CALLS, A, "failure"), proxy.host.value(&CALLS, B, "failure")), (5, 0));
+}
+
+#[test]
+fn an_open_circuit_stays_open_over_a_configuration_change() {
+    let mut proxy = Proxy::start(4, &mode("enforce"));
+    proxy.fail(A, 5);
+    proxy.pass(10 * SECOND);
+    proxy.configure(2, r#"{"default": {"trip": {"consecutiveFailures": 9}, "open": {"jitterPercent": 0}}}"#);
+    assert_eq!(proxy.state(A), 2);
+    assert!(!proxy.request(1, A, Outcome::Success));
+    proxy.pass(20 * SECOND);
+    assert!(proxy.request(1, A, Outcome::Success));
+}
+
+#[test]
+fn a_retired_configuration_moves_nothing_by_itself() {
+    let mut proxy = Proxy::start(2, &mode("forceOpen"));
+    proxy.vms[1].retire();
+    let old = proxy.vms.remove(1);
+    proxy.admit(0, A);
+    proxy.configure(1, &mode("enforce"));
+    proxy.vms.push(old);
+    proxy.pass(5 * SECOND);
+    assert_eq!(proxy.state(A), 1);
+    assert_eq!(proxy.reasons(), ["forced", "force_lifted"]);
+}
+
+#[test]
+fn past_the_limit_upstreams_pass_unprotected_and_are_counted() {
+    let mut proxy = Proxy::start(4, r#"{"limits": {"maxCircuits": 1}}"#);
+    proxy.fail(A, 1);
+    proxy.fail(B, 20);
+    assert_eq!(proxy.host.value(&CIRCUITS, "", ""), 1);
+    assert_eq!(proxy.host.value(&UNPROTECTED, "", ""), 20);
+    assert_eq!(proxy.host.value(&CALLS, B, "failure"), 0);
+    proxy.fail(A, 4);
+    assert_eq!(proxy.state(A), 2);
+}
+
+#[test]
+fn where_metrics_are_not_kept_the_circuit_is_as_exact_and_says_so_once() {
+    let excluded: [fn(&str) -> bool; 3] = [|_| true, |name| name.contains("shared"), |name| name.contains("calls")];
+    for excluded in excluded {
+        let host = Memory::excluding(excluded);
+        let mut proxy = Proxy::on(host.clone(), 4, r#"{"default": {"open": {"jitterPercent": 0}}}"#);
+        proxy.succeed(A, 3);
+        proxy.fail(A, 4);
+        assert_eq!(proxy.reasons(), [""; 0]);
+        proxy.fail(A, 1);
+        assert_eq!(proxy.reasons(), ["consecutive"]);
+        for vm in 0..4 {
+            assert!(!proxy.request(vm, A, Outcome::Success));
+        }
+        proxy.pass(30 * SECOND);
+        proxy.succeed(A, 3);
+        assert_eq!(proxy.reasons().last().map(String::as_str), Some("probes_succeeded"));
+        let notes = host.log_lines().iter().filter(|line| line.contains("not kept")).count();
+        assert!(notes <= 1);
+    }
+}
+
+#[test]
+fn a_host_that_fails_lets_everything_pass() {
+    let mut proxy = Proxy::start(2, "");
+    proxy.fail(A, 5);
+    proxy.host.set_broken(true);
+    for _ in 0..10 {
+        assert!(proxy.request(0, A, BAD) && proxy.request(1, B, BAD));
+        proxy.pass(SECOND);
+    }
+    proxy.host.set_broken(false);
+    proxy.admit(0, A);
+    assert_eq!(proxy.state(A), 2, "nothing was lost");
+}
+
+#[test]
+fn a_record_that_nobody_can_read_is_a_fresh_circuit_and_one_error() {
+    let mut proxy = Proxy::start(3, "");
+    proxy.fail(A, 5);
+    proxy.host.overwrite("circuit_breaker:circuit:", b"\xffgarbage");
+    // Any write makes the workers read again; here it is a new configuration.
+    proxy.configure(3, "");
+    assert_eq!(proxy.state(A), 0);
+    assert!(proxy.request(2, A, Outcome::Success));
+    assert_eq!(proxy.host.value(&INTERNAL_ERRORS, "", "record"), 1);
+}

@@ -1,0 +1,90 @@
+//! OPEN: fails fast for as long as it said, longer with every trip, and ends by itself.
+#![cfg(feature = "testing")]
+
+use circuit_breaker_core::config::SECOND;
+use circuit_breaker_core::metrics::{OPEN_UNTIL, REJECTED};
+use circuit_breaker_core::outcome::Outcome;
+use circuit_breaker_core::permit::{Admission, Cause};
+use circuit_breaker_core::testing::Proxy;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const A: &str = "outbound|80||a.default.svc.cluster.local";
+const NO_JITTER: &str = r#"{"default": {"open": {"jitterPercent": 0}}}"#;
+
+#[test]
+fn every_request_is_rejected_until_the_time_is_over() {
+    let mut proxy = Proxy::start(4, NO_JITTER);
+    proxy.fail(A, 5);
+    for _ in 0..29 {
+        proxy.pass(SECOND);
+        for vm in 0..4 {
+            assert!(!proxy.request(vm, A, Outcome::Success));
+        }
+    }
+    assert_eq!(proxy.host.value(&REJECTED, A, "open"), 29 * 4);
+    proxy.pass(SECOND);
+    assert_eq!(proxy.state(A), 1, "HALF_OPEN without any request");
+    assert!(proxy.request(0, A, Outcome::Success));
+}
+
+#[test]
+fn a_request_ends_open_when_its_time_is_over_though_no_tick_came() {
+    let mut proxy = Proxy::start(2, NO_JITTER);
+    proxy.fail(A, 5);
+    proxy.now += 30 * SECOND;
+    assert!(proxy.request(1, A, Outcome::Success));
+    assert_eq!(proxy.state(A), 1);
+}
+
+#[test]
+fn the_rejection_tells_what_is_left_of_the_open_time() {
+    let mut proxy = Proxy::start(1, NO_JITTER);
+    proxy.fail(A, 5);
+    proxy.pass(10 * SECOND);
+    let Admission::Reject { cause, retry_after, .. } = proxy.admit(0, A) else { panic!("rejected") };
+    assert_eq!((cause, retry_after), (Cause::Open, 20 * SECOND));
+    assert_eq!(proxy.host.value(&OPEN_UNTIL, A, ""), (proxy.now + 20 * SECOND) / SECOND);
+}
+
+#[test]
+fn jitter_makes_proxies_probe_at_different_times_and_never_early() {
+    let ends: Vec<u64> = (0..8)
+        .map(|turn| {
+            let mut proxy = Proxy::start(1, "");
+            // Another request history, so another draw.
+            proxy.succeed(A, turn);
+            proxy.vms[0] = circuit_breaker_core::breaker::Breaker::start(
+                proxy.host.clone(),
+                circuit_breaker_core::config::Config::parse(b"").unwrap(),
+                proxy.now,
+                turn as u64,
+            );
+            proxy.fail(A, 5);
+            proxy.host.value(&OPEN_UNTIL, A, "") - proxy.now / SECOND
+        })
+        .collect();
+    assert!(ends.iter().all(|seconds| (30..=36).contains(seconds)), "{ends:?}");
+    assert!(ends.iter().any(|seconds| *seconds != ends[0]), "{ends:?}");
+}
+
+#[test]
+fn late_results_do_not_move_an_open_circuit() {
+    let mut proxy = Proxy::start(2, NO_JITTER);
+    proxy.request(1, A, Outcome::Success);
+    proxy.pass(SECOND);
+    let Admission::Pass(permit) = proxy.admit(1, A) else { panic!("admitted") };
+    proxy.pass(SECOND);
+    proxy.fail(A, 5);
+    proxy.settle(1, A, permit, Outcome::Success);
+    assert_eq!(proxy.state(A), 2);
+    assert!(!proxy.request(1, A, Outcome::Success));
+}
+
+#[test]
+fn a_clock_that_steps_back_does_not_keep_it_open_for_ever() {
+    let mut proxy = Proxy::start(1, NO_JITTER);
+    proxy.fail(A, 5);
+    proxy.now -= 3600 * SECOND;
+    assert!(proxy.request(0, A, Outcome::Success), "a remaining time that no policy can draw is over");
+}

@@ -1,0 +1,108 @@
+//! HALF_OPEN, second stage: a growing share, by evidence.
+#![cfg(feature = "testing")]
+
+use circuit_breaker_core::config::{MILLISECOND, SECOND};
+use circuit_breaker_core::metrics::{RECOVERY, REJECTED, TRIPS};
+use circuit_breaker_core::outcome::{FailureKind, Outcome};
+use circuit_breaker_core::testing::Proxy;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const A: &str = "outbound|80||a.default.svc.cluster.local";
+const CONFIG: &str =
+    r#"{"default": {"open": {"jitterPercent": 0}, "halfOpen": {"ramp": {"initialPercent": 10, "duration": "30s"}}}}"#;
+
+/// A proxy of four workers whose ramp has just begun.
+fn ramping() -> Proxy {
+    let mut proxy = Proxy::start(4, CONFIG);
+    proxy.fail(A, 5);
+    proxy.pass(30 * SECOND);
+    for _ in 0..3 {
+        assert!(proxy.request(0, A, Outcome::Success));
+    }
+    proxy
+}
+
+/// Requests at a steady rate for a second, over all workers; the number admitted.
+fn second(proxy: &mut Proxy, rate: usize, outcome: Outcome) -> usize {
+    let mut admitted = 0;
+    for turn in 0..rate {
+        admitted += usize::from(proxy.request(turn % 4, A, outcome));
+        proxy.pass(SECOND / rate as u64);
+    }
+    admitted
+}
+
+#[test]
+fn the_admitted_share_follows_the_schedule_to_closed() {
+    let mut proxy = ramping();
+    for elapsed in 0..29 {
+        let admitted = second(&mut proxy, 200, Outcome::Success);
+        let scheduled = 200.0 * (0.1 + 0.9 * (elapsed as f64 + 0.5) / 30.0);
+        let off = (admitted as f64 - scheduled).abs();
+        assert!(off < 12.0, "second {elapsed}: {admitted} admitted, {scheduled:.0} scheduled");
+    }
+    second(&mut proxy, 200, Outcome::Success);
+    second(&mut proxy, 200, Outcome::Success);
+    assert_eq!(proxy.state(A), 0);
+    assert_eq!(proxy.reasons().last().map(String::as_str), Some("ramp_done"));
+    let outages = proxy.host.recorded(&RECOVERY, A);
+    assert_eq!(outages.len(), 1);
+    assert!((60_000..63_000).contains(&outages[0]), "first OPEN to CLOSED took {} ms", outages[0]);
+    assert!(proxy.host.value(&REJECTED, A, "ramp") > 1000);
+}
+
+#[test]
+fn failures_in_the_ramp_reopen_after_as_many_calls_as_end_the_probes() {
+    let mut proxy = ramping();
+    second(&mut proxy, 200, Outcome::Success);
+    let mut sent = 0;
+    while proxy.state(A) == 1 {
+        sent += usize::from(proxy.request(sent % 4, A, Outcome::Failure(FailureKind::Http)));
+    }
+    assert_eq!(sent, 3);
+    assert_eq!(proxy.host.value(&TRIPS, A, "ramp_failed"), 1);
+}
+
+#[test]
+fn without_calls_the_ramp_waits() {
+    let mut proxy = ramping();
+    proxy.pass(600 * SECOND);
+    assert_eq!(proxy.state(A), 1, "nobody knows whether the upstream is healthy");
+}
+
+#[test]
+fn an_upstream_with_few_calls_gets_through() {
+    let mut proxy = ramping();
+    let mut minutes = 0;
+    while proxy.state(A) != 0 {
+        minutes += 1;
+        assert!(minutes < 30, "two calls a minute are not enough");
+        proxy.request(0, A, Outcome::Success);
+        proxy.pass(30 * SECOND);
+        proxy.request(1, A, Outcome::Success);
+        proxy.pass(30 * SECOND);
+    }
+}
+
+#[test]
+fn trips_in_a_row_are_forgotten_only_by_full_healthy_windows() {
+    let mut proxy = ramping();
+    while proxy.state(A) == 1 {
+        second(&mut proxy, 200, Outcome::Success);
+    }
+    proxy.pass(600 * SECOND);
+    proxy.fail(A, 5);
+    assert!(proxy.host.log_lines().last().unwrap().contains("\"open_ms\":60000"), "time alone forgets nothing");
+
+    let mut proxy = ramping();
+    while proxy.state(A) == 1 {
+        second(&mut proxy, 200, Outcome::Success);
+    }
+    for _ in 0..12 {
+        second(&mut proxy, 50, Outcome::Success);
+    }
+    proxy.pass(500 * MILLISECOND);
+    proxy.fail(A, 5);
+    assert!(proxy.host.log_lines().last().unwrap().contains("\"open_ms\":30000"), "a healthy window was seen");
+}
