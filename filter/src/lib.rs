@@ -1,1 +1,26 @@
-//! Placeholder until the first module lands.
+//! The module that runs in Envoy: thin glue between proxy-wasm and `circuit-breaker-core`.
+//!
+//! `root` has the configuration and the breaker of this VM, `stream` one request, `reply` what a rejected request gets,
+//! and `host` is the only place that calls Envoy. Nothing here decides anything about a circuit.
+//!
+//! The module keeps few exports (the build removes the rest): Envoy calls only those that are there, and each costs every
+//! request something.
+
+mod host;
+mod reply;
+mod root;
+mod stream;
+
+#[cfg(target_arch = "wasm32")]
+mod entry {
+    // The macro exports `_initialize` under its plain name, which the language calls unsafe.
+    #![allow(unsafe_code, missing_docs)]
+
+    use proxy_wasm::types::LogLevel;
+
+    proxy_wasm::main! {{
+        // Also installs the panic hook that tells Envoy's log where we trapped.
+        proxy_wasm::set_log_level(LogLevel::Info);
+        proxy_wasm::set_root_context(|_| Box::new(crate::root::Root::default()));
+    }}
+}

@@ -22,6 +22,7 @@ pub(crate) fn open_time(open: &Open, trips: u32, random: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use crate::config::SECOND;

@@ -135,6 +135,7 @@ pub(crate) fn said_key(what: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     #[cfg(target_arch = "wasm32")]

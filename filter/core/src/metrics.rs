@@ -69,7 +69,8 @@ metrics! {
 }
 
 /// The stat name of a metric. `upstream` and `component` are left out where they are empty.
-pub(crate) fn stat(metric: &Metric, upstream: &str, component: &str) -> String {
+#[must_use]
+pub fn stat(metric: &Metric, upstream: &str, component: &str) -> String {
     let mut name = String::with_capacity(96_usize.saturating_add(upstream.len()));
     name.push_str("wasm_filter.circuit_breaker.");
     if !upstream.is_empty() {

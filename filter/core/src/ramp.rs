@@ -15,15 +15,16 @@ pub(crate) const ALL: u32 = 1_000_000;
 
 /// Length of one step.
 pub(crate) fn step_length(policy: &HalfOpen) -> u64 {
-    policy.ramp_duration / u64::from(STEPS)
+    policy.ramp_duration.checked_div(u64::from(STEPS)).unwrap_or(0)
 }
 
 /// The share admitted `elapsed` after `step` (0 to 9) began, in millionths.
 pub(crate) fn share(policy: &HalfOpen, step: u32, elapsed: u64) -> u32 {
     let length = step_length(policy).max(1);
-    let within = u128::from(elapsed.min(length)).saturating_mul(u128::from(ALL)) / u128::from(length);
-    let within = u64::try_from(within).unwrap_or(u64::from(ALL));
-    let done = u64::from(step).saturating_mul(u64::from(ALL)).saturating_add(within) / u64::from(STEPS);
+    let within = u128::from(elapsed.min(length)).saturating_mul(u128::from(ALL)).checked_div(u128::from(length));
+    let within = within.and_then(|within| u64::try_from(within).ok()).unwrap_or(u64::from(ALL));
+    let done = u64::from(step).saturating_mul(u64::from(ALL)).saturating_add(within);
+    let done = done.checked_div(u64::from(STEPS)).unwrap_or(u64::from(ALL));
     let grown = part(u64::from(ALL.saturating_sub(policy.ramp_initial)), u32::try_from(done).unwrap_or(ALL));
     u32::try_from(grown).unwrap_or(ALL).saturating_add(policy.ramp_initial).min(ALL)
 }
@@ -54,7 +55,8 @@ pub(crate) struct Spread {
 impl Spread {
     /// `random` spreads the workers' first admissions: if all began alike, all would admit their first request.
     pub(crate) fn starting(now: u64, random: u64) -> Spread {
-        Spread { credit: u32::try_from(random % u64::from(ALL)).unwrap_or(0), nudged_at: now }
+        let credit = random.checked_rem(u64::from(ALL)).and_then(|credit| u32::try_from(credit).ok());
+        Spread { credit: credit.unwrap_or(0), nudged_at: now }
     }
 
     /// Whether this request is one of the share.
@@ -76,6 +78,7 @@ impl Spread {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     #[cfg(target_arch = "wasm32")]

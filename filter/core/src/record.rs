@@ -183,6 +183,7 @@ impl Cursor<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     #[cfg(target_arch = "wasm32")]

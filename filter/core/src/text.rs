@@ -32,6 +32,7 @@ fn write_quoted(out: &mut String, text: &str) -> fmt::Result {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

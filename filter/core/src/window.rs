@@ -90,6 +90,7 @@ impl Window {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     #[cfg(target_arch = "wasm32")]

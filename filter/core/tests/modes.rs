@@ -1,5 +1,7 @@
 //! Modes, configuration changes, and errors of our own.
 #![cfg(feature = "testing")]
+// Tests say what they expect by panicking.
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::config::SECOND;
 use circuit_breaker_core::metrics::{CALLS, CIRCUITS, INTERNAL_ERRORS, REJECTED, TRIPS, UNPROTECTED, WOULD_REJECT};

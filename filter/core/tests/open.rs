@@ -1,5 +1,7 @@
 //! OPEN: fails fast for as long as it said, longer with every trip, and ends by itself.
 #![cfg(feature = "testing")]
+// Tests say what they expect by panicking.
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::config::SECOND;
 use circuit_breaker_core::metrics::{OPEN_UNTIL, REJECTED};

@@ -73,6 +73,7 @@ pub fn print(nanos: u64) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     #[cfg(target_arch = "wasm32")]

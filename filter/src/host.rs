@@ -1,0 +1,237 @@
+//! The only user of host calls. Every status is handled and nothing panics.
+//!
+//! The SDK's wrappers panic on statuses that they do not expect, and a panic inside Envoy is an outage; so the calls are
+//! declared here. They also do what the SDK leaves out: details of a local reply, and metrics without a trait object.
+
+// Calls through a foreign interface are unsafe by nature; this file is the one that has them.
+#![allow(unsafe_code)]
+
+use std::ptr::null_mut;
+
+use circuit_breaker_core::host::{Host, HostError, Level, MetricKind};
+
+#[link(wasm_import_module = "env")]
+unsafe extern "C" {
+    fn proxy_get_current_time_nanoseconds(now: *mut u64) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_size: usize,
+        value: *mut *mut u8,
+        value_size: *mut usize,
+        cas: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(key: *const u8, key_size: usize, value: *const u8, value_size: usize, cas: u32) -> u32;
+    fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
+    fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
+    fn proxy_get_metric(id: u32, value: *mut u64) -> u32;
+    fn proxy_get_property(path: *const u8, path_size: usize, value: *mut *mut u8, value_size: *mut usize) -> u32;
+    fn proxy_get_buffer_bytes(kind: u32, start: usize, most: usize, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        value: *mut *mut u8,
+        value_size: *mut usize,
+    ) -> u32;
+    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+    fn proxy_send_local_response(
+        status: u32,
+        details: *const u8,
+        details_size: usize,
+        body: *const u8,
+        body_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        grpc_status: i32,
+    ) -> u32;
+}
+
+// Statuses of the proxy-wasm ABI.
+const OK: u32 = 0;
+const NOT_FOUND: u32 = 1;
+const CAS_MISMATCH: u32 = 8;
+
+/// `BufferType` of the plugin's configuration.
+const PLUGIN_CONFIGURATION: u32 = 7;
+
+fn ok(status: u32) -> Result<(), HostError> {
+    if status == OK { Ok(()) } else { Err(HostError(status)) }
+}
+
+/// Takes over bytes that the host put into memory which this module's `malloc` gave it.
+///
+/// # Safety
+/// `data` is null or came from a host call that returned `size` with it: the SDK's `malloc` hands the host a `Vec` of
+/// exactly that capacity.
+unsafe fn taken(data: *mut u8, size: usize) -> Vec<u8> {
+    if data.is_null() { Vec::new() } else { unsafe { Vec::from_raw_parts(data, size, size) } }
+}
+
+/// Nanoseconds since 1970; 0 where the host has no clock, which the breaker takes for a clock that stepped back.
+pub(crate) fn now() -> u64 {
+    let mut now = 0;
+    unsafe { proxy_get_current_time_nanoseconds(&raw mut now) };
+    now
+}
+
+/// A property, its path joined by zero bytes. `None`: absent or empty.
+pub(crate) fn property(path: &str) -> Option<Vec<u8>> {
+    let (mut data, mut size) = (null_mut(), 0);
+    let status = unsafe { proxy_get_property(path.as_ptr(), path.len(), &raw mut data, &raw mut size) };
+    let value = unsafe { taken(data, size) };
+    (status == OK && !value.is_empty()).then_some(value)
+}
+
+/// A property that is a number.
+pub(crate) fn number(path: &str) -> Option<u64> {
+    property(path)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+/// A property that is text.
+pub(crate) fn text(path: &str) -> Option<String> {
+    String::from_utf8(property(path)?).ok()
+}
+
+/// Kinds of header maps, by their number in the ABI.
+#[derive(Clone, Copy)]
+pub(crate) enum Headers {
+    Request = 0,
+    Response = 2,
+    ResponseTrailers = 3,
+}
+
+/// The value of a header; `None`: absent or empty, which costs next to nothing.
+pub(crate) fn header(map: Headers, name: &str) -> Option<Vec<u8>> {
+    let (mut data, mut size) = (null_mut(), 0);
+    let status =
+        unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), &raw mut data, &raw mut size) };
+    let value = unsafe { taken(data, size) };
+    (status == OK && !value.is_empty()).then_some(value)
+}
+
+/// The `pluginConfig` as it came.
+pub(crate) fn plugin_configuration() -> Vec<u8> {
+    let (mut data, mut size) = (null_mut(), 0);
+    unsafe {
+        proxy_get_buffer_bytes(PLUGIN_CONFIGURATION, 0, usize::MAX, &raw mut data, &raw mut size);
+        taken(data, size)
+    }
+}
+
+/// Asks for a tick every `period` nanoseconds.
+pub(crate) fn tick_every(period: u64) {
+    let milliseconds = u32::try_from(period / 1_000_000).unwrap_or(u32::MAX).max(1);
+    unsafe { proxy_set_tick_period_milliseconds(milliseconds) };
+}
+
+/// A reply that Envoy is to give in the upstream's place.
+pub(crate) struct LocalReply<'a> {
+    pub(crate) status: u32,
+    /// Shown as `response_code_details`.
+    pub(crate) details: &'a str,
+    pub(crate) body: &'a [u8],
+    pub(crate) headers: &'a [(&'a str, &'a str)],
+    /// Only read for gRPC requests; -1 lets Envoy derive it.
+    pub(crate) grpc_status: i32,
+}
+
+/// Sends the reply once the present callback has returned.
+pub(crate) fn reply(reply: &LocalReply<'_>) -> Result<(), HostError> {
+    let headers = serialized(reply.headers);
+    ok(unsafe {
+        proxy_send_local_response(
+            reply.status,
+            reply.details.as_ptr(),
+            reply.details.len(),
+            reply.body.as_ptr(),
+            reply.body.len(),
+            headers.as_ptr(),
+            headers.len(),
+            reply.grpc_status,
+        )
+    })
+}
+
+/// A header map as the ABI wants it: the number of pairs, the sizes of names and values, then all of them, each ended by
+/// a zero byte.
+fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
+    let size = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
+    let mut bytes = u32::try_from(headers.len()).unwrap_or(0).to_le_bytes().to_vec();
+    for (name, value) in headers {
+        bytes.extend_from_slice(&size(name));
+        bytes.extend_from_slice(&size(value));
+    }
+    for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.push(0);
+    }
+    bytes
+}
+
+/// The host as the breaker sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Envoy;
+
+impl Host for Envoy {
+    fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
+        let (mut data, mut size, mut cas) = (null_mut(), 0, 0);
+        let status =
+            unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), &raw mut data, &raw mut size, &raw mut cas) };
+        let value = unsafe { taken(data, size) };
+        match status {
+            OK => Ok(Some((value, cas))),
+            NOT_FOUND => Ok(None),
+            other => Err(HostError(other)),
+        }
+    }
+
+    fn swap(&self, key: &str, value: &[u8], expected: u32) -> Result<bool, HostError> {
+        match unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), expected) } {
+            OK => Ok(true),
+            CAS_MISMATCH => Ok(false),
+            other => Err(HostError(other)),
+        }
+    }
+
+    fn define(&self, kind: MetricKind, name: &str) -> Result<u32, HostError> {
+        let kind = match kind {
+            MetricKind::Counter => 0,
+            MetricKind::Gauge => 1,
+            MetricKind::Histogram => 2,
+        };
+        let mut id = 0;
+        ok(unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &raw mut id) }).map(|()| id)
+    }
+
+    fn add(&self, metric: u32, delta: i64) -> Result<(), HostError> {
+        ok(unsafe { proxy_increment_metric(metric, delta) })
+    }
+
+    fn record(&self, metric: u32, value: u64) -> Result<(), HostError> {
+        ok(unsafe { proxy_record_metric(metric, value) })
+    }
+
+    fn read(&self, metric: u32) -> Result<u64, HostError> {
+        let mut value = 0;
+        ok(unsafe { proxy_get_metric(metric, &raw mut value) }).map(|()| value)
+    }
+
+    fn log(&self, level: Level, line: &str) {
+        match level {
+            Level::Info => log::info!("{line}"),
+            Level::Warn => log::warn!("{line}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_map_is_written_as_the_abi_wants_it() {
+        let bytes = serialized(&[("a", "xy"), ("bc", "")]);
+        assert_eq!(bytes, b"\x02\0\0\0\x01\0\0\0\x02\0\0\0\x02\0\0\0\0\0\0\0a\0xy\0bc\0\0");
+    }
+}

@@ -1,0 +1,47 @@
+//! What a rejected request gets.
+
+use circuit_breaker_core::permit::Cause;
+use circuit_breaker_core::policy::Rejection;
+
+use crate::host::{self, Headers, LocalReply};
+
+/// gRPC's UNAVAILABLE: "most likely a transient condition, try again", which is what clients and meshes act on.
+const GRPC_UNAVAILABLE: i32 = 14;
+
+/// A second and a millisecond in nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+const MILLISECOND: u64 = 1_000_000;
+
+/// Answers in the upstream's place. False: the host would not have it, and the request must go on.
+pub(crate) fn send(rejection: &Rejection, cause: Cause, retry_after: u64) -> bool {
+    let grpc = is_grpc();
+    let seconds = retry_after.div_ceil(SECOND).max(1).to_string();
+    let milliseconds = retry_after.div_ceil(MILLISECOND).max(1).to_string();
+    let mut headers: Vec<(&str, &str)> = Vec::with_capacity(rejection.headers.len().saturating_add(3));
+    headers.push(("x-circuit-breaker", cause.header()));
+    if rejection.retry_after {
+        headers.push(("retry-after", &seconds));
+        if grpc {
+            headers.push(("grpc-retry-pushback-ms", &milliseconds));
+        }
+    }
+    if !grpc {
+        headers.push(("content-type", &rejection.content_type));
+    }
+    headers.extend(rejection.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    // Envoy makes the body gRPC's message, where a line's end would show as %0A.
+    let body = if grpc { rejection.body.trim_end() } else { &rejection.body };
+    host::reply(&LocalReply {
+        status: rejection.status,
+        details: &format!("circuit_breaker_open{{{}}}", cause.word()),
+        body: body.as_bytes(),
+        headers: &headers,
+        grpc_status: if grpc { GRPC_UNAVAILABLE } else { -1 },
+    })
+    .is_ok()
+}
+
+fn is_grpc() -> bool {
+    let content_type = host::header(Headers::Request, "content-type");
+    content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
+}

@@ -1,0 +1,108 @@
+//! The configuration, the breaker and the tick of this VM.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+use circuit_breaker_core::breaker::Breaker;
+use circuit_breaker_core::config::Config;
+use circuit_breaker_core::host::{Host, MetricKind};
+use circuit_breaker_core::metrics;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::ContextType;
+
+use crate::host::{self, Envoy};
+use crate::stream::Stream;
+
+/// The breaker that the streams of one configuration share.
+pub(crate) type SharedBreaker = Rc<RefCell<Breaker<Envoy>>>;
+
+/// A configuration in use in this VM.
+struct InUse {
+    plugin: Option<String>,
+    document: Vec<u8>,
+    breaker: Weak<RefCell<Breaker<Envoy>>>,
+}
+
+thread_local! {
+    /// Envoy gives a changed configuration a new root context in the same VM, and lets the old one drain: the new one
+    /// must tell the old one to stand back, or two policies would pull at the same circuits.
+    static IN_USE: RefCell<Vec<InUse>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One configuration. Never configured twice: a change is a new root context.
+#[derive(Default)]
+pub(crate) struct Root {
+    breaker: Option<SharedBreaker>,
+}
+
+impl Context for Root {}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, _size: usize) -> bool {
+        let document = host::plugin_configuration();
+        match Config::parse(&document) {
+            Ok(config) => {
+                self.start(config, document);
+                true
+            }
+            Err(error) => {
+                log::error!("circuit_breaker config refused: {error}");
+                count_refused();
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        if let Some(breaker) = &self.breaker
+            && let Ok(mut breaker) = breaker.try_borrow_mut()
+        {
+            breaker.tick(host::now());
+        }
+    }
+
+    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Stream::new(self.breaker.clone())))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
+
+impl Root {
+    fn start(&mut self, config: Config, document: Vec<u8>) {
+        let now = host::now();
+        // The VMs of a proxy start within microseconds of each other, at times that differ in nanoseconds, and the place
+        // of the breaker in memory differs between configurations: enough for jitter.
+        let breaker = Breaker::start(Envoy, config, now, now);
+        host::tick_every(breaker.tick_period());
+        let breaker = Rc::new(RefCell::new(breaker));
+        self.breaker = Some(Rc::clone(&breaker));
+        take_over(host::text("plugin_name"), document, &breaker);
+    }
+}
+
+/// Retires the breakers of this plugin under other documents. Under the same document another listener has one too.
+fn take_over(plugin: Option<String>, document: Vec<u8>, breaker: &SharedBreaker) {
+    IN_USE.with(|in_use| {
+        let Ok(mut in_use) = in_use.try_borrow_mut() else { return };
+        in_use.retain(|other| other.breaker.strong_count() > 0);
+        for other in in_use.iter().filter(|other| other.plugin == plugin && other.document != document) {
+            if let Some(old) = other.breaker.upgrade()
+                && let Ok(mut old) = old.try_borrow_mut()
+            {
+                old.retire();
+            }
+        }
+        in_use.push(InUse { plugin, document, breaker: Rc::downgrade(breaker) });
+    });
+}
+
+fn count_refused() {
+    let name = metrics::stat(&metrics::INTERNAL_ERRORS, "", "config");
+    if let Ok(id) = Envoy.define(MetricKind::Counter, &name) {
+        // Nothing is left to do about an error that cannot be counted; the log line has it.
+        let _ = Envoy.add(id, 1);
+    }
+}

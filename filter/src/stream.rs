@@ -1,0 +1,124 @@
+//! One request: admitted once, settled once.
+//!
+//! Envoy calls us for more than admitted requests. A request that a filter before us rejected gets only `on_log`; our own
+//! reply runs through all response callbacks; HTTP/3 never gets `on_log`. So the permit is what is settled: there is none
+//! before admission, none after a rejection, and none after it was settled; and whatever still holds one when the stream
+//! is deleted is settled then.
+
+use circuit_breaker_core::outcome::{Answer, Outcome};
+use circuit_breaker_core::permit::{Admission, Permit};
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::Action;
+
+use crate::host::{self, Headers};
+use crate::reply;
+use crate::root::SharedBreaker;
+
+pub(crate) struct Stream {
+    breaker: Option<SharedBreaker>,
+    permit: Option<Permit>,
+    start: u64,
+    first_byte: Option<u64>,
+    grpc_status: Option<u32>,
+}
+
+impl Stream {
+    pub(crate) fn new(breaker: Option<SharedBreaker>) -> Stream {
+        Stream { breaker, permit: None, start: 0, first_byte: None, grpc_status: None }
+    }
+
+    /// Decides about this request. False: it was answered in the upstream's place.
+    fn admit(&mut self) -> bool {
+        let Some(breaker) = &self.breaker else { return true };
+        let Ok(mut breaker) = breaker.try_borrow_mut() else { return true };
+        self.start = host::now();
+        if breaker.is_calm() {
+            self.permit = Some(Permit::Calm { start: self.start });
+            return true;
+        }
+        let Some(upstream) = host::text(CLUSTER) else { return true };
+        match breaker.admit(&upstream, self.start) {
+            Admission::Pass(permit) => {
+                self.permit = Some(permit);
+                true
+            }
+            Admission::Reject { circuit, cause, retry_after } => {
+                let rejection = breaker.rejection(circuit);
+                !rejection.is_some_and(|rejection| reply::send(rejection, cause, retry_after))
+            }
+        }
+    }
+
+    /// A probe is judged by its headers: a stream may go on for hours.
+    fn answered(&self, permit: Permit) {
+        if let Some(breaker) = &self.breaker
+            && let Ok(mut breaker) = breaker.try_borrow_mut()
+        {
+            breaker.answered(permit, self.answer().outcome(), host::now());
+        }
+    }
+
+    fn answer(&self) -> Answer {
+        let status = host::number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
+        let flags = host::number("response\0flags").unwrap_or(0);
+        let from_upstream = !Answer::needs_origin(status, flags)
+            || host::property("response\0code_details").is_some_and(|details| details == b"via_upstream");
+        Answer { status, flags, from_upstream, grpc_status: self.grpc_status }
+    }
+
+    fn settle(&mut self) {
+        let Some(permit) = self.permit.take() else { return };
+        let Some(breaker) = &self.breaker else { return };
+        let outcome = if permit == Permit::Uncounted { Outcome::Neutral } else { self.answer().outcome() };
+        let upstream = if matches!(permit, Permit::Calm { .. }) { host::text(CLUSTER) } else { None };
+        if let Ok(mut breaker) = breaker.try_borrow_mut() {
+            breaker.settle(permit, upstream.as_deref(), outcome, self.first_byte, host::now());
+        }
+    }
+
+    fn read_grpc_status(&mut self, map: Headers) {
+        let value = host::header(map, "grpc-status");
+        self.grpc_status = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
+    }
+}
+
+/// The property that names the upstream: known from the request headers on, since the route is there before the filters.
+const CLUSTER: &str = "xds\0cluster_name";
+
+impl Context for Stream {}
+
+impl HttpContext for Stream {
+    fn on_http_request_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
+        if self.admit() { Action::Continue } else { Action::Pause }
+    }
+
+    fn on_http_response_headers(&mut self, _headers: usize, end_of_stream: bool) -> Action {
+        if let Some(permit) = self.permit {
+            self.first_byte = Some(host::now().saturating_sub(self.start));
+            if end_of_stream {
+                self.read_grpc_status(Headers::Response);
+            }
+            if matches!(permit, Permit::Probe { .. }) {
+                self.answered(permit);
+            }
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_trailers(&mut self, _trailers: usize) -> Action {
+        if self.permit.is_some() {
+            self.read_grpc_status(Headers::ResponseTrailers);
+        }
+        Action::Continue
+    }
+
+    fn on_log(&mut self) {
+        self.settle();
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
