@@ -3,7 +3,7 @@
 use super::duration;
 use super::error::ConfigError;
 use super::fields::{Field, Kind};
-use super::node::Node;
+use super::node::{Node, decimal};
 
 /// Percents and factors are kept as millionths: whole numbers compare exactly.
 pub(super) const MILLION: u32 = 1_000_000;
@@ -47,7 +47,7 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
         (Kind::Integer { min, max }, Node::Number(number)) if whole(*number, *min, *max).is_some() => Ok(()),
         (Kind::Integer { min, max }, _) => refuse(&format!("a whole number from {min} to {max}")),
         (Kind::Factor { min, max }, Node::Number(number)) if (*min..=*max).contains(number) => Ok(()),
-        (Kind::Factor { min, max }, _) => refuse(&format!("a number from {min} to {max}")),
+        (Kind::Factor { min, max }, _) => refuse(&format!("a number from {} to {}", decimal(*min), decimal(*max))),
         (Kind::Text { max }, Node::Text(text)) if text.len() <= *max as usize => Ok(()),
         (Kind::Text { max }, _) => refuse(&format!("text of at most {max} bytes")),
         (Kind::Flag, Node::Flag(_)) => Ok(()),

@@ -49,11 +49,29 @@ impl fmt::Display for Node {
         match self {
             Node::Null => write!(f, "null"),
             Node::Flag(flag) => write!(f, "{flag}"),
-            Node::Number(number) => write!(f, "{number}"),
+            Node::Number(number) => f.write_str(&decimal(*number)),
             Node::Text(text) => write!(f, "{}", crate::text::quoted(text)),
             Node::List(_) => write!(f, "a list"),
             Node::Map(_) => write!(f, "a section"),
         }
+    }
+}
+
+/// A number with up to six decimals. The standard library prints any float exactly, which is a tenth of the module.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub(super) fn decimal(number: f64) -> String {
+    let millionths = (number.abs() * 1e6).round();
+    // Beyond this a double no longer holds millionths.
+    if !(0.0..9e15).contains(&millionths) {
+        return "a number of that size".to_owned();
+    }
+    let millionths = millionths as u64;
+    let whole = millionths / 1_000_000;
+    let sign = if number < 0.0 { "-" } else { "" };
+    let fraction = format!("{:06}", millionths % 1_000_000);
+    match fraction.trim_end_matches('0') {
+        "" => format!("{sign}{whole}"),
+        fraction => format!("{sign}{whole}.{fraction}"),
     }
 }
 
@@ -116,5 +134,22 @@ impl<'de> Visitor<'de> for NodeVisitor {
             entries.push((key, value));
         }
         Ok(Node::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn numbers_are_printed_as_they_were_written() {
+        for (number, text) in [(0.0, "0"), (50.0, "50"), (-1.5, "-1.5"), (0.000_001, "0.000001"), (99.99, "99.99")] {
+            assert_eq!(decimal(number), text);
+        }
+        for number in [1e300, f64::NAN, f64::INFINITY] {
+            assert_eq!(decimal(number), "a number of that size");
+        }
     }
 }

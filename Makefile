@@ -1,0 +1,75 @@
+# `make help` lists the targets. Everything a target needs beyond Rust and Python it installs itself, once a user, into
+# ${XDG_CACHE_HOME:-~/.cache}/circuit-breaker (integration/tools/install).
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+WASM := wasm32-unknown-unknown
+MODULE := $(CURDIR)/target/$(WASM)/release/circuit_breaker.wasm
+# The build writes the linked module beside its other intermediates; the shipped one is made from it.
+LINKED := target/$(WASM)/release/deps/circuit_breaker.wasm
+INSTALL := integration/tools/install
+TIMED := integration/tools/timed
+
+# `ENVOY=1.36.4 make test` runs against another Envoy.
+export ENVOY ?= 1.40.0
+export CIRCUIT_BREAKER_MODULE := $(MODULE)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: rust-target ## Build the module for Envoy, trimmed
+	@cargo build --release --target $(WASM) -p circuit-breaker-filter --lib --locked
+	@cargo run --quiet --profile tool -p circuit-breaker-trim --locked -- $(LINKED) $(MODULE)
+
+.PHONY: demo
+demo: build ## Watch the breaker trip, fail fast and recover in a real Envoy (45 s)
+	@$(INSTALL) envoy func-e
+	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin demo
+
+.PHONY: run
+run: build ## Keep an Envoy running with the sample configuration, for curl
+	@$(INSTALL) envoy func-e
+	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin playground
+
+.PHONY: test
+test: ## Run everything: lint, core natively and on wasm32, real Envoy
+	@$(TIMED) tools lint test-core test-wasm build test-envoy
+
+.PHONY: tools
+tools: rust-target ## Install the pinned tools that the tests need
+	@$(INSTALL) envoy wasm-bindgen cargo-deny
+
+.PHONY: lint
+lint: rust-target ## Check format, lints and dependencies
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --locked -- -D warnings
+	@cargo clippy -p circuit-breaker-filter --target $(WASM) --locked -- -D warnings
+	@$(INSTALL) cargo-deny
+	@PATH="$$(dirname "$$($(INSTALL) path cargo-deny)"):$$PATH" cargo deny --log-level error check bans licenses sources
+	@integration/tools/module-dependencies
+
+.PHONY: test-core
+test-core: ## Test the core, the module's glue and the build tool natively
+	@cargo test -p circuit-breaker-core -p circuit-breaker-filter -p circuit-breaker-trim --locked
+
+.PHONY: test-wasm
+test-wasm: rust-target ## Test the core on wasm32 under Node
+	@$(INSTALL) wasm-bindgen
+	@cargo test -p circuit-breaker-core --target $(WASM) --locked
+
+.PHONY: test-envoy
+test-envoy: build ## Test the module in a real Envoy (ENVOY=1.36.4 for another version)
+	@$(INSTALL) envoy
+	@cargo test -p circuit-breaker-integration --profile tool --locked
+
+.PHONY: clean
+clean: ## Remove what was built (not the installed tools)
+	@cargo clean
+
+.PHONY: rust-target
+rust-target:
+	@rustup target list --installed | grep -qx $(WASM) || rustup target add $(WASM)

@@ -1,0 +1,130 @@
+//! Takes out of a linked module what Envoy would call for nothing.
+//!
+//! The SDK exports every callback of the ABI. Envoy calls each that it finds, for every request and every body chunk; one
+//! that does nothing costs about 1,900 instructions. It skips those that a module does not export. So the build removes
+//! the exports that the filter does not use, and with them the code that only they reached.
+
+use anyhow::{Context, Result, bail, ensure};
+use walrus::{ExportItem, Module, ModuleConfig, passes};
+
+/// Exports that stay, and why. A module without any of them does not load, or does not work.
+pub const KEPT: &[(&str, &str)] = &[
+    ("memory", "the host reads and writes it"),
+    ("malloc", "the host asks for room for the values it returns"),
+    ("proxy_abi_version_0_2_1", "tells the host how to talk to the module"),
+    ("_initialize", "sets the root context"),
+    ("proxy_on_context_create", "a request begins"),
+    ("proxy_on_vm_start", "the SDK's life cycle"),
+    ("proxy_on_configure", "the configuration"),
+    ("proxy_on_tick", "time"),
+    ("proxy_on_request_headers", "admission"),
+    ("proxy_on_response_headers", "time to the first byte; probes"),
+    ("proxy_on_response_trailers", "gRPC's status"),
+    ("proxy_on_log", "the outcome"),
+    ("proxy_on_delete", "a request is over: the outcome where HTTP/3 never logs, and its memory"),
+];
+
+/// Largest module that may be shipped: every proxy of a mesh fetches it, and every worker compiles it.
+pub const LARGEST: usize = 200 * 1024;
+
+/// The trimmed module.
+///
+/// # Errors
+/// `linked` is not a module, lacks one of [`KEPT`], or is still larger than [`LARGEST`].
+pub fn trim(linked: &[u8]) -> Result<Vec<u8>> {
+    let mut config = ModuleConfig::new();
+    config.generate_name_section(false).generate_producers_section(false);
+    let mut module = config.parse(linked).context("not a WebAssembly module")?;
+    for (name, why) in KEPT {
+        let found = module.exports.iter().any(|export| export.name == *name);
+        ensure!(found, "the module does not export {name}, which it must: {why}");
+    }
+    let is_kept = |name: &str| KEPT.iter().any(|(kept, _)| *kept == name);
+    let unused: Vec<_> = module.exports.iter().filter(|export| !is_kept(&export.name)).map(|e| e.id()).collect();
+    for id in unused {
+        module.exports.delete(id);
+    }
+    drop_custom_sections(&mut module);
+    passes::gc::run(&mut module);
+    let trimmed = module.emit_wasm();
+    if trimmed.len() > LARGEST {
+        bail!("the trimmed module has {} bytes; at most {LARGEST} are allowed", trimmed.len());
+    }
+    Ok(trimmed)
+}
+
+/// Names and build notes are for debuggers; what the engine must know of the instruction set stays.
+fn drop_custom_sections(module: &mut Module) {
+    let dropped: Vec<_> =
+        module.customs.iter().filter(|(_, section)| section.name() != "target_features").map(|(id, _)| id).collect();
+    for id in dropped {
+        module.customs.delete(id);
+    }
+}
+
+/// Names of the functions that a module exports, in its order.
+///
+/// # Errors
+/// `bytes` is not a module.
+pub fn exported_functions(bytes: &[u8]) -> Result<Vec<String>> {
+    let module = Module::from_buffer(bytes)?;
+    let functions = module.exports.iter().filter(|export| matches!(export.item, ExportItem::Function(_)));
+    Ok(functions.map(|export| export.name.clone()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A module with all that must be there, without `left_out`, and with `more`.
+    fn module(left_out: &str, more: &str) -> Vec<u8> {
+        let mut text = String::from("(module (memory (export \"memory\") 1)");
+        for (name, _) in KEPT.iter().filter(|(name, _)| *name != "memory" && *name != left_out) {
+            text.push_str(&format!("(func (export \"{name}\"))"));
+        }
+        text.push_str(more);
+        text.push(')');
+        wat::parse_str(text).unwrap()
+    }
+
+    #[test]
+    fn an_export_that_is_not_used_goes_and_takes_its_code_along() {
+        let body = "i32.const 1 drop ".repeat(1000);
+        let more = format!("(func $inner {body}) (func (export \"proxy_on_response_body\") (call $inner))");
+        let trimmed = trim(&module("", &more)).unwrap();
+        assert!(!exported_functions(&trimmed).unwrap().contains(&"proxy_on_response_body".to_owned()));
+        assert!(trimmed.len() < 1000, "{} bytes are left", trimmed.len());
+        assert_eq!(trim(&trimmed).unwrap(), trimmed, "trimming again changes nothing");
+    }
+
+    #[test]
+    fn what_is_used_stays() {
+        let trimmed = trim(&module("", "")).unwrap();
+        let mut names = exported_functions(&trimmed).unwrap();
+        names.push("memory".to_owned());
+        names.sort();
+        let mut kept: Vec<&str> = KEPT.iter().map(|(name, _)| *name).collect();
+        kept.sort_unstable();
+        assert_eq!(names, kept);
+    }
+
+    #[test]
+    fn a_module_that_lacks_what_it_needs_is_refused_by_name() {
+        for (name, _) in KEPT.iter().filter(|(name, _)| *name != "memory") {
+            let error = trim(&module(name, "")).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_module_over_the_budget_is_refused() {
+        let data = "x".repeat(LARGEST);
+        let error = trim(&module("", &format!("(data (i32.const 0) \"{data}\")"))).unwrap_err().to_string();
+        assert!(error.contains("at most 204800"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_module_is_refused() {
+        assert!(trim(b"garbage").unwrap_err().to_string().contains("not a WebAssembly module"));
+    }
+}
