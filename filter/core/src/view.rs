@@ -82,6 +82,8 @@ impl View {
             vm.advance()?;
         }
         view.refresh(vm, now)?;
+        // Another worker may have made the circuit a moment ago: what it has counted since is in this window too.
+        view.window = view.window_since_record(now, tally);
         report::state(&view, &vm.host)?;
         Ok(view)
     }
@@ -122,17 +124,23 @@ impl View {
 
     /// Keeps a record that was read or written. Another generation starts window and spread afresh.
     fn take<H: Host>(&mut self, vm: &Vm<H>, record: Record, now: u64, tally: Tally) {
-        if record.generation != self.record.generation {
-            let recent = now.checked_sub(record.since).is_some_and(|age| age <= self.policy.trip.window);
-            let reset = tally.is_before(record.base);
-            self.window = if recent && !reset {
-                Window::starting(record.since, record.base)
-            } else {
-                Window::starting(now, tally)
-            };
+        let moved_on = record.generation != self.record.generation;
+        self.record = record;
+        if moved_on {
+            self.window = self.window_since_record(now, tally);
             self.spread = Spread::starting(now, vm.random.draw());
         }
-        self.record = record;
+    }
+
+    /// A window that begins with the record's generation, where that is recent enough to tell when calls were made.
+    fn window_since_record(&self, now: u64, tally: Tally) -> Window {
+        let age = now.checked_sub(self.record.since);
+        let recent = age.is_some_and(|age| age <= self.policy.trip.window);
+        if recent && !tally.is_before(self.record.base) {
+            Window::starting(self.record.since, self.record.base)
+        } else {
+            Window::starting(now, tally)
+        }
     }
 
     /// Changes the record as `decide` says, which is asked again with what is there now whenever another worker was

@@ -66,6 +66,17 @@ fn a_success_that_makes_the_minimum_full_trips_a_rate_that_holds() {
 }
 
 #[test]
+fn a_worker_that_meets_an_upstream_late_counts_what_the_others_have_seen() {
+    let mut proxy = Proxy::start(4, RATE_ONLY);
+    for _ in 0..19 {
+        proxy.request(0, A, Outcome::Failure(FailureKind::Http));
+    }
+    proxy.request(3, A, Outcome::Failure(FailureKind::Http));
+    assert_eq!(proxy.state(A), 2);
+    assert!(proxy.host.log_lines().last().unwrap().contains(r#""window":{"calls":20,"failures":20}"#));
+}
+
+#[test]
 fn a_rate_below_the_bound_never_trips() {
     let mut proxy = Proxy::start(2, RATE_ONLY);
     for _ in 0..50 {

@@ -1,0 +1,90 @@
+//! HTTP/1.1 clients: every request on a connection of its own, so that Envoy spreads them over its workers.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::{HeaderMap, Request};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// An answer, whole.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body; what there was of it where the connection broke.
+    pub body: Bytes,
+    /// From the request to the end of the answer.
+    pub elapsed: Duration,
+    /// Whether the body ended as it should.
+    pub whole: bool,
+}
+
+impl Reply {
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// A header, or nothing.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// Whether the breaker answered in the upstream's place.
+    #[must_use]
+    pub fn is_rejection(&self) -> bool {
+        self.headers.contains_key("x-circuit-breaker")
+    }
+}
+
+/// GET on a new connection.
+///
+/// # Errors
+/// No connection, or no answer.
+pub async fn get(to: SocketAddr, path: &str) -> Result<Reply> {
+    request(to, "GET", path, &[]).await
+}
+
+/// A request without a body on a new connection.
+///
+/// # Errors
+/// No connection, or no answer.
+pub async fn request(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Reply> {
+    let start = Instant::now();
+    let stream = TcpStream::connect(to).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the answer; its errors are the request's.
+    tokio::spawn(connection);
+    let mut builder = Request::builder().method(method).uri(path).header("host", "test").header("connection", "close");
+    for (name, value) in headers {
+        builder = builder.header(*name, *value);
+    }
+    let response = sender.send_request(builder.body(Empty::<Bytes>::new())?).await?;
+    let (parts, mut body) = response.into_parts();
+    let mut bytes = Vec::new();
+    let mut whole = true;
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            Err(_) => {
+                whole = false;
+                break;
+            }
+        }
+    }
+    Ok(Reply {
+        status: parts.status.as_u16(),
+        headers: parts.headers,
+        body: bytes.into(),
+        elapsed: start.elapsed(),
+        whole,
+    })
+}

@@ -1,0 +1,269 @@
+//! One real Envoy process, from its start to its end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::bootstrap::{Bootstrap, filter_file};
+use crate::client;
+use crate::wait::{PATIENCE, until};
+
+/// A running Envoy. Killed when dropped; where a test is failing, it first prints what it knows.
+pub struct Envoy {
+    child: Child,
+    directory: TempDir,
+    bootstrap: Bootstrap,
+    admin: SocketAddr,
+    ports: BTreeMap<String, u16>,
+}
+
+/// Whether a new filter configuration is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Envoy has taken it.
+    Taken,
+    /// It was refused, and the old one goes on.
+    Refused,
+}
+
+/// The module that `make build` made.
+#[must_use]
+pub fn module() -> PathBuf {
+    std::env::var_os("CIRCUIT_BREAKER_MODULE")
+        .map_or_else(|| workspace().join("target/wasm32-unknown-unknown/release/circuit_breaker.wasm"), PathBuf::from)
+}
+
+/// The root of the repository.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// Where an installed tool lies, as `integration/tools/install` says it.
+///
+/// # Errors
+/// The tool is not there.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    let output = Command::new(workspace().join("integration/tools/install")).args(["path", name]).output()?;
+    let path = PathBuf::from(String::from_utf8(output.stdout)?.trim());
+    ensure!(path.is_file(), "{name} is not installed: run `integration/tools/install {name}`");
+    Ok(path)
+}
+
+impl Envoy {
+    /// Starts Envoy with `workers` worker threads and waits until it serves.
+    ///
+    /// # Errors
+    /// It is not installed, it ended, or it was not ready in time; with its log.
+    pub async fn start(bootstrap: Bootstrap, workers: u32) -> Result<Envoy> {
+        let binary = tool("envoy")?;
+        Envoy::start_by(bootstrap, workers, Command::new(binary)).await
+    }
+
+    /// Starts Envoy by `command`, which takes Envoy's own arguments.
+    ///
+    /// # Errors
+    /// As [`Envoy::start`].
+    pub async fn start_by(bootstrap: Bootstrap, workers: u32, mut command: Command) -> Result<Envoy> {
+        ensure!(bootstrap.module.is_file(), "{} is not there: run `make build`", bootstrap.module.display());
+        let directory = tempfile::Builder::new().prefix("circuit-breaker-").tempdir()?;
+        for listener in &bootstrap.listeners {
+            if let Some(config) = &listener.filter {
+                write_filter(&bootstrap, directory.path(), &listener.name, config)?;
+            }
+        }
+        let config = directory.path().join("envoy.json");
+        fs::write(&config, serde_json::to_string_pretty(&bootstrap.document(directory.path()))?)?;
+        let log = fs::File::create(directory.path().join("envoy.log"))?;
+        let child = command
+            .arg("-c")
+            .arg(&config)
+            .args(["--concurrency", &workers.to_string(), "--disable-hot-restart"])
+            .args(["--log-level", "warning", "--component-log-level", "wasm:info"])
+            .arg("--admin-address-path")
+            .arg(directory.path().join("admin"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start Envoy")?;
+        let admin = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut envoy = Envoy { child, directory, bootstrap, admin, ports: BTreeMap::new() };
+        if let Err(why) = envoy.become_ready().await {
+            bail!("{why:#}\n{}", tail(&envoy.log(), 60));
+        }
+        Ok(envoy)
+    }
+
+    async fn become_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("Envoy ended while starting: {status}");
+            }
+            if self.is_ready().await.unwrap_or(false) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "Envoy was not ready after {PATIENCE:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn is_ready(&mut self) -> Result<bool> {
+        self.admin = fs::read_to_string(self.directory.path().join("admin"))?.trim().parse()?;
+        if client::get(self.admin, "/ready").await?.status != 200 {
+            return Ok(false);
+        }
+        let listeners: Value = serde_json::from_str(&client::get(self.admin, "/listeners?format=json").await?.text())?;
+        for status in listeners["listener_statuses"].as_array().into_iter().flatten() {
+            let port = status["local_address"]["socket_address"]["port_value"].as_u64().context("no port")?;
+            self.ports.insert(status["name"].as_str().unwrap_or_default().to_owned(), u16::try_from(port)?);
+        }
+        Ok(self.ports.len() == self.bootstrap.listeners.len())
+    }
+
+    /// Where a listener listens.
+    ///
+    /// # Panics
+    /// There is no such listener.
+    #[must_use]
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        let port = self.ports.get(listener).unwrap_or_else(|| panic!("no listener {listener}"));
+        SocketAddr::from(([127, 0, 0, 1], *port))
+    }
+
+    /// Where the admin interface listens.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Gives a listener's filter another configuration, and waits until Envoy has taken or refused it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub async fn configure(&self, listener: &str, plugin_config: &str) -> Result<Delivery> {
+        let before = self.deliveries().await?;
+        write_filter(&self.bootstrap, self.directory.path(), listener, plugin_config)?;
+        let after = until(
+            "the filter configuration to be delivered",
+            || async { self.deliveries().await.ok() },
+            |seen| seen.is_some_and(|seen| seen != before),
+        )
+        .await
+        .unwrap_or(before);
+        Ok(if after.1 > before.1 { Delivery::Refused } else { Delivery::Taken })
+    }
+
+    /// Filter configurations taken and refused so far.
+    async fn deliveries(&self) -> Result<(u64, u64)> {
+        let stats = self.stats().await?;
+        let sum = |end: &str| {
+            let ours =
+                stats.iter().filter(|(name, _)| name.contains("extension_config_discovery") && name.ends_with(end));
+            ours.map(|(_, value)| value).sum()
+        };
+        Ok((sum(".config_reload"), sum(".update_rejected")))
+    }
+
+    /// All counters and gauges, by Envoy's own names.
+    ///
+    /// # Errors
+    /// The admin interface does not answer.
+    pub async fn stats(&self) -> Result<BTreeMap<String, u64>> {
+        let text = client::get(self.admin, "/stats").await?.text();
+        let pairs = text.lines().filter_map(|line| line.rsplit_once(": "));
+        Ok(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
+    }
+
+    /// One of the breaker's metrics; 0 where it does not exist yet.
+    ///
+    /// # Errors
+    /// The admin interface does not answer.
+    pub async fn metric(&self, metric: &str, upstream: &str, component: &str) -> Result<u64> {
+        let tag = if upstream.is_empty() { String::new() } else { format!("tag.{upstream};.") };
+        let part = if component.is_empty() { String::new() } else { format!("component.{component}.") };
+        let name = format!("wasmcustom.wasm_filter.circuit_breaker.{tag}{part}{metric}");
+        Ok(self.stats().await?.get(&name).copied().unwrap_or(0))
+    }
+
+    /// What Prometheus would scrape.
+    ///
+    /// # Errors
+    /// The admin interface does not answer.
+    pub async fn prometheus(&self) -> Result<String> {
+        Ok(client::get(self.admin, "/stats/prometheus").await?.text())
+    }
+
+    /// Envoy's log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("envoy.log")).unwrap_or_default()
+    }
+
+    /// The transitions so far, as logged.
+    #[must_use]
+    pub fn transitions(&self) -> Vec<Value> {
+        let marked = |line: &str| Some(line.split_once("circuit_breaker transition ")?.1.to_owned());
+        self.log().lines().filter_map(marked).filter_map(|json| serde_json::from_str(&json).ok()).collect()
+    }
+
+    /// The access log, once it has at least `lines` lines: Envoy writes it from time to time.
+    pub async fn access_log(&self, lines: usize) -> Vec<Value> {
+        let read = || async {
+            let text = fs::read_to_string(self.directory.path().join("access.log")).unwrap_or_default();
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<Value>>()
+        };
+        until("lines in the access log", read, |seen| seen.len() >= lines).await
+    }
+
+    fn print_what_is_known(&self) {
+        eprintln!("--- Envoy's log\n{}", tail(&self.log(), 80));
+        // Dropping happens in an async test: ask from a thread of its own.
+        let admin = self.admin;
+        let stats = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            Some(runtime.block_on(client::get(admin, "/stats?filter=circuit_breaker_")).ok()?.text())
+        });
+        let stats = stats.join().ok().flatten().unwrap_or_default();
+        eprintln!("--- the breaker's stats\n{stats}");
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_what_is_known();
+        }
+        // Ended already, perhaps: then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn write_filter(bootstrap: &Bootstrap, directory: &Path, listener: &str, plugin_config: &str) -> Result<()> {
+    let file = filter_file(directory, listener);
+    let staging = file.with_extension("new");
+    fs::write(&staging, bootstrap.filter_document(listener, plugin_config).to_string())?;
+    // Envoy watches for the rename.
+    fs::rename(&staging, &file)?;
+    Ok(())
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

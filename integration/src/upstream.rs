@@ -1,0 +1,283 @@
+//! A scripted HTTP/1.1 upstream: what it does with a request can change at any time, and it counts what it sees.
+//!
+//! Written on bare sockets, because what a breaker must notice is what no server library does on purpose: a reset in the
+//! middle of a body, a connection closed without an answer, an answer that never comes.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// What the upstream does with a request.
+#[derive(Clone, Debug)]
+pub enum Behaviour {
+    /// Answers with this status.
+    Status(u16),
+    /// Answers with this status after a time.
+    Slow(Duration, u16),
+    /// Never answers.
+    Hang,
+    /// Resets the connection without an answer.
+    ResetBeforeHeaders,
+    /// Sends headers and half a body, then resets.
+    ResetAfterHeaders,
+    /// Closes the connection without an answer.
+    Close,
+    /// Sends headers and one chunk, and never ends.
+    Endless,
+    /// Answers once [`Upstream::release`] lets it: with this status.
+    Gate(u16),
+    /// Of every hundred requests the first so many fail with a 500; the rest are good. Spread evenly.
+    FailingPercent(u64),
+}
+
+#[derive(Debug)]
+struct Shared {
+    behaviour: Mutex<Behaviour>,
+    seen: AtomicU64,
+    in_flight: AtomicU64,
+    peak: AtomicU64,
+    gate: Semaphore,
+}
+
+/// A running upstream. Closed when dropped.
+#[derive(Debug)]
+pub struct Upstream {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    server: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl Upstream {
+    /// Listens on a free port and answers 200.
+    ///
+    /// # Panics
+    /// No port is free.
+    pub async fn start() -> Upstream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let shared = Arc::new(Shared {
+            behaviour: Mutex::new(Behaviour::Status(200)),
+            seen: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            gate: Semaphore::new(0),
+        });
+        let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
+        Upstream { address, shared, server: Mutex::new(Some(server)) }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on it does this with every request.
+    ///
+    /// # Panics
+    /// Never: nobody panics while holding the lock.
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.shared.behaviour.lock().expect("no holder panics") = behaviour;
+    }
+
+    /// Requests seen so far.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.shared.seen.load(Ordering::SeqCst)
+    }
+
+    /// Requests that it has and has not answered.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.shared.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Most requests that it had at once so far.
+    #[must_use]
+    pub fn peak(&self) -> u64 {
+        self.shared.peak.load(Ordering::SeqCst)
+    }
+
+    /// Begins to look for the peak afresh.
+    pub fn forget_peak(&self) {
+        self.shared.peak.store(self.in_flight(), Ordering::SeqCst);
+    }
+
+    /// Lets so many requests through the gate.
+    pub fn release(&self, requests: usize) {
+        self.shared.gate.add_permits(requests);
+    }
+
+    /// Closes the port and all connections: whoever connects is refused.
+    ///
+    /// # Panics
+    /// Never: nobody panics while holding the lock.
+    pub async fn refuse(&self) {
+        let server = self.server.lock().expect("no holder panics").take();
+        if let Some(server) = server {
+            server.abort();
+            let _ = server.await;
+        }
+    }
+
+    /// Listens again on the same port.
+    ///
+    /// # Panics
+    /// The port was taken by somebody else meanwhile.
+    pub fn accept_again(&self) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("an option of every socket");
+        socket.bind(self.address).expect("the same port");
+        let listener = socket.listen(1024).expect("a bound socket listens");
+        let server = tokio::spawn(serve(listener, Arc::clone(&self.shared)));
+        *self.server.lock().expect("no holder panics") = Some(server);
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.lock().ok().and_then(|mut server| server.take()) {
+            server.abort();
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    // Connections live in the set: when the server is aborted, they end with it.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                if let Ok((stream, _)) = accepted {
+                    let _ = stream.set_nodelay(true);
+                    connections.spawn(converse(stream, Arc::clone(&shared)));
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Counts a request until it is dropped, however that comes about.
+struct InFlight(Arc<Shared>);
+
+impl InFlight {
+    fn enter(shared: &Arc<Shared>) -> InFlight {
+        let now = shared.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        shared.peak.fetch_max(now, Ordering::SeqCst);
+        InFlight(Arc::clone(shared))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn converse(mut stream: TcpStream, shared: Arc<Shared>) {
+    let mut buffer = Vec::new();
+    while read_request(&mut stream, &mut buffer).await {
+        let number = shared.seen.fetch_add(1, Ordering::SeqCst);
+        let in_flight = InFlight::enter(&shared);
+        let behaviour = shared.behaviour.lock().expect("no holder panics").clone();
+        if !answer(&mut stream, &shared, behaviour, number).await {
+            return;
+        }
+        drop(in_flight);
+    }
+}
+
+/// Reads one request, without a body or with a content-length. False: there will be none.
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(buffer) {
+            Ok(httparse::Status::Complete(head)) => {
+                let length = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+                let body = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
+                let whole = head + body.unwrap_or(0);
+                if buffer.len() >= whole {
+                    buffer.drain(..whole);
+                    return true;
+                }
+            }
+            Ok(httparse::Status::Partial) => {}
+            Err(_) => return false,
+        }
+        match stream.read_buf(buffer).await {
+            Ok(read) if read > 0 => {}
+            _ => return false,
+        }
+    }
+}
+
+/// False: the connection is not to be used again.
+async fn answer(stream: &mut TcpStream, shared: &Shared, behaviour: Behaviour, number: u64) -> bool {
+    match behaviour {
+        Behaviour::Status(status) => send(stream, status).await,
+        Behaviour::Slow(time, status) => {
+            tokio::select! {
+                () = tokio::time::sleep(time) => send(stream, status).await,
+                () = gone(stream) => false,
+            }
+        }
+        Behaviour::FailingPercent(percent) => {
+            let fails = number * percent / 100 != (number + 1) * percent / 100;
+            send(stream, if fails { 500 } else { 200 }).await
+        }
+        Behaviour::Gate(status) => {
+            tokio::select! {
+                permit = shared.gate.acquire() => {
+                    if let Ok(permit) = permit {
+                        permit.forget();
+                    }
+                    send(stream, status).await
+                }
+                () = gone(stream) => false,
+            }
+        }
+        Behaviour::Hang => {
+            gone(stream).await;
+            false
+        }
+        Behaviour::Endless => {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n6\r\nevent\n\r\n";
+            let _ = stream.write_all(head).await;
+            gone(stream).await;
+            false
+        }
+        Behaviour::ResetBeforeHeaders => reset(stream),
+        Behaviour::ResetAfterHeaders => {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf of it";
+            let _ = stream.write_all(head).await;
+            let _ = stream.flush().await;
+            reset(stream)
+        }
+        Behaviour::Close => false,
+    }
+}
+
+async fn send(stream: &mut TcpStream, status: u16) -> bool {
+    let answer = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: 3\r\n\r\n{status}");
+    stream.write_all(answer.as_bytes()).await.is_ok()
+}
+
+/// Closing with a linger of zero sends RST instead of FIN.
+fn reset(stream: &TcpStream) -> bool {
+    let _ = stream.set_zero_linger();
+    false
+}
+
+/// Until the other side has closed the connection.
+async fn gone(stream: &mut TcpStream) {
+    let mut rest = [0; 256];
+    while matches!(stream.read(&mut rest).await, Ok(read) if read > 0) {}
+}

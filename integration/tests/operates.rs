@@ -1,0 +1,186 @@
+//! What an operator does to a running breaker, and what happens to it: modes, new configurations, bad ones, traps.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing
+)]
+
+use circuit_breaker_integration::bootstrap::Cluster;
+use circuit_breaker_integration::envoy::{Delivery, module};
+use circuit_breaker_integration::for_one_and_four_workers;
+use circuit_breaker_integration::grpc::{self, GrpcUpstream};
+use circuit_breaker_integration::scenario::{LISTENER, Scenario, State};
+use circuit_breaker_integration::upstream::Behaviour;
+use circuit_breaker_integration::wait::until;
+
+for_one_and_four_workers!(
+    observe_rejects_nothing_and_counts_what_it_would_have,
+    force_open_rejects_everything_until_it_is_lifted,
+    a_new_configuration_keeps_an_open_circuit_open,
+    a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on,
+    without_metrics_the_circuit_works_all_the_same,
+    state_survives_a_trap,
+    a_probe_lost_in_a_trap_gives_its_slot_back,
+);
+
+async fn observe_rejects_nothing_and_counts_what_it_would_have(workers: u32) {
+    let scenario = Scenario::start(workers, r#"{"default": {"mode": "observe"}}"#).await;
+    scenario.sick.behave(Behaviour::Status(500));
+    let replies = scenario.get_times("/sick", 25).await;
+    assert!(replies.iter().all(|reply| reply.status == 500 && !reply.is_rejection()));
+    assert_eq!(scenario.sick.seen(), 25);
+    assert_eq!(scenario.state("sick").await, Some(State::Open));
+    assert_eq!(scenario.metric("circuit_breaker_would_reject_total", "sick", "open").await, 20);
+    assert_eq!(scenario.metric("circuit_breaker_rejected_total", "sick", "open").await, 0);
+    let trip = scenario.until_transition("consecutive").await;
+    assert_eq!(trip["mode"], "observe");
+}
+
+async fn force_open_rejects_everything_until_it_is_lifted(workers: u32) {
+    let forced = r#"{"default": {}, "upstreams": [{"match": {"cluster": "sick"}, "mode": "forceOpen"}]}"#;
+    let scenario = Scenario::start(workers, forced).await;
+    for reply in scenario.get_at_once("/sick", 16).await {
+        assert_eq!((reply.status, reply.header("x-circuit-breaker")), (503, "forced-open"));
+    }
+    assert_eq!(scenario.get("/other").await.status, 200);
+    assert_eq!(scenario.sick.seen(), 0);
+    assert_eq!(scenario.metric("circuit_breaker_rejected_total", "sick", "forced").await, 16);
+    assert_eq!(scenario.configure(r#"{"default": {"halfOpen": {"ramp": {"duration": "0s"}}}}"#).await, Delivery::Taken);
+    for _ in 0..3 {
+        until("a probe to pass", || scenario.get("/sick"), |reply| reply.status == 200).await;
+    }
+    scenario.until_state("sick", State::Closed).await;
+}
+
+async fn a_new_configuration_keeps_an_open_circuit_open(workers: u32) {
+    let scenario = Scenario::start(workers, "").await;
+    scenario.trip().await;
+    let seen = scenario.sick.seen();
+    let calls = scenario.metric("circuit_breaker_calls_total", "sick", "failure").await;
+    let new = r#"{"default": {"trip": {"consecutiveFailures": 2}, "rejection": {"body": "new"}}}"#;
+    assert_eq!(scenario.configure(new).await, Delivery::Taken);
+    let replies = scenario.get_at_once("/sick", 32).await;
+    assert!(replies.iter().all(|reply| reply.is_rejection()));
+    until("the new reply on every worker", || scenario.get("/sick"), |reply| reply.text() == "new").await;
+    assert_eq!(scenario.sick.seen(), seen);
+    assert_eq!(scenario.reasons(), ["consecutive"]);
+    assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "failure").await, calls, "counters live on");
+}
+
+async fn a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on(workers: u32) {
+    let scenario = Scenario::start(workers, r#"{"default": {"trip": {"consecutiveFailures": 3}}}"#).await;
+    for (bad, message) in [
+        (r#"{"default": {"trip": {"consecutiveFailure": 5}}}"#, "default.trip.consecutiveFailure"),
+        (r#"{"default": {"open": {"baseDuration": "30"}}}"#, "default.open.baseDuration"),
+        ("not JSON", "not a JSON document"),
+    ] {
+        assert_eq!(scenario.configure(bad).await, Delivery::Refused, "{bad}");
+        let log = scenario.envoy.log();
+        let refused = log.lines().rfind(|line| line.contains("circuit_breaker config refused"));
+        assert!(refused.is_some_and(|line| line.contains(message)), "{refused:?}");
+    }
+    scenario.until_metric("circuit_breaker_internal_errors_total", "", "config", 3).await;
+    scenario.sick.behave(Behaviour::Status(500));
+    let replies = scenario.get_times("/sick", 4).await;
+    let rejected: Vec<bool> = replies.iter().map(|reply| reply.is_rejection()).collect();
+    assert_eq!(rejected, [false, false, false, true], "the old configuration serves");
+    assert_eq!(
+        scenario.configure(r#"{"default": {"mode": "disabled"}}"#).await,
+        Delivery::Taken,
+        "a good one is taken"
+    );
+    until("the new mode", || scenario.get("/sick"), |reply| !reply.is_rejection()).await;
+}
+
+async fn without_metrics_the_circuit_works_all_the_same(workers: u32) {
+    let config = r#"{"default": {"open": {"baseDuration": "300ms", "jitterPercent": 0}, "halfOpen": {"ramp": {"duration": "0s"}}}}"#;
+    let scenario =
+        Scenario::start_with(workers, config, |bootstrap| bootstrap.excluded_stats = Some("wasmcustom".to_owned()))
+            .await;
+    scenario.sick.behave(Behaviour::Status(500));
+    let replies = scenario.get_times("/sick", 6).await;
+    assert_eq!(replies.iter().filter(|reply| reply.is_rejection()).count(), 1);
+    assert_eq!(scenario.sick.seen(), 5);
+    scenario.sick.behave(Behaviour::Status(200));
+    scenario.until_transition("open_over").await;
+    for _ in 0..3 {
+        until("a free probe slot", || scenario.get("/sick"), |reply| reply.status == 200).await;
+    }
+    scenario.until_transition("probes_succeeded").await;
+    assert!(scenario.get_at_once("/sick", 32).await.iter().all(|reply| reply.status == 200));
+    assert_eq!(scenario.envoy.log().matches("metrics are not kept").count(), 1, "said once a proxy");
+}
+
+/// The module with a fault: response trailers trap its VM.
+fn module_that_traps(directory: &std::path::Path) -> std::path::PathBuf {
+    let mut faulty = walrus::Module::from_file(module()).unwrap();
+    let victim = faulty.exports.get_func("proxy_on_response_trailers").unwrap();
+    faulty
+        .replace_exported_func(victim, |(body, _)| {
+            body.unreachable();
+        })
+        .unwrap();
+    let path = directory.join("faulty.wasm");
+    faulty.emit_wasm_file(&path).unwrap();
+    path
+}
+
+/// A scenario whose VMs trap when `/grpc` is called.
+async fn fragile(workers: u32, config: &str) -> (Scenario, GrpcUpstream, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let upstream = GrpcUpstream::start().await;
+    let address = upstream.address();
+    let faulty = module_that_traps(directory.path());
+    let scenario = Scenario::start_with(workers, config, |bootstrap| {
+        bootstrap.module = faulty;
+        bootstrap.clusters.push(Cluster { http2: true, ..Cluster::new("grpc", address) });
+    })
+    .await;
+    (scenario, upstream, directory)
+}
+
+/// Traps VMs until Envoy has made so many new ones.
+async fn trap(scenario: &Scenario, reloads: u64) {
+    let to = scenario.envoy.address(LISTENER);
+    let reloaded = || async {
+        // Each call may meet any worker. A trapped one answers nothing, or a 503 until its new VM may be made.
+        let _ = grpc::call(to, "/grpc").await;
+        let _ = circuit_breaker_integration::client::get(to, "/other").await;
+        let stats = scenario.envoy.stats().await.unwrap();
+        stats.iter().filter(|(name, _)| name.ends_with("vm_reload_success")).map(|(_, value)| value).sum::<u64>()
+    };
+    until("VMs to be made anew after their traps", reloaded, |seen| *seen >= reloads).await;
+}
+
+async fn state_survives_a_trap(workers: u32) {
+    let (scenario, _upstream, _directory) = fragile(workers, "").await;
+    scenario.trip().await;
+    let seen = scenario.sick.seen();
+    trap(&scenario, u64::from(workers) * 2).await;
+    for _ in 0..16 {
+        let reply = until("a VM to answer", || scenario.get("/sick"), |reply| reply.is_rejection()).await;
+        assert_eq!(reply.header("x-circuit-breaker"), "open");
+    }
+    assert_eq!(scenario.sick.seen(), seen);
+    assert_eq!(scenario.state("sick").await, Some(State::Open));
+    assert_eq!(scenario.reasons().iter().filter(|reason| *reason == "consecutive").count(), 1);
+}
+
+async fn a_probe_lost_in_a_trap_gives_its_slot_back(workers: u32) {
+    let config = r#"{"default": {"open": {"baseDuration": "300ms", "jitterPercent": 0},
+        "halfOpen": {"probeTimeout": "1s", "successThreshold": 1}}}"#;
+    let (scenario, _upstream, _directory) = fragile(workers, config).await;
+    scenario.trip().await;
+    scenario.sick.behave(Behaviour::Hang);
+    scenario.until_half_open().await;
+    let lost = scenario.begin("/sick");
+    scenario.until_in_flight(1).await;
+    trap(&scenario, u64::from(workers)).await;
+    scenario.sick.behave(Behaviour::Status(200));
+    until("the slot to come back", || scenario.get("/sick"), |reply| reply.status == 200).await;
+    scenario.until_transition("probes_succeeded").await;
+    lost.abort();
+}

@@ -1,0 +1,211 @@
+//! HALF_OPEN in a real Envoy: leased probes over all workers, then a growing share, then CLOSED.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing
+)]
+
+use std::time::{Duration, Instant};
+
+use circuit_breaker_integration::client;
+use circuit_breaker_integration::for_one_and_four_workers;
+use circuit_breaker_integration::scenario::{LISTENER, Scenario, State};
+use circuit_breaker_integration::upstream::Behaviour;
+use circuit_breaker_integration::wait::until;
+
+for_one_and_four_workers!(
+    no_more_probes_than_allowed_are_out_at_any_time,
+    a_failed_probe_reopens_for_longer,
+    good_probes_without_a_ramp_close,
+    a_hung_probe_does_not_wedge_the_circuit,
+    a_client_that_cancels_a_probe_does_not_wedge_the_circuit,
+    an_endless_answer_does_not_hold_the_only_probe_slot,
+    a_probe_that_breaks_off_after_its_headers_has_failed,
+    the_ramp_follows_its_schedule_to_closed,
+    a_failure_in_the_ramp_reopens,
+);
+
+fn half_open(settings: &str) -> String {
+    format!(
+        r#"{{"default": {{"open": {{"baseDuration": "300ms", "multiplier": 4, "jitterPercent": 0}}, "halfOpen": {settings}}}}}"#
+    )
+}
+
+async fn no_more_probes_than_allowed_are_out_at_any_time(workers: u32) {
+    let config = half_open(r#"{"maxConcurrentProbes": 3, "successThreshold": 100}"#);
+    let scenario = Scenario::start(workers, &config).await;
+    scenario.trip().await;
+    scenario.sick.behave(Behaviour::Gate(200));
+    scenario.until_half_open().await;
+    scenario.sick.forget_peak();
+    let mut rejected = 0;
+    for _ in 0..3 {
+        let requests: Vec<_> = (0..64).map(|_| scenario.begin("/sick")).collect();
+        rejected += 61;
+        scenario.until_metric("circuit_breaker_rejected_total", "sick", "probe_limit", rejected).await;
+        assert_eq!(scenario.sick.in_flight(), 3);
+        scenario.sick.release(3);
+        let mut half_open = 0;
+        for request in requests {
+            let reply = request.await.unwrap().unwrap();
+            assert!(reply.status == 200 || reply.header("x-circuit-breaker") == "half-open");
+            half_open += usize::from(reply.is_rejection());
+        }
+        assert_eq!(half_open, 61);
+    }
+    assert_eq!(scenario.sick.peak(), 3);
+}
+
+async fn a_failed_probe_reopens_for_longer(workers: u32) {
+    let scenario = Scenario::start(workers, &half_open("{}")).await;
+    scenario.trip().await;
+    scenario.until_half_open().await;
+    assert_eq!(scenario.get("/sick").await.status, 500);
+    let reopened = scenario.until_transition("probe_failed").await;
+    assert_eq!((reopened["open_ms"].as_u64(), reopened["trips_in_a_row"].as_u64()), (Some(1200), Some(2)));
+    assert!(scenario.get("/sick").await.is_rejection());
+    assert_eq!(scenario.metric("circuit_breaker_trips_total", "sick", "probe_failed").await, 1);
+}
+
+async fn good_probes_without_a_ramp_close(workers: u32) {
+    let scenario = Scenario::start(workers, &half_open(r#"{"ramp": {"duration": "0s"}}"#)).await;
+    scenario.trip().await;
+    scenario.sick.behave(Behaviour::Status(200));
+    scenario.until_half_open().await;
+    for _ in 0..3 {
+        // The slot comes back when Envoy logs the request, an instant after its answer.
+        until("a free probe slot", || scenario.get("/sick"), |reply| reply.status == 200).await;
+    }
+    scenario.until_state("sick", State::Closed).await;
+    assert_eq!(scenario.reasons(), ["consecutive", "open_over", "probes_succeeded"]);
+    assert!(scenario.get_at_once("/sick", 32).await.iter().all(|reply| reply.status == 200));
+}
+
+async fn a_hung_probe_does_not_wedge_the_circuit(workers: u32) {
+    let scenario = Scenario::start(workers, &half_open(r#"{"probeTimeout": "500ms", "successThreshold": 1}"#)).await;
+    scenario.trip().await;
+    scenario.sick.behave(Behaviour::Hang);
+    scenario.until_half_open().await;
+    let hung = scenario.begin("/sick");
+    scenario.until_transition("probe_failed").await;
+    scenario.sick.behave(Behaviour::Status(200));
+    scenario.until_half_open().await;
+    assert_eq!(scenario.get("/sick").await.status, 200, "the next probe");
+    scenario.until_transition("probes_succeeded").await;
+    assert!(!hung.is_finished(), "the breaker does not break off what it has sent");
+}
+
+async fn a_client_that_cancels_a_probe_does_not_wedge_the_circuit(workers: u32) {
+    let scenario = Scenario::start(workers, &half_open(r#"{"successThreshold": 1}"#)).await;
+    scenario.trip().await;
+    scenario.until_half_open().await;
+    for _ in 0..3 {
+        scenario.sick.behave(Behaviour::Hang);
+        let probe = scenario.begin("/sick");
+        scenario.until_in_flight(1).await;
+        assert!(scenario.get("/sick").await.is_rejection(), "the only slot is taken");
+        probe.abort();
+        scenario.until_in_flight(0).await;
+    }
+    scenario.sick.behave(Behaviour::Status(200));
+    until("a free probe slot", || scenario.get("/sick"), |reply| reply.status == 200).await;
+    scenario.until_transition("probes_succeeded").await;
+    assert_eq!(scenario.metric("circuit_breaker_trips_total", "sick", "probe_failed").await, 0);
+}
+
+async fn an_endless_answer_does_not_hold_the_only_probe_slot(workers: u32) {
+    let scenario = Scenario::start(workers, &half_open(r#"{"successThreshold": 1}"#)).await;
+    scenario.trip().await;
+    scenario.sick.behave(Behaviour::Endless);
+    scenario.until_half_open().await;
+    let stream = scenario.begin("/sick");
+    scenario.until_transition("probes_succeeded").await;
+    assert!(!stream.is_finished());
+}
+
+async fn a_probe_that_breaks_off_after_its_headers_has_failed(workers: u32) {
+    let scenario = Scenario::start(workers, &half_open(r#"{"successThreshold": 1}"#)).await;
+    scenario.trip().await;
+    scenario.sick.behave(Behaviour::ResetAfterHeaders);
+    scenario.until_half_open().await;
+    assert!(!scenario.get("/sick").await.whole);
+    scenario.until_transition("probe_failed").await;
+}
+
+/// A request of the ramp: when it was sent, from the ramp's beginning, and whether it was admitted.
+type Sample = (Duration, bool);
+
+/// Sends requests from several clients until the circuit is CLOSED.
+async fn load(scenario: &Scenario, start: Instant) -> Vec<Sample> {
+    let to = scenario.envoy.address(LISTENER);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = std::sync::Arc::clone(&stop);
+            tokio::spawn(async move {
+                let mut samples: Vec<Sample> = Vec::new();
+                let mut beat = tokio::time::interval(Duration::from_millis(10));
+                while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                    beat.tick().await;
+                    let sent = start.elapsed();
+                    let reply = client::get(to, "/sick").await.unwrap();
+                    samples.push((sent, !reply.is_rejection()));
+                }
+                samples
+            })
+        })
+        .collect();
+    scenario.until_state("sick", State::Closed).await;
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    let mut samples = Vec::new();
+    for client in clients {
+        samples.extend(client.await.unwrap());
+    }
+    samples
+}
+
+async fn the_ramp_follows_its_schedule_to_closed(workers: u32) {
+    let config = half_open(r#"{"successThreshold": 1, "ramp": {"initialPercent": 10, "duration": "5s"}}"#);
+    let scenario = Scenario::start(workers, &config).await;
+    scenario.trip().await;
+    scenario.sick.behave(Behaviour::Status(200));
+    scenario.until_half_open().await;
+    assert_eq!(scenario.get("/sick").await.status, 200, "the probe");
+    let start = Instant::now();
+    let samples = load(&scenario, start).await;
+    assert!(start.elapsed() > Duration::from_secs(5), "not before its time: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(9), "evidence was there at every step: {:?}", start.elapsed());
+    for second in 0..4 {
+        let within = |sample: &&Sample| sample.0.as_secs() == second;
+        let sent = samples.iter().filter(within).count();
+        let admitted = samples.iter().filter(within).filter(|(_, admitted)| *admitted).count();
+        #[allow(clippy::cast_precision_loss)]
+        let (share, scheduled) = (admitted as f64 / sent as f64, 0.1 + 0.9 * (second as f64 + 0.5) / 5.0);
+        assert!(sent > 100, "{sent} requests in second {second} tell too little");
+        // Steps begin a little late, at the first call or tick after their time: the share may lag by one step.
+        assert!(
+            share < scheduled + 0.06 && share > scheduled - 0.15,
+            "second {second}: {share:.2} of {sent} admitted, {scheduled:.2} scheduled"
+        );
+    }
+    assert!(scenario.get_at_once("/sick", 32).await.iter().all(|reply| reply.status == 200));
+    assert_eq!(scenario.reasons(), ["consecutive", "open_over", "probes_succeeded", "ramp_done"]);
+}
+
+async fn a_failure_in_the_ramp_reopens(workers: u32) {
+    let config = half_open(r#"{"successThreshold": 1, "ramp": {"initialPercent": 50, "duration": "60s"}}"#);
+    let scenario = Scenario::start(workers, &config).await;
+    scenario.trip().await;
+    scenario.sick.behave(Behaviour::Status(200));
+    scenario.until_half_open().await;
+    scenario.get("/sick").await;
+    scenario.until_transition("probes_succeeded").await;
+    scenario.sick.behave(Behaviour::Status(500));
+    let failed = until("an admitted request", || scenario.get("/sick"), |reply| reply.status == 500).await;
+    assert!(!failed.is_rejection());
+    let reopened = scenario.until_transition("ramp_failed").await;
+    assert_eq!(reopened["trips_in_a_row"], 2);
+}
