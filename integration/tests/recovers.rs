@@ -42,19 +42,25 @@ async fn no_more_probes_than_allowed_are_out_at_any_time(workers: u32) {
     scenario.until_half_open().await;
     scenario.sick.forget_peak();
     let mut rejected = 0;
-    for _ in 0..3 {
+    for round in 1..=3 {
         let requests: Vec<_> = (0..64).map(|_| scenario.begin("/sick")).collect();
-        rejected += 61;
-        scenario.until_metric("circuit_breaker_rejected_total", "sick", "probe_limit", rejected).await;
-        assert_eq!(scenario.sick.in_flight(), 3);
-        scenario.sick.release(3);
+        let look = || async {
+            let limited = scenario.metric("circuit_breaker_rejected_total", "sick", "probe_limit").await;
+            (scenario.sick.in_flight(), limited - rejected)
+        };
+        let (out, limited) = until("64 requests to be decided", look, |(out, limited)| out + limited == 64).await;
+        // Later rounds may begin before the last slot of the one before is back: that happens when Envoy logs a request,
+        // an instant after its answer.
+        assert!(out == 3 || (round > 1 && out < 3), "{out} probes are out in round {round}");
+        rejected += limited;
+        scenario.sick.release(usize::try_from(out).unwrap());
         let mut half_open = 0;
         for request in requests {
             let reply = request.await.unwrap().unwrap();
             assert!(reply.status == 200 || reply.header("x-circuit-breaker") == "half-open");
-            half_open += usize::from(reply.is_rejection());
+            half_open += u64::from(reply.is_rejection());
         }
-        assert_eq!(half_open, 61);
+        assert_eq!(half_open, limited);
     }
     assert_eq!(scenario.sick.peak(), 3);
 }
