@@ -24,6 +24,9 @@ pub struct Envoy {
     ports: BTreeMap<String, u16>,
 }
 
+/// Time that Envoy has to end by itself.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Whether a new filter configuration is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
@@ -230,6 +233,20 @@ impl Envoy {
         until("lines in the access log", read, |seen| seen.len() >= lines).await
     }
 
+    /// Asks Envoy to end, so that whoever started it for us (func-e) ends with it and leaves nothing behind.
+    fn quit(&mut self) {
+        let admin = self.admin;
+        let asked = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            runtime.block_on(client::request(admin, "POST", "/quitquitquit", &[])).ok()
+        });
+        let asked = asked.join().ok().flatten().is_some();
+        let deadline = Instant::now() + GRACE;
+        while asked && Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     fn print_what_is_known(&self) {
         eprintln!("--- Envoy's log\n{}", tail(&self.log(), 80));
         // Dropping happens in an async test: ask from a thread of its own.
@@ -248,6 +265,7 @@ impl Drop for Envoy {
         if std::thread::panicking() {
             self.print_what_is_known();
         }
+        self.quit();
         // Ended already, perhaps: then there is nothing to kill.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -12,6 +12,7 @@
 
 pub mod bootstrap;
 pub mod client;
+pub mod demo;
 pub mod envoy;
 pub mod grpc;
 pub mod scenario;

@@ -3,6 +3,7 @@
 //! Written on bare sockets, because what a breaker must notice is what no server library does on purpose: a reset in the
 //! middle of a body, a connection closed without an answer, an answer that never comes.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,6 +41,7 @@ pub enum Behaviour {
 struct Shared {
     behaviour: Mutex<Behaviour>,
     seen: AtomicU64,
+    by_path: Mutex<BTreeMap<String, u64>>,
     in_flight: AtomicU64,
     peak: AtomicU64,
     gate: Semaphore,
@@ -59,17 +61,26 @@ impl Upstream {
     /// # Panics
     /// No port is free.
     pub async fn start() -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("a bound socket has an address");
+        Upstream::listen(0).await.expect("a free port")
+    }
+
+    /// Listens on this port and answers 200.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub async fn listen(port: u16) -> std::io::Result<Upstream> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             behaviour: Mutex::new(Behaviour::Status(200)),
             seen: AtomicU64::new(0),
+            by_path: Mutex::new(BTreeMap::new()),
             in_flight: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             gate: Semaphore::new(0),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
-        Upstream { address, shared, server: Mutex::new(Some(server)) }
+        Ok(Upstream { address, shared, server: Mutex::new(Some(server)) })
     }
 
     /// Where it listens.
@@ -90,6 +101,15 @@ impl Upstream {
     #[must_use]
     pub fn seen(&self) -> u64 {
         self.shared.seen.load(Ordering::SeqCst)
+    }
+
+    /// Requests for this path seen so far.
+    ///
+    /// # Panics
+    /// Never: nobody panics while holding the lock.
+    #[must_use]
+    pub fn seen_for(&self, path: &str) -> u64 {
+        self.shared.by_path.lock().expect("no holder panics").get(path).copied().unwrap_or(0)
     }
 
     /// Requests that it has and has not answered.
@@ -183,7 +203,8 @@ impl Drop for InFlight {
 
 async fn converse(mut stream: TcpStream, shared: Arc<Shared>) {
     let mut buffer = Vec::new();
-    while read_request(&mut stream, &mut buffer).await {
+    while let Some(path) = read_request(&mut stream, &mut buffer).await {
+        *shared.by_path.lock().expect("no holder panics").entry(path).or_default() += 1;
         let number = shared.seen.fetch_add(1, Ordering::SeqCst);
         let in_flight = InFlight::enter(&shared);
         let behaviour = shared.behaviour.lock().expect("no holder panics").clone();
@@ -194,8 +215,8 @@ async fn converse(mut stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Reads one request, without a body or with a content-length. False: there will be none.
-async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
+/// Reads one request, without a body or with a content-length, and gives its path. `None`: there will be none.
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut request = httparse::Request::new(&mut headers);
@@ -205,16 +226,17 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
                 let body = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
                 let whole = head + body.unwrap_or(0);
                 if buffer.len() >= whole {
+                    let path = request.path.unwrap_or_default().to_owned();
                     buffer.drain(..whole);
-                    return true;
+                    return Some(path);
                 }
             }
             Ok(httparse::Status::Partial) => {}
-            Err(_) => return false,
+            Err(_) => return None,
         }
         match stream.read_buf(buffer).await {
             Ok(read) if read > 0 => {}
-            _ => return false,
+            _ => return None,
         }
     }
 }
