@@ -48,6 +48,7 @@ async fn perform(stage: &Stage) -> Result<Run> {
     }
     look(stage, &mut run, &records, start.elapsed()).await?;
     board.show(&run, start.elapsed())?;
+    board.end()?;
     Ok(run)
 }
 

@@ -42,6 +42,19 @@ impl Board {
         Ok(Board::Live(Box::new(Terminal::with_options(CrosstermBackend::new(io::stdout()), options)?)))
     }
 
+    /// Leaves the last picture where it is and what comes next below it.
+    ///
+    /// # Errors
+    /// The terminal does not answer.
+    pub fn end(self) -> io::Result<()> {
+        if let Board::Live(mut terminal) = self {
+            let bottom = terminal.get_frame().area().bottom().saturating_sub(1);
+            terminal.set_cursor_position((0, bottom))?;
+            println!();
+        }
+        Ok(())
+    }
+
     /// Shows how far the run is.
     ///
     /// # Errors

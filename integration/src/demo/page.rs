@@ -99,7 +99,7 @@ fn draw_ribbon(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, run: 
     for (at, phase) in life.iter().enumerate() {
         let until = life.get(at + 1).map_or(LENGTH, |next| next.from);
         let color = if phase.name.starts_with("healthy") { RGBColor(225, 240, 228) } else { RGBColor(248, 222, 218) };
-        area.draw(&Rectangle::new([(x(phase.from), 4), (x(until), 26)], color.filled()))?;
+        area.draw(&Rectangle::new([(x(phase.from), 4), (x(until) - 1, 26)], color.filled()))?;
         area.draw(&Text::new(phase.name, (x(phase.from) + 6, 9), text(13)))?;
     }
     for (at, (from, state)) in run.states.iter().enumerate() {

@@ -67,10 +67,19 @@ impl Run {
         }
     }
 
-    /// Requests of a side that the upstream had seen by then.
+    /// Requests of a side that the upstream had seen by then, from the two looks around that moment.
     fn arrived(&self, side: Side, by: Duration) -> u64 {
-        let seen = self.arrivals.iter().take_while(|(at, _)| *at <= by).last();
-        seen.map_or(0, |(_, counts)| counts[usize::from(side == Side::With)])
+        let count = |(_, counts): &Arrivals| counts[usize::from(side == Side::With)];
+        let after = self.arrivals.iter().position(|(at, _)| *at > by).unwrap_or(self.arrivals.len());
+        let (Some(before), after) = (after.checked_sub(1).map(|at| &self.arrivals[at]), self.arrivals.get(after))
+        else {
+            return 0;
+        };
+        let Some(after) = after else { return count(before) };
+        let part = (by - before.0).as_secs_f64() / (after.0 - before.0).as_secs_f64();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let between = ((count(after) - count(before)) as f64 * part).round() as u64;
+        count(before) + between
     }
 
     fn recovery(&self, side: Side) -> Option<Duration> {
