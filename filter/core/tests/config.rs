@@ -1,0 +1,109 @@
+//! The configuration: what is read, what is refused, and with which words.
+#![cfg(feature = "testing")]
+// Tests say what they expect by panicking.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
+
+use circuit_breaker_core::config::{Config, MILLISECOND, SECOND};
+use circuit_breaker_core::policy::Mode;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+fn refused(document: &str) -> String {
+    Config::parse(document.as_bytes()).expect_err(document).to_string()
+}
+
+fn default_with(section: &str) -> String {
+    format!(r#"{{"default": {section}}}"#)
+}
+
+#[test]
+fn nothing_is_all_defaults() {
+    let empty = Config::parse(b"").unwrap();
+    for same in ["{}", "  \n", r#"{"default": {}}"#, r#"{"upstreams": []}"#] {
+        assert_eq!(Config::parse(same.as_bytes()).unwrap(), empty, "{same}");
+    }
+    let policy = empty.policies().next().unwrap().clone();
+    assert_eq!(policy.mode, Mode::Enforce);
+    assert_eq!(
+        (policy.trip.consecutive_failures, policy.trip.failure_rate, policy.trip.minimum_calls),
+        (5, 500_000, 20)
+    );
+    assert_eq!((policy.trip.window, policy.open.base, policy.open.max), (10 * SECOND, 30 * SECOND, 300 * SECOND));
+    assert_eq!((policy.half_open.max_probes, policy.half_open.success_threshold), (1, 3));
+    assert_eq!((policy.rejection.status, policy.rejection.body.as_str()), (503, "upstream circuit is open\n"));
+    assert_eq!(empty.max_circuits, 1024);
+}
+
+#[test]
+fn fields_replace_defaults_one_by_one() {
+    let config = Config::parse(
+        br#"{"default": {"trip": {"consecutiveFailures": 9}, "open": {"baseDuration": "1m30s"}},
+            "upstreams": [{"match": {"host": "a.b"}, "trip": {"failureRatePercent": 12.5}, "mode": "observe"}]}"#,
+    )
+    .unwrap();
+    let policies: Vec<_> = config.policies().collect();
+    assert_eq!((policies[0].trip.consecutive_failures, policies[0].open.base), (9, 90 * SECOND));
+    assert_eq!((policies[1].trip.consecutive_failures, policies[1].trip.failure_rate), (9, 125_000));
+    assert_eq!((policies[0].mode, policies[1].mode), (Mode::Enforce, Mode::Observe));
+    assert_eq!(policies[1].open.base, 90 * SECOND);
+}
+
+#[test]
+fn durations_are_a_number_and_a_unit_single_or_combined() {
+    for (text, nanos) in [("500ms", 500 * MILLISECOND), ("1s", SECOND), ("1m30s", 90 * SECOND), ("2h", 7200 * SECOND)] {
+        let document = default_with(&format!(r#"{{"open": {{"baseDuration": "{text}", "maxDuration": "24h"}}}}"#));
+        let config = Config::parse(document.as_bytes()).unwrap();
+        assert_eq!(config.policies().next().unwrap().open.base, nanos, "{text}");
+    }
+    for text in ["30", "30 s", "-1s", "1d", "", "s", "1.5.1s", "99999999999h", "1e3s"] {
+        let message = refused(&default_with(&format!(r#"{{"open": {{"baseDuration": "{text}"}}}}"#)));
+        assert!(message.starts_with("default.open.baseDuration") && message.contains("duration"), "{text}: {message}");
+    }
+}
+
+#[test]
+fn each_refusal_names_path_value_and_what_is_allowed() {
+    for (document, parts) in [
+        (r#"{"defaults": {}}"#, vec!["defaults", "did you mean default?"]),
+        (
+            r#"{"default": {"trip": {"consecutiveFailure": 5}}}"#,
+            vec!["default.trip.consecutiveFailure", "did you mean consecutiveFailures?"],
+        ),
+        (r#"{"default": {"trip": {"banana": 5}}}"#, vec!["default.trip.banana", "known here", "minimumCalls"]),
+        (
+            r#"{"default": {"trip": {"consecutiveFailures": "5"}}}"#,
+            vec!["default.trip.consecutiveFailures", "\"5\"", "whole number"],
+        ),
+        (r#"{"default": {"trip": {"consecutiveFailures": -1}}}"#, vec!["consecutiveFailures", "-1", "from 0"]),
+        (r#"{"default": {"trip": {"minimumCalls": 2.5}}}"#, vec!["minimumCalls", "2.5", "whole number"]),
+        (r#"{"default": {"trip": {"failureRatePercent": 101}}}"#, vec!["failureRatePercent", "101", "0 to 100"]),
+        (r#"{"default": {"mode": "on"}}"#, vec!["default.mode", "\"on\"", "enforce, observe, forceOpen, disabled"]),
+        (r#"{"default": {"open": {"multiplier": 0.5}}}"#, vec!["default.open.multiplier", "0.5", "from 1"]),
+        (
+            r#"{"default": {"open": {"baseDuration": "10m"}}}"#,
+            vec!["default.open.maxDuration", "300s", "at least baseDuration"],
+        ),
+        (r#"{"default": {"halfOpen": {"maxConcurrentProbes": 17}}}"#, vec!["maxConcurrentProbes", "17", "1 to 16"]),
+        (r#"{"default": {"rejection": {"status": 199}}}"#, vec!["default.rejection.status", "199", "200 to 599"]),
+        (r#"{"default": {"rejection": {"headers": {"connection": "close"}}}}"#, vec!["headers.connection"]),
+        (r#"{"default": {"rejection": {"headers": {":path": "/"}}}}"#, vec!["headers.:path", "header name"]),
+        (r#"{"default": {"mode": "observe", "mode": "enforce"}}"#, vec!["\"mode\" stands twice"]),
+        (r#"{"default": []}"#, vec!["default", "a list", "a section"]),
+        (
+            r#"{"upstreams": [{"match": {"host": "a"}}, {"match": {"host": "a"}}]}"#,
+            vec!["upstreams[1].match", "same match"],
+        ),
+        (r#"{"upstreams": [{"match": {"host": "a.*"}}]}"#, vec!["upstreams[0].match.host", "\"a.*\"", "leading label"]),
+        (r#"{"upstreams": [{"match": {}}]}"#, vec!["upstreams[0].match", "nothing to match"]),
+        (r#"{"upstreams": [{"mode": "observe"}]}"#, vec!["upstreams[0].match", "nothing to match"]),
+        (r#"{"limits": {"maxCircuits": 0}}"#, vec!["limits.maxCircuits", "0", "from 1"]),
+        ("{", vec!["not a JSON document"]),
+        ("[1]", vec!["a list", "a section"]),
+    ] {
+        let message = refused(document);
+        for part in parts {
+            assert!(message.contains(part), "{document}\n  gave: {message}\n  without: {part}");
+        }
+        assert_eq!(message.lines().count(), 1, "one message, one line: {message}");
+    }
+}

@@ -1,0 +1,185 @@
+//! Properties that hold whatever happens, against a reference that is too simple to be wrong.
+#![cfg(all(feature = "testing", not(target_arch = "wasm32")))]
+// Tests say what they expect by panicking.
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
+
+use circuit_breaker_core::config::{Config, MILLISECOND, SECOND};
+use circuit_breaker_core::metrics::{CALLS, REJECTED};
+use circuit_breaker_core::outcome::{FailureKind, Outcome};
+use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::testing::Proxy;
+use proptest::prelude::*;
+
+const A: &str = "outbound|80||a.default.svc.cluster.local";
+const BAD: Outcome = Outcome::Failure(FailureKind::Http);
+
+/// Something that happens to a proxy of four workers.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Begin {
+        vm: usize,
+    },
+    End {
+        which: usize,
+        outcome: Outcome,
+    },
+    Pass {
+        time: u64,
+    },
+    /// The clock moves, and no worker ticks.
+    Leap {
+        time: u64,
+    },
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![4 => Just(Outcome::Success), 4 => Just(BAD), 1 => Just(Outcome::Neutral)]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (0..4_usize).prop_map(|vm| Event::Begin { vm }),
+        6 => (0..64_usize, outcome()).prop_map(|(which, outcome)| Event::End { which, outcome }),
+        2 => (1..4000_u64).prop_map(|time| Event::Pass { time: time * MILLISECOND }),
+        1 => (1..4000_u64).prop_map(|time| Event::Leap { time: time * MILLISECOND }),
+    ]
+}
+
+fn rejections(proxy: &Proxy) -> u64 {
+    REJECTED.components.iter().map(|cause| proxy.host.value(&REJECTED, A, cause)).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// One call at a time: the circuit opens exactly when a plain counter of failures in a row reaches the bound.
+    #[test]
+    fn the_streak_is_a_plain_counter(calls in prop::collection::vec((0..4_usize, outcome(), 0..3_u64), 1..200)) {
+        let config = r#"{"default": {"trip": {"consecutiveFailures": 7, "failureRatePercent": 0}}}"#;
+        let mut proxy = Proxy::start(4, config);
+        let mut streak = 0;
+        for (vm, outcome, seconds) in calls {
+            proxy.pass(seconds * SECOND);
+            prop_assert!(proxy.request(vm, A, outcome));
+            match outcome {
+                Outcome::Success => streak = 0,
+                Outcome::Failure(_) => streak += 1,
+                Outcome::Neutral => {}
+            }
+            prop_assert_eq!(proxy.state(A), if streak >= 7 { 2 } else { 0 });
+            if streak >= 7 {
+                break;
+            }
+        }
+    }
+
+    /// The window holds every call of the last nine buckets, none older than eleven; between them it may differ by how
+    /// far a worker's samples lie from the moment.
+    #[test]
+    fn the_rate_is_taken_over_the_window(calls in prop::collection::vec((0..4_usize, any::<bool>(), 0..2500_u64), 1..150)) {
+        let config = r#"{"default": {"trip": {"consecutiveFailures": 0, "failureRatePercent": 50, "minimumCalls": 10}}}"#;
+        let mut proxy = Proxy::start(4, config);
+        let mut log: Vec<(u64, bool)> = Vec::new();
+        for (vm, bad, milliseconds) in calls {
+            proxy.pass(milliseconds * MILLISECOND);
+            let admitted = proxy.request(vm, A, if bad { BAD } else { Outcome::Success });
+            prop_assert!(admitted);
+            log.push((proxy.now, bad));
+            let holds = |length: u64| {
+                let recent = || log.iter().filter(|(at, _)| proxy.now - at <= length);
+                let (all, failed) = (recent().count(), recent().filter(|(_, bad)| *bad).count());
+                all >= 10 && failed * 2 >= all
+            };
+            // A window of any length between the two may be the one that a worker sees.
+            let lengths: Vec<bool> = (85..=115).map(|tenths| holds(tenths * SECOND / 10)).collect();
+            let open = proxy.state(A) == 2;
+            if open {
+                prop_assert!(lengths.contains(&true), "tripped though no window holds it");
+                break;
+            }
+            prop_assert!(lengths.contains(&false), "every window holds it, and it has not tripped");
+        }
+    }
+
+    /// Whatever happens: requests are admitted or rejected, admitted ones counted exactly once, probes never exceed their
+    /// limit, generations never skip, and the gauge tells what the record says.
+    #[test]
+    fn nothing_is_lost_or_counted_twice(events in prop::collection::vec(event(), 1..400)) {
+        let config = r#"{"default": {"open": {"baseDuration": "2s", "maxDuration": "4s"}, "trip": {"minimumCalls": 5},
+            "halfOpen": {"maxConcurrentProbes": 2, "successThreshold": 2, "probeTimeout": "3s", "ramp": {"duration": "5s"}}}}"#;
+        let mut proxy = Proxy::start(4, config);
+        let mut out: Vec<(usize, Permit, u64)> = Vec::new();
+        let (mut admitted, mut rejected) = (0, 0);
+        for event in events {
+            match event {
+                Event::Begin { vm } => match proxy.admit(vm, A) {
+                    Admission::Pass(permit) => {
+                        admitted += 1;
+                        out.push((vm, permit, proxy.now));
+                    }
+                    Admission::Reject { .. } => rejected += 1,
+                },
+                Event::End { which, outcome } if !out.is_empty() => {
+                    let (vm, permit, _) = out.swap_remove(which % out.len());
+                    proxy.settle(vm, A, permit, outcome);
+                }
+                Event::End { .. } => {}
+                Event::Pass { time } => proxy.pass(time),
+                Event::Leap { time } => proxy.now += time,
+            }
+            let now = proxy.now;
+            // A probe counts against the limit until its timeout; then it has failed.
+            let probes = out.iter().filter(|(_, permit, at)| matches!(permit, Permit::Probe { .. }) && now - at < 3 * SECOND);
+            let mut by_generation = std::collections::BTreeMap::new();
+            for (_, permit, _) in probes {
+                if let Permit::Probe { generation, .. } = permit {
+                    *by_generation.entry(generation).or_insert(0) += 1;
+                }
+            }
+            prop_assert!(by_generation.values().all(|probes| *probes <= 2), "{:?}", by_generation);
+        }
+        for (vm, permit, _) in out.drain(..) {
+            proxy.settle(vm, A, permit, Outcome::Neutral);
+        }
+        let calls: u64 = CALLS.components.iter().map(|component| proxy.host.value(&CALLS, A, component)).sum();
+        prop_assert_eq!(calls, admitted);
+        prop_assert_eq!(rejections(&proxy), rejected);
+        let generations: Vec<u64> = proxy.host.log_lines().iter().map(|line| {
+            let (_, rest) = line.split_once("\"generation\":").unwrap();
+            rest.split_once(',').unwrap().0.parse().unwrap()
+        }).collect();
+        prop_assert_eq!(&generations, &(1..=generations.len() as u64).collect::<Vec<_>>());
+    }
+
+    /// Any bytes are a configuration or an error, never a panic.
+    #[test]
+    fn any_document_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300), number in any::<f64>(), word in ".*") {
+        let _ = Config::parse(&bytes);
+        let word = serde_json::to_string(&word).unwrap();
+        for value in [serde_json::to_string(&number).unwrap(), word.clone(), format!("{{{word}: {word}}}"), format!("[{word}]")] {
+            for path in ["trip", "mode", "open", "halfOpen", "rejection"] {
+                let _ = Config::parse(format!(r#"{{"default": {{"{path}": {value}}}}}"#).as_bytes());
+            }
+            for field in ["baseDuration", "multiplier", "jitterPercent"] {
+                let _ = Config::parse(format!(r#"{{"default": {{"open": {{"{field}": {value}}}}}}}"#).as_bytes());
+            }
+        }
+    }
+
+    /// Whatever bytes lie where a record should be: requests are decided, and the circuit works again.
+    #[test]
+    fn any_record_is_survived(bytes in prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..400),
+        (0..6_u8, prop::collection::vec(any::<u8>(), 288)).prop_map(|(phase, rest)| [vec![1, phase], rest].concat()),
+    ]) {
+        let mut proxy = Proxy::start(2, "");
+        proxy.request(0, A, Outcome::Success);
+        proxy.host.overwrite("circuit_breaker:circuit:", &bytes);
+        proxy.configure(2, "");
+        for turn in 0..200 {
+            proxy.request(turn % 2, A, Outcome::Success);
+            proxy.pass(10 * SECOND);
+        }
+        prop_assert_eq!(proxy.state(A), 0, "it is CLOSED again in the end");
+    }
+}

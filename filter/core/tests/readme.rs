@@ -1,0 +1,90 @@
+//! The README's tables say what the code says. After a change of the code: `UPDATE_README=1 cargo test -p
+//! circuit-breaker-core --test readme`.
+#![cfg(all(feature = "testing", not(target_arch = "wasm32")))]
+// Tests say what they expect by panicking.
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs)]
+
+use std::fmt::Write;
+use std::fs;
+
+use circuit_breaker_core::config::{CONFIG, Field, Kind, print_duration};
+use circuit_breaker_core::host::MetricKind;
+use circuit_breaker_core::metrics;
+
+const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+
+fn compare(name: &str, table: &str) {
+    let readme = fs::read_to_string(README).unwrap();
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->\n"));
+    let (before, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("README.md has no {begin}"));
+    let (found, after) = rest.split_once(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
+    if std::env::var_os("UPDATE_README").is_some() {
+        fs::write(README, format!("{before}{begin}{table}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(found, table, "README.md's table differs; UPDATE_README=1 writes it");
+    }
+}
+
+fn allowed(kind: &Kind) -> String {
+    match kind {
+        Kind::Choice(words) => words.join(", "),
+        Kind::Duration { min: 0 } => "duration".to_owned(),
+        Kind::Duration { min } => format!("duration from {}", print_duration(*min)),
+        Kind::Percent => "0 to 100".to_owned(),
+        Kind::Integer { min, max } => format!("{min} to {max}"),
+        Kind::Factor { min, max } => format!("{min} to {max}"),
+        Kind::Text { max } => format!("text, at most {max} bytes"),
+        Kind::Flag => "true, false".to_owned(),
+        Kind::Headers => "names and values".to_owned(),
+        Kind::Section(_) | Kind::Sections(_) => String::new(),
+    }
+}
+
+fn default(field: &Field) -> String {
+    if matches!(field.default, "" | "{}" | "[]") { String::new() } else { format!("`{}`", field.default) }
+}
+
+fn rows(table: &mut String, fields: &[Field], path: &str) {
+    for field in fields {
+        let at = if path.is_empty() { field.name.to_owned() } else { format!("{path}.{}", field.name) };
+        match &field.kind {
+            Kind::Section(inner) => section(table, &at, field, inner),
+            Kind::Sections(inner) => section(table, &format!("{at}[]"), field, inner),
+            kind => {
+                writeln!(table, "| `{at}` | {} | {} | {} |", default(field), allowed(kind), field.meaning).unwrap();
+            }
+        }
+    }
+}
+
+fn section(table: &mut String, at: &str, field: &Field, inner: &[Field]) {
+    writeln!(table, "| **`{at}`** | {} | | {} |", default(field), field.meaning).unwrap();
+    // An entry of `upstreams` has the fields of `default`, which are shown there.
+    let again = at.starts_with("upstreams[].") && at != "upstreams[].match";
+    if !again {
+        rows(table, inner, at);
+    }
+}
+
+#[test]
+fn the_fields_are_those_of_the_parser() {
+    let mut table = String::from("| field | default | allowed | meaning |\n|---|---|---|---|\n");
+    rows(&mut table, CONFIG, "");
+    compare("fields", &table);
+}
+
+#[test]
+fn the_metrics_are_those_of_the_code() {
+    let mut table = String::from("| metric | kind | component | meaning |\n|---|---|---|---|\n");
+    for metric in metrics::ALL {
+        let kind = match metric.kind {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
+        };
+        let of = if metric.per_upstream { "" } else { ", of the proxy" };
+        let components = metric.components.join(", ");
+        writeln!(table, "| `{}` | {kind}{of} | {components} | {} |", metric.name, metric.meaning).unwrap();
+    }
+    compare("metrics", &table);
+}
