@@ -165,7 +165,7 @@ mod tests {
                 record(healed + 3, 503, true),
                 record(44, 200, false),
             ],
-            arrivals: vec![(Duration::from_secs(1), [0, 1]), (Duration::from_secs(10), [0, 2])],
+            arrivals: vec![(phases()[1].from, [0, 1]), (Duration::from_secs(10), [0, 2])],
             ..Run::default()
         };
         let figures = run.figures(Side::With);
