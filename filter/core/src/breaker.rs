@@ -153,7 +153,7 @@ fn index(circuit: u32) -> usize {
 /// person ends `forceOpen`.
 fn come_back(view: &View, cause: Cause, now: u64) -> u64 {
     match cause {
-        Cause::Open => view.record.open_until.saturating_sub(now).min(view.policy.longest_open()),
+        Cause::Open => view.record.open_for(&view.policy, now),
         Cause::ProbeLimit | Cause::Ramp => crate::config::SECOND,
         Cause::Forced => view.policy.open.base,
     }

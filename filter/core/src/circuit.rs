@@ -11,6 +11,7 @@
 //! ```
 
 use crate::backoff::open_time;
+use crate::clock;
 use crate::config::SECOND;
 use crate::policy::{Mode, Policy, Trip};
 use crate::ramp;
@@ -121,8 +122,7 @@ impl Record {
     /// Nanoseconds until OPEN is over. A longer time than the policy can have drawn comes from a clock that stepped
     /// back or from an older policy: then it is over.
     pub(crate) fn open_for(&self, policy: &Policy, now: u64) -> u64 {
-        let left = self.open_until.saturating_sub(now);
-        if left > policy.longest_open() { 0 } else { left }
+        clock::left(now, self.open_until, policy.longest_open())
     }
 
     /// The next generation, in `phase`.
@@ -187,7 +187,7 @@ impl Record {
 
     /// The ramp's next step, where this one has run its time and shown enough good calls.
     fn climb(&self, policy: &Policy, at: &Moment) -> Option<Change> {
-        if at.tally.is_before(self.mark) || at.now < self.mark_at {
+        if at.tally.is_before(self.mark) || clock::stepped_back(at.now, self.mark_at) {
             return Some(self.marked(at, self.progress));
         }
         let needed = ramp::evidence(&policy.half_open, at.now.saturating_sub(self.mark_at))?;
@@ -204,7 +204,7 @@ impl Record {
         if self.trips_in_a_row == 0 {
             return None;
         }
-        if at.tally.is_before(self.mark) || at.now < self.mark_at {
+        if at.tally.is_before(self.mark) || clock::stepped_back(at.now, self.mark_at) {
             return Some(self.marked(at, 0));
         }
         let seen = at.tally.since(self.mark);
@@ -227,8 +227,8 @@ impl Record {
     /// Leases that are neither settled nor over. One that ends later than any lease could comes from a clock that
     /// stepped back.
     fn is_live(lease: &Lease, policy: &Policy, now: u64) -> bool {
-        let left = lease.ends_at.saturating_sub(now);
-        lease.number != 0 && left > 0 && left <= policy.half_open.probe_timeout.saturating_add(LEASE_GRACE)
+        let longest = policy.half_open.probe_timeout.saturating_add(LEASE_GRACE);
+        lease.number != 0 && clock::left(now, lease.ends_at, longest) > 0
     }
 
     /// Whether a probe may be sent.

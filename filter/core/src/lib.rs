@@ -10,6 +10,7 @@
 mod backoff;
 pub mod breaker;
 mod circuit;
+mod clock;
 pub mod config;
 pub mod host;
 mod key;

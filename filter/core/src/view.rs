@@ -8,6 +8,7 @@
 use std::rc::Rc;
 
 use crate::circuit::{Change, Moment, Reason, condition, ramp_conditions};
+use crate::clock;
 use crate::host::{ABSENT, Fault, Host, TRIES};
 use crate::key;
 use crate::policy::{Policy, Trip};
@@ -134,8 +135,8 @@ impl View {
 
     /// A window that begins with the record's generation, where that is recent enough to tell when calls were made.
     fn window_since_record(&self, now: u64, tally: Tally) -> Window {
-        let age = now.checked_sub(self.record.since);
-        let recent = age.is_some_and(|age| age <= self.policy.trip.window);
+        let since = self.record.since;
+        let recent = now.saturating_sub(since) <= self.policy.trip.window && !clock::stepped_back(now, since);
         if recent && !tally.is_before(self.record.base) {
             Window::starting(self.record.since, self.record.base)
         } else {

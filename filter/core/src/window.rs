@@ -4,6 +4,7 @@
 //! at the moment of the decision. Each VM samples them at its tick, one sample a bucket, and keeps as many as the window
 //! has buckets. Exact buckets rather than a moving average: a tight burst hides in an average that weighs by time.
 
+use crate::clock;
 use crate::policy::Policy;
 
 /// What a circuit has counted since its metrics exist.
@@ -67,7 +68,7 @@ impl Window {
     /// Takes a sample where the last one is a bucket old. Starts afresh where the counters or the clock went backwards.
     pub(crate) fn roll(&mut self, now: u64, tally: Tally, bucket: u64) {
         let Some(last) = self.len.checked_sub(1).and_then(|last| self.samples.get(last).copied()) else { return };
-        if tally.is_before(last.tally) || now < last.at {
+        if tally.is_before(last.tally) || clock::stepped_back(now, last.at) {
             *self = Window::starting(now, tally);
         } else if now.saturating_sub(last.at) >= bucket {
             if self.len == SAMPLES {
@@ -124,8 +125,15 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_steps_back_starts_the_window_afresh() {
+    fn a_window_that_another_worker_began_a_moment_later_is_kept() {
         let mut window = Window::starting(1000, tally(1, 1));
+        window.roll(990, tally(2, 2), 10);
+        assert_eq!(window.count(990, tally(2, 3), 100), tally(1, 2));
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_starts_the_window_afresh() {
+        let mut window = Window::starting(10 * clock::SKEW, tally(1, 1));
         window.roll(10, tally(2, 2), 10);
         assert_eq!(window.count(12, tally(2, 3), 100), tally(0, 1));
     }

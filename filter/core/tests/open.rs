@@ -90,3 +90,13 @@ fn a_clock_that_steps_back_does_not_keep_it_open_for_ever() {
     proxy.now -= 3600 * SECOND;
     assert!(proxy.request(0, A, Outcome::Success), "a remaining time that no policy can draw is over");
 }
+
+#[test]
+fn a_worker_that_read_the_clock_a_moment_earlier_sees_it_open() {
+    let config = r#"{"default": {"open": {"baseDuration": "30s", "maxDuration": "30s", "jitterPercent": 0}}}"#;
+    let mut proxy = Proxy::start(2, config);
+    proxy.fail(A, 5);
+    proxy.now -= 1;
+    assert!(!proxy.request(1, A, Outcome::Success));
+    assert_eq!(proxy.state(A), 2);
+}

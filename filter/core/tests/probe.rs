@@ -170,3 +170,13 @@ fn probes_still_out_after_a_reopening_change_nothing() {
     assert_eq!(proxy.state(A), 2);
     assert_eq!(proxy.reasons().last().map(String::as_str), Some("probe_failed"));
 }
+
+#[test]
+fn a_worker_that_read_the_clock_a_moment_earlier_sees_the_same_leases() {
+    let mut proxy = half_open(r#"{"maxConcurrentProbes": 2}"#);
+    assert!(probe(&mut proxy, 0).is_some());
+    proxy.now -= 1;
+    assert!(probe(&mut proxy, 1).is_some());
+    proxy.now -= MILLISECOND;
+    assert!(probe(&mut proxy, 2).is_none() && probe(&mut proxy, 3).is_none());
+}
