@@ -5,7 +5,7 @@
 //! before admission, none after a rejection, and none after it was settled; and whatever still holds one when the stream
 //! is deleted is settled then.
 
-use circuit_breaker_core::outcome::{Answer, Outcome};
+use circuit_breaker_core::outcome::Answer;
 use circuit_breaker_core::permit::{Admission, Permit};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
@@ -54,25 +54,30 @@ impl Stream {
         if let Some(breaker) = &self.breaker
             && let Ok(mut breaker) = breaker.try_borrow_mut()
         {
-            breaker.answered(permit, self.answer().outcome(), host::now());
+            breaker.answered(permit, &self.answer(false), host::now());
         }
     }
 
-    fn answer(&self) -> Answer {
+    fn answer(&self, count_attempts: bool) -> Answer {
         let status = host::number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
         let flags = host::number("response\0flags").unwrap_or(0);
         let from_upstream = !Answer::needs_origin(status, flags)
             || host::property("response\0code_details").is_some_and(|details| details == b"via_upstream");
-        Answer { status, flags, from_upstream, grpc_status: self.grpc_status }
+        let attempts = if count_attempts { host::number("upstream\0request_attempt_count") } else { None };
+        let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1);
+        Answer { status, flags, from_upstream, grpc_status: self.grpc_status, attempts }
     }
 
     fn settle(&mut self) {
         let Some(permit) = self.permit.take() else { return };
+        if permit == Permit::Uncounted {
+            return;
+        }
         let Some(breaker) = &self.breaker else { return };
-        let outcome = if permit == Permit::Uncounted { Outcome::Neutral } else { self.answer().outcome() };
         let upstream = if matches!(permit, Permit::Calm { .. }) { host::text(CLUSTER) } else { None };
         if let Ok(mut breaker) = breaker.try_borrow_mut() {
-            breaker.settle(permit, upstream.as_deref(), outcome, self.first_byte, host::now());
+            let answer = self.answer(breaker.counts_attempts());
+            breaker.settle(permit, upstream.as_deref(), &answer, self.first_byte, host::now());
         }
     }
 

@@ -18,13 +18,25 @@ pub struct Cluster {
     pub timeout: String,
     /// Retries on a 5xx.
     pub retries: u32,
+    /// Requests that Envoy lets be in flight to it (`connectionPool`).
+    pub max_requests: u32,
 }
+
+/// The breaker is under test, not Envoy's own limits.
+const PLENTY: u32 = 10_000;
 
 impl Cluster {
     /// A cluster with one host.
     #[must_use]
     pub fn new(name: &str, address: SocketAddr) -> Cluster {
-        Cluster { name: name.to_owned(), address: Some(address), http2: false, timeout: "0s".to_owned(), retries: 0 }
+        Cluster {
+            name: name.to_owned(),
+            address: Some(address),
+            http2: false,
+            timeout: "0s".to_owned(),
+            retries: 0,
+            max_requests: PLENTY,
+        }
     }
 }
 
@@ -86,6 +98,11 @@ impl Bootstrap {
                 },
             }));
         }
+        // After the breaker, as in Istio; does something only where a request's headers ask for it.
+        filters.push(json!({"name": "envoy.filters.http.fault", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+            "abort": {"header_abort": {}, "percentage": {"numerator": 100}},
+        }}));
         filters.push(json!({"name": "envoy.filters.http.router", "typed_config": {"@type":
             "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}));
         json!({
@@ -195,9 +212,8 @@ fn cluster(cluster: &Cluster) -> Value {
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {"cluster_name": cluster.name, "endpoints": endpoints},
-        // The breaker is under test, not Envoy's own limits.
         "circuit_breakers": {"thresholds": [{
-            "max_connections": 10_000, "max_pending_requests": 10_000, "max_requests": 10_000,
+            "max_connections": PLENTY, "max_pending_requests": PLENTY, "max_requests": cluster.max_requests,
         }]},
     });
     if cluster.http2 {

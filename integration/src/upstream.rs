@@ -33,6 +33,8 @@ pub enum Behaviour {
     Endless,
     /// Answers once [`Upstream::release`] lets it: with this status.
     Gate(u16),
+    /// Of every so many requests the first ones fail with a 500: `(failing, of)`.
+    FailingFirst(u64, u64),
     /// Of every hundred requests the first so many fail with a 500; the rest are good. Spread evenly.
     FailingPercent(u64),
 }
@@ -255,6 +257,7 @@ async fn answer(stream: &mut TcpStream, shared: &Shared, behaviour: Behaviour, n
             let fails = number * percent / 100 != (number + 1) * percent / 100;
             send(stream, if fails { 500 } else { 200 }).await
         }
+        Behaviour::FailingFirst(failing, of) => send(stream, if number % of < failing { 500 } else { 200 }).await,
         Behaviour::Gate(status) => {
             tokio::select! {
                 permit = shared.gate.acquire() => {

@@ -40,6 +40,7 @@ pub struct Breaker<H> {
     calm: Option<u64>,
     /// Probes of this VM that are not settled.
     probes: Vec<Probe>,
+    counts_attempts: bool,
     /// A newer configuration has taken over: this one only serves the requests it has left.
     retired: bool,
 }
@@ -51,7 +52,9 @@ const SHORTEST_TICK: u64 = 50 * MILLISECOND;
 impl<H: Host> Breaker<H> {
     /// A breaker under `config`. `now` in nanoseconds since 1970; `seed` differs between VMs.
     pub fn start(host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
+        let counts_attempts = config.policies().any(|policy| policy.failures.all_attempts);
         let mut breaker = Breaker {
+            counts_attempts,
             vm: Vm::new(host, seed),
             config,
             circuits: Vec::new(),
@@ -95,6 +98,12 @@ impl<H: Host> Breaker<H> {
     #[must_use]
     pub fn upstream(&self, circuit: u32) -> Option<&str> {
         self.circuits.get(index(circuit)).map(|view| view.name.as_str())
+    }
+
+    /// Whether some policy counts the attempts that Envoy's retries hide.
+    #[must_use]
+    pub fn counts_attempts(&self) -> bool {
+        self.counts_attempts
     }
 
     /// What time does: windows roll, OPEN ends, ramps climb, probes run out, and calm is found again.

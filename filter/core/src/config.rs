@@ -17,7 +17,8 @@ pub use error::ConfigError;
 pub use fields::{CONFIG, Field, Kind, MOST_PROBES, POLICY};
 
 use crate::key::{Matcher, Upstream};
-use crate::policy::{HalfOpen, Mode, Open, Policy, Rejection, Trip};
+use crate::outcome::FailureKind;
+use crate::policy::{Failures, HalfOpen, Mode, Open, Policy, RateLimited, Rejection, Trip};
 use check::Reader;
 use node::Node;
 
@@ -152,6 +153,7 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
             minimum_calls: trip.integer("minimumCalls"),
             window: window(trip.at("window"), path)?,
         },
+        failures: failures(policy.at("failure")),
         open: Open {
             base: open.duration("baseDuration"),
             multiplier: open.number("multiplier"),
@@ -174,6 +176,34 @@ fn window(window: Reader<'_>, path: &str) -> Result<u64, ConfigError> {
         return Ok(window.duration("duration"));
     }
     Err(ConfigError::said(&format!("{path}.trip.window"), "nothing is given; allowed: duration"))
+}
+
+fn failures(given: Reader<'_>) -> Failures {
+    let mut failures = Failures {
+        client_cancel: given.text("clientCancel") == "failure",
+        rate_limited: match given.text("rateLimited") {
+            "failure" => RateLimited::Failure,
+            "ignore" => RateLimited::Ignore,
+            _ => RateLimited::Soft,
+        },
+        all_attempts: given.text("attempts") == "all",
+        ..Failures::default()
+    };
+    given.statuses("httpStatus").for_each(|status| failures.add_http(status));
+    for word in given.words("grpcStatus") {
+        let code = (0..).zip(fields::GRPC_CODES).find(|(_, name)| *name == word);
+        code.into_iter().for_each(|(code, _)| failures.add_grpc(code));
+    }
+    for word in given.words("upstreamErrors") {
+        failures.add_kind(match word {
+            "connect" => FailureKind::Connect,
+            "timeout" => FailureKind::Timeout,
+            "reset" => FailureKind::Reset,
+            "noHealthyUpstream" => FailureKind::NoHealthyUpstream,
+            _ => FailureKind::Overflow,
+        });
+    }
+    failures
 }
 
 fn rejection(rejection: Reader<'_>) -> Rejection {

@@ -40,7 +40,8 @@ metrics! {
         "settled calls; neutral ones say nothing about the upstream's present state";
     /// Failures by kind.
     FAILURES = "circuit_breaker_failures_total", Counter, true,
-        ["http", "grpc", "connect", "timeout", "reset", "no_healthy_upstream"], "failures by kind";
+        ["http", "grpc", "connect", "timeout", "reset", "no_healthy_upstream", "overflow", "client_cancel", "rate_limited"],
+        "failures by kind";
     /// Rejections.
     REJECTED = "circuit_breaker_rejected_total", Counter, true, ["open", "probe_limit", "ramp", "forced"],
         "requests not sent (enforce)";

@@ -1,7 +1,9 @@
 //! What an ended request says about its upstream: success, a failure of some kind, or nothing.
 //!
 //! Envoy's response flags tell who is to blame. Only what the upstream did, or failed to do, counts; what Envoy, another
-//! filter or the client did says nothing about the upstream and is neutral.
+//! filter or the client did says nothing about the upstream and is neutral. Which of it counts is the policy's to say.
+
+use crate::policy::{Failures, RateLimited};
 
 /// How an upstream failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +20,12 @@ pub enum FailureKind {
     Reset,
     /// Envoy had no healthy host of it left.
     NoHealthyUpstream,
+    /// Envoy's own limits for it (`connectionPool`) were full.
+    Overflow,
+    /// The client did not wait for it, where the policy counts that.
+    ClientCancel,
+    /// It said that there are too many requests, where the policy counts that.
+    RateLimited,
 }
 
 impl FailureKind {
@@ -31,6 +39,9 @@ impl FailureKind {
             FailureKind::Timeout => "timeout",
             FailureKind::Reset => "reset",
             FailureKind::NoHealthyUpstream => "no_healthy_upstream",
+            FailureKind::Overflow => "overflow",
+            FailureKind::ClientCancel => "client_cancel",
+            FailureKind::RateLimited => "rate_limited",
         }
     }
 }
@@ -47,7 +58,7 @@ pub enum Outcome {
 }
 
 /// What Envoy knows of an ended request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// HTTP status; 0 where the client left before there was one.
     pub status: u32,
@@ -58,6 +69,14 @@ pub struct Answer {
     pub from_upstream: bool,
     /// The upstream's `grpc-status`, where it sent one.
     pub grpc_status: Option<u32>,
+    /// How often Envoy sent the request; more than 1 where it retried. Only read where a policy asks.
+    pub attempts: u32,
+}
+
+impl Default for Answer {
+    fn default() -> Answer {
+        Answer { status: 0, flags: 0, from_upstream: true, grpc_status: None, attempts: 1 }
+    }
 }
 
 // Bits of `response.flags`: `1 << CoreResponseFlag` in Envoy's envoy/stream_info/stream_info.h, unchanged since 1.33.
@@ -67,6 +86,7 @@ const LOCAL_RESET: u64 = 1 << 3;
 const UPSTREAM_REMOTE_RESET: u64 = 1 << 4;
 const UPSTREAM_CONNECTION_FAILURE: u64 = 1 << 5;
 const UPSTREAM_CONNECTION_TERMINATION: u64 = 1 << 6;
+const UPSTREAM_OVERFLOW: u64 = 1 << 7;
 const DOWNSTREAM_CONNECTION_TERMINATION: u64 = 1 << 14;
 const UPSTREAM_RETRY_LIMIT: u64 = 1 << 15;
 const STREAM_IDLE_TIMEOUT: u64 = 1 << 16;
@@ -81,55 +101,68 @@ const CONNECT: u64 = UPSTREAM_CONNECTION_FAILURE | DNS_RESOLUTION_FAILED;
 const RESET: u64 = LOCAL_RESET | UPSTREAM_REMOTE_RESET | UPSTREAM_CONNECTION_TERMINATION | UPSTREAM_PROTOCOL_ERROR;
 const CLIENT_GONE: u64 = DOWNSTREAM_CONNECTION_TERMINATION | DOWNSTREAM_REMOTE_RESET;
 
-/// gRPC codes that mean a failing server and not a refused request: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE,
-/// DATA_LOSS.
-const FAILING_GRPC: [u32; 5] = [2, 4, 13, 14, 15];
+/// Envoy's flags for what the upstream did or failed to do, and their kinds; the first that is set decides. A timeout
+/// stands before a reset, because Envoy resets what it has given up on.
+const UPSTREAM_FLAGS: [(u64, FailureKind); 5] = [
+    (TIMEOUT, FailureKind::Timeout),
+    (CONNECT, FailureKind::Connect),
+    (RESET, FailureKind::Reset),
+    (NO_HEALTHY_UPSTREAM, FailureKind::NoHealthyUpstream),
+    (UPSTREAM_OVERFLOW, FailureKind::Overflow),
+];
+
+const TOO_MANY_REQUESTS: u32 = 429;
+const RESOURCE_EXHAUSTED: u32 = 8;
 
 impl Answer {
-    /// Whether a status and flags leave it open who answered: an error without any flag may be the upstream's or another
+    /// Whether status and flags leave it open who answered: an error without any flag may be the upstream's or another
     /// filter's. (Retries that ran out leave their own flag beside the upstream's status.)
     #[must_use]
     pub fn needs_origin(status: u32, flags: u64) -> bool {
-        status >= 500 && flags & !UPSTREAM_RETRY_LIMIT == 0
+        status >= 400 && flags & !UPSTREAM_RETRY_LIMIT == 0
     }
 
-    /// The outcome.
+    /// The outcome under a policy. A probe is judged more strictly: an upstream that says "too many" is not well yet.
     ///
-    /// A client that leaves is neutral even where Envoy then resets the upstream: who left first decides. A timeout
-    /// stands before a reset, because Envoy resets what it has given up on.
+    /// A client that leaves is the client's doing even where Envoy then resets the upstream: who left first decides.
     #[must_use]
-    pub fn outcome(&self) -> Outcome {
-        let has = |flags: u64| self.flags & flags != 0;
-        if has(CLIENT_GONE) {
-            Outcome::Neutral
-        } else if has(TIMEOUT) {
-            Outcome::Failure(FailureKind::Timeout)
-        } else if has(CONNECT) {
-            Outcome::Failure(FailureKind::Connect)
-        } else if has(RESET) {
-            Outcome::Failure(FailureKind::Reset)
-        } else if has(NO_HEALTHY_UPSTREAM) {
-            Outcome::Failure(FailureKind::NoHealthyUpstream)
-        } else if self.flags & !UPSTREAM_RETRY_LIMIT != 0 {
-            // Overflow, faults, rate limits, authorization, overload: not the upstream's doing.
-            Outcome::Neutral
-        } else {
-            self.answered()
+    pub fn outcome(&self, policy: &Failures, probe: bool) -> Outcome {
+        if self.flags & CLIENT_GONE != 0 {
+            return if policy.client_cancel { Outcome::Failure(FailureKind::ClientCancel) } else { Outcome::Neutral };
+        }
+        if let Some((_, kind)) = UPSTREAM_FLAGS.iter().find(|(flags, _)| self.flags & flags != 0) {
+            return if policy.counts(*kind) { Outcome::Failure(*kind) } else { Outcome::Neutral };
+        }
+        if self.flags & !UPSTREAM_RETRY_LIMIT != 0 || self.status == 0 || !self.from_upstream {
+            // Faults, rate limits, authorization, overload: not the upstream's doing.
+            return Outcome::Neutral;
+        }
+        self.answered(policy, probe)
+    }
+
+    /// The outcome of the upstream's own answer.
+    fn answered(&self, policy: &Failures, probe: bool) -> Outcome {
+        let fails = match self.grpc_status {
+            Some(code) => policy.grpc_fails(code).then_some(FailureKind::Grpc),
+            None => policy.http_fails(self.status).then_some(FailureKind::Http),
+        };
+        if let Some(kind) = fails {
+            return Outcome::Failure(kind);
+        }
+        if self.status != TOO_MANY_REQUESTS && self.grpc_status != Some(RESOURCE_EXHAUSTED) {
+            return Outcome::Success;
+        }
+        match policy.rate_limited {
+            RateLimited::Ignore => Outcome::Success,
+            RateLimited::Soft if !probe => Outcome::Neutral,
+            RateLimited::Soft | RateLimited::Failure => Outcome::Failure(FailureKind::RateLimited),
         }
     }
 
-    /// The outcome where no flag says anything.
-    fn answered(&self) -> Outcome {
-        if let Some(code) = self.grpc_status {
-            let fails = FAILING_GRPC.contains(&code);
-            return if fails { Outcome::Failure(FailureKind::Grpc) } else { Outcome::Success };
-        }
-        match self.status {
-            0 => Outcome::Neutral,
-            500.. if !self.from_upstream => Outcome::Neutral,
-            500.. => Outcome::Failure(FailureKind::Http),
-            _ => Outcome::Success,
-        }
+    /// Attempts before the last one: each failed, or Envoy would not have retried.
+    #[must_use]
+    pub fn failed_attempts(&self, policy: &Failures) -> u32 {
+        if policy.all_attempts { self.attempts.saturating_sub(1) } else { 0 }
     }
 }
 
@@ -137,64 +170,143 @@ impl Answer {
 #[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
+    fn policy(failure: &str) -> Failures {
+        let document = format!(r#"{{"default": {{"failure": {failure}}}}}"#);
+        Config::parse(document.as_bytes()).unwrap().policies().next().unwrap().failures.clone()
+    }
+
+    fn answer(status: u32, flags: u64) -> Answer {
+        Answer { status, flags, ..Answer::default() }
+    }
+
     fn outcome(status: u32, flags: u64) -> Outcome {
-        Answer { status, flags, from_upstream: true, grpc_status: None }.outcome()
+        answer(status, flags).outcome(&policy("{}"), false)
     }
 
-    /// Statuses and flags as a real Envoy 1.40 gave them.
+    /// Every flag of Envoy alone, by its bit, as what the defaults make of it.
     #[test]
-    fn each_way_to_fail_has_its_kind() {
-        use FailureKind::{Connect, Http, NoHealthyUpstream, Reset, Timeout};
-        for (what, status, flags, kind) in [
-            ("refused", 503, 0x20, Connect),
-            ("name not resolved", 503, 0x400_0000, Connect),
-            ("route timeout", 504, 0x4, Timeout),
-            ("per-try timeout, retries exhausted", 504, 0x8004, Timeout),
-            ("closed before headers", 503, 0x40, Reset),
-            ("garbage", 502, 0x80_0000, Reset),
-            ("broken off after headers", 200, 0x80_0000, Reset),
-            ("no hosts", 503, 0x2, NoHealthyUpstream),
-            ("500", 500, 0, Http),
-            ("500, retries exhausted", 500, 0x8000, Http),
-        ] {
-            assert_eq!(outcome(status, flags), Outcome::Failure(kind), "{what}");
+    fn each_of_the_thirty_flags_has_its_outcome() {
+        use FailureKind::{Connect, NoHealthyUpstream, Reset, Timeout};
+        let kinds = [
+            None,                    // 0 LH: Envoy's own health check
+            Some(NoHealthyUpstream), // 1 UH
+            Some(Timeout),           // 2 UT
+            Some(Reset),             // 3 LR
+            Some(Reset),             // 4 UR
+            Some(Connect),           // 5 UF
+            Some(Reset),             // 6 UC
+            None,                    // 7 UO: counts only where the policy says so
+            None,                    // 8 NR
+            None,                    // 9 DI
+            None,                    // 10 FI
+            None,                    // 11 RL
+            None,                    // 12 UAEX
+            None,                    // 13 RLSE
+            None,                    // 14 DC
+            None,                    // 15 URX: the status decides, below
+            Some(Timeout),           // 16 SI
+            None,                    // 17 IH
+            None,                    // 18 DPE
+            Some(Timeout),           // 19 UMSDR
+            None,                    // 20 RFCF
+            None,                    // 21 NFCF
+            Some(Timeout),           // 22 DT
+            Some(Reset),             // 23 UPE
+            None,                    // 24 NC
+            None,                    // 25 OM
+            Some(Connect),           // 26 DF
+            None,                    // 27 DO
+            None,                    // 28 DR
+            None,                    // 29 UDO
+        ];
+        for (bit, kind) in kinds.into_iter().enumerate().filter(|(bit, _)| *bit != 15) {
+            let expected = kind.map_or(Outcome::Neutral, Outcome::Failure);
+            assert_eq!(outcome(503, 1 << bit), expected, "bit {bit}");
+            assert_eq!(outcome(200, 1 << bit), expected, "bit {bit}, seen after good headers");
+        }
+        assert_eq!(outcome(500, 1 << 15), Outcome::Failure(FailureKind::Http));
+        assert_eq!(outcome(504, 1 << 15 | 1 << 2), Outcome::Failure(Timeout), "per-try timeouts, retries exhausted");
+    }
+
+    #[test]
+    fn the_status_decides_where_no_flag_does() {
+        assert_eq!(outcome(500, 0), Outcome::Failure(FailureKind::Http));
+        for status in [200, 101, 302, 404, 499] {
+            assert_eq!(outcome(status, 0), Outcome::Success, "{status}: the upstream works");
+        }
+        assert_eq!(outcome(0, 0), Outcome::Neutral, "the client left before there was a status");
+        let listed = policy(r#"{"httpStatus": [404, "500-503", "42x"]}"#.replace("42x", "511").as_str());
+        for (status, fails) in [(404, true), (403, false), (500, true), (503, true), (504, false), (511, true)] {
+            let expected = if fails { Outcome::Failure(FailureKind::Http) } else { Outcome::Success };
+            assert_eq!(answer(status, 0).outcome(&listed, false), expected, "{status}");
         }
     }
 
     #[test]
-    fn what_the_upstream_did_not_do_is_neutral() {
-        for (what, status, flags) in [
-            ("the client left before headers", 0, 0x4000),
-            ("the client left in the body", 200, 0x4000),
-            ("no answer and no flag", 0, 0),
-            ("overflow of the pool", 503, 0x80),
-            ("injected fault", 520, 0x400),
-            ("no route", 404, 0x100),
-            ("rate limited", 429, 0x800),
-            ("a client that left while a retry was on its way", 0, 0x4020),
-        ] {
-            assert_eq!(outcome(status, flags), Outcome::Neutral, "{what}");
+    fn a_client_that_left_counts_only_where_the_policy_says_so() {
+        for flags in [1 << 14, 1 << 28, 1 << 14 | 1 << 5] {
+            assert_eq!(outcome(200, flags), Outcome::Neutral);
+            let counted = answer(0, flags).outcome(&policy(r#"{"clientCancel": "failure"}"#), false);
+            assert_eq!(counted, Outcome::Failure(FailureKind::ClientCancel));
         }
     }
 
     #[test]
-    fn a_local_error_without_a_flag_is_not_the_upstreams() {
-        assert!(Answer::needs_origin(503, 0) && Answer::needs_origin(500, 0x8000));
-        assert!(!Answer::needs_origin(404, 0) && !Answer::needs_origin(503, 0x20));
-        let local = Answer { status: 503, from_upstream: false, ..Answer::default() };
-        assert_eq!(local.outcome(), Outcome::Neutral);
+    fn upstream_errors_count_as_listed() {
+        let only_overflow = policy(r#"{"upstreamErrors": ["overflow"]}"#);
+        for (flags, kind) in UPSTREAM_FLAGS {
+            let expected = if kind == FailureKind::Overflow { Outcome::Failure(kind) } else { Outcome::Neutral };
+            assert_eq!(answer(503, flags).outcome(&only_overflow, false), expected, "{kind:?}");
+        }
     }
 
     #[test]
-    fn grpc_tells_its_own_status_and_http_errors_stay_errors() {
-        for (code, fails) in [(0, false), (2, true), (4, true), (5, false), (8, false), (13, true), (14, true)] {
-            let answer = Answer { status: 200, flags: 0, from_upstream: true, grpc_status: Some(code) };
+    fn too_many_requests_is_soft_in_closed_and_strict_in_a_probe() {
+        let grpc = Answer { status: 200, grpc_status: Some(8), ..Answer::default() };
+        for limited in [answer(429, 0), grpc] {
+            let limited_fails = Outcome::Failure(FailureKind::RateLimited);
+            assert_eq!(limited.outcome(&policy("{}"), false), Outcome::Neutral);
+            assert_eq!(limited.outcome(&policy("{}"), true), limited_fails);
+            let strict = policy(r#"{"rateLimited": "failure"}"#);
+            assert_eq!(
+                (limited.outcome(&strict, false), limited.outcome(&strict, true)),
+                (limited_fails, limited_fails)
+            );
+            assert_eq!(limited.outcome(&policy(r#"{"rateLimited": "ignore"}"#), true), Outcome::Success);
+        }
+    }
+
+    #[test]
+    fn a_local_reply_without_a_flag_is_not_the_upstreams() {
+        for status in [401, 429, 500, 503] {
+            assert!(Answer::needs_origin(status, 0) && Answer::needs_origin(status, 0x8000));
+            let local = Answer { from_upstream: false, ..answer(status, 0) };
+            assert_eq!(local.outcome(&policy("{}"), true), Outcome::Neutral);
+        }
+        assert!(!Answer::needs_origin(200, 0) && !Answer::needs_origin(503, 0x20));
+    }
+
+    #[test]
+    fn grpc_tells_its_own_status() {
+        for (code, fails) in
+            [(0, false), (2, true), (4, true), (5, false), (13, true), (14, true), (15, true), (99, false)]
+        {
+            let answer = Answer { status: 200, grpc_status: Some(code), ..Answer::default() };
             let expected = if fails { Outcome::Failure(FailureKind::Grpc) } else { Outcome::Success };
-            assert_eq!(answer.outcome(), expected, "code {code}");
+            assert_eq!(answer.outcome(&policy("{}"), false), expected, "code {code}");
+            let none = policy(r#"{"grpcStatus": []}"#);
+            assert_eq!(answer.outcome(&none, false), Outcome::Success);
         }
-        assert_eq!(outcome(404, 0), Outcome::Success, "the upstream works; the request was wrong");
+    }
+
+    #[test]
+    fn attempts_before_the_last_count_where_the_policy_says_so() {
+        let retried = Answer { attempts: 3, ..answer(200, 0) };
+        assert_eq!(retried.failed_attempts(&policy("{}")), 0);
+        assert_eq!(retried.failed_attempts(&policy(r#"{"attempts": "all"}"#)), 2);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Times are nanoseconds, shares millionths. A condition that is switched off holds zero.
 
+use crate::outcome::FailureKind;
+
 /// What the breaker may do to traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -35,6 +37,8 @@ pub struct Policy {
     pub mode: Mode,
     /// CLOSED to OPEN.
     pub trip: Trip,
+    /// What counts as a failure.
+    pub failures: Failures,
     /// How long OPEN lasts.
     pub open: Open,
     /// How traffic comes back.
@@ -54,6 +58,66 @@ pub struct Trip {
     pub minimum_calls: u32,
     /// Length of the window.
     pub window: u64,
+}
+
+/// What counts as a failure.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Failing HTTP statuses: a bit for each from 0 to 639.
+    pub(crate) http: [u64; 10],
+    /// Failing gRPC codes: a bit for each.
+    pub(crate) grpc: u32,
+    /// Kinds of upstream errors that count: a bit for each.
+    pub(crate) kinds: u32,
+    /// A client that leaves counts.
+    pub client_cancel: bool,
+    /// What 429 and RESOURCE_EXHAUSTED mean.
+    pub rate_limited: RateLimited,
+    /// Attempts that Envoy's retries hid count too.
+    pub all_attempts: bool,
+}
+
+/// What an upstream's "too many requests" means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateLimited {
+    /// Nothing in CLOSED and the ramp; a probe has failed.
+    #[default]
+    Soft,
+    /// A failure.
+    Failure,
+    /// A success like any answer.
+    Ignore,
+}
+
+impl Failures {
+    /// Counts this HTTP status.
+    pub(crate) fn add_http(&mut self, status: u32) {
+        if let Some(word) = self.http.get_mut(status as usize / 64) {
+            *word |= 1 << (status % 64);
+        }
+    }
+
+    /// Counts this gRPC code.
+    pub(crate) fn add_grpc(&mut self, code: u32) {
+        self.grpc |= 1_u32.checked_shl(code).unwrap_or(0);
+    }
+
+    /// Counts this kind.
+    pub(crate) fn add_kind(&mut self, kind: FailureKind) {
+        self.kinds |= 1 << (kind as u32);
+    }
+
+    pub(crate) fn http_fails(&self, status: u32) -> bool {
+        self.http.get(status as usize / 64).is_some_and(|word| word & (1 << (status % 64)) != 0)
+    }
+
+    pub(crate) fn grpc_fails(&self, code: u32) -> bool {
+        1_u32.checked_shl(code).is_some_and(|bit| self.grpc & bit != 0)
+    }
+
+    pub(crate) fn counts(&self, kind: FailureKind) -> bool {
+        self.kinds & (1 << (kind as u32)) != 0
+    }
 }
 
 /// The open time.

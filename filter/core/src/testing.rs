@@ -11,7 +11,7 @@ use crate::breaker::Breaker;
 use crate::config::{Config, MILLISECOND, SECOND};
 use crate::host::{ABSENT, Host, HostError, Level, MetricKind};
 use crate::metrics::{Metric, stat};
-use crate::outcome::{FailureKind, Outcome};
+use crate::outcome::{Answer, FailureKind, Outcome};
 use crate::permit::{Admission, Permit};
 
 #[derive(Debug, Default)]
@@ -189,6 +189,21 @@ pub struct Proxy {
     pub now: u64,
 }
 
+/// What Envoy would tell of a call that came to `outcome` under the default policy.
+#[must_use]
+pub fn answer(outcome: Outcome) -> Answer {
+    let (status, flags) = match outcome {
+        Outcome::Success => (200, 0),
+        Outcome::Neutral => (200, 1 << 14),
+        Outcome::Failure(FailureKind::Connect) => (503, 1 << 5),
+        Outcome::Failure(FailureKind::Timeout) => (504, 1 << 2),
+        Outcome::Failure(FailureKind::Reset) => (503, 1 << 4),
+        Outcome::Failure(FailureKind::NoHealthyUpstream) => (503, 1 << 1),
+        Outcome::Failure(_) => (500, 0),
+    };
+    Answer { status, flags, ..Answer::default() }
+}
+
 /// An ordinary day, so that no test begins at zero by chance.
 const START: u64 = 1_790_000_000 * SECOND;
 
@@ -249,7 +264,7 @@ impl Proxy {
     pub fn settle(&mut self, vm: usize, upstream: &str, permit: Permit, outcome: Outcome) {
         let now = self.now;
         if let Some(breaker) = self.vms.get_mut(vm) {
-            breaker.settle(permit, Some(upstream), outcome, Some(5 * MILLISECOND), now);
+            breaker.settle(permit, Some(upstream), &answer(outcome), Some(5 * MILLISECOND), now);
         }
     }
 

@@ -21,7 +21,10 @@ fn compare(name: &str, table: &str) {
     if std::env::var_os("UPDATE_README").is_some() {
         fs::write(README, format!("{before}{begin}{table}{end}{after}")).unwrap();
     } else {
-        assert_eq!(found, table, "README.md's table differs; UPDATE_README=1 writes it");
+        for (found, row) in found.lines().zip(table.lines()) {
+            assert_eq!(found, row, "README.md's table differs; UPDATE_README=1 writes it");
+        }
+        assert_eq!(found.lines().count(), table.lines().count(), "rows of README.md's table {name}");
     }
 }
 
@@ -34,6 +37,8 @@ fn allowed(kind: &Kind) -> String {
         Kind::Integer { min, max } => format!("{min} to {max}"),
         Kind::Factor { min, max } => format!("{min} to {max}"),
         Kind::Text { max } => format!("text, at most {max} bytes"),
+        Kind::Choices(words) => format!("list of {}", words.join(", ")),
+        Kind::Statuses => "list of statuses, classes, ranges".to_owned(),
         Kind::Flag => "true, false".to_owned(),
         Kind::Headers => "names and values".to_owned(),
         Kind::Section(_) | Kind::Sections(_) => String::new(),

@@ -5,7 +5,7 @@ use super::Breaker;
 use crate::circuit::Verdict;
 use crate::config::SECOND;
 use crate::host::{Fault, Host};
-use crate::outcome::{FailureKind, Outcome};
+use crate::outcome::{Answer, FailureKind, Outcome};
 use crate::permit::Permit;
 
 /// A probe with good headers is good if nothing breaks it off for so long: a download or an event stream must not hold
@@ -34,7 +34,10 @@ impl<H: Host> Breaker<H> {
     }
 
     /// The response headers of a call that may be a probe. Bad ones settle it at once.
-    pub fn answered(&mut self, permit: Permit, outcome: Outcome, now: u64) {
+    pub fn answered(&mut self, permit: Permit, answer: &Answer, now: u64) {
+        let Permit::Probe { circuit, .. } = permit else { return };
+        let Some((view, _)) = self.parts(circuit) else { return };
+        let outcome = answer.outcome(&view.policy.failures, true);
         match outcome {
             Outcome::Success => {
                 if let Some(probe) = self.probes.iter_mut().find(|probe| probe.is(permit)) {

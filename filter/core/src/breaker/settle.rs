@@ -4,7 +4,7 @@ use super::Breaker;
 use crate::config::MILLISECOND;
 use crate::host::{Fault, Host};
 use crate::metrics;
-use crate::outcome::Outcome;
+use crate::outcome::{Answer, FailureKind, Outcome};
 use crate::permit::Permit;
 use crate::policy::Mode;
 use crate::record::Phase;
@@ -12,13 +12,13 @@ use crate::view::View;
 use crate::vm::Vm;
 
 impl<H: Host> Breaker<H> {
-    /// Settles a request. `upstream` is where it went; only [`Permit::Calm`] needs it. `first_byte` is the time to the
+    /// Settles a request by what Envoy knows of its end. `upstream` is where it went; only [`Permit::Calm`] needs it. `first_byte` is the time to the
     /// first byte of the answer in nanoseconds, where there was one.
     pub fn settle(
         &mut self,
         permit: Permit,
         upstream: Option<&str>,
-        outcome: Outcome,
+        answer: &Answer,
         first_byte: Option<u64>,
         now: u64,
     ) {
@@ -40,16 +40,26 @@ impl<H: Host> Breaker<H> {
             .map_or(Ok(()), |time| view.series.record(&vm.host, &metrics::LATENCY, &view.name, time / MILLISECOND));
         let settled = match permit {
             Permit::Probe { .. } => {
+                let outcome = answer.outcome(&view.policy.failures, true);
                 self.end_probe(permit, outcome, now);
                 Ok(())
             }
-            Permit::Uncounted | Permit::Calm { .. } | Permit::Call { .. } => view.settle(vm, permit, outcome, now),
+            Permit::Uncounted | Permit::Calm { .. } | Permit::Call { .. } => view.settle_call(vm, permit, answer, now),
         };
         self.noted(latency.map_err(Fault::from).and(settled));
     }
 }
 
 impl View {
+    /// Settles a call and the attempts before its last one, which all failed.
+    fn settle_call<H: Host>(&mut self, vm: &Vm<H>, permit: Permit, answer: &Answer, now: u64) -> Result<(), Fault> {
+        for _ in 0..answer.failed_attempts(&self.policy.failures) {
+            self.settle(vm, permit, Outcome::Failure(FailureKind::Http), now)?;
+        }
+        let outcome = answer.outcome(&self.policy.failures, false);
+        self.settle(vm, permit, outcome, now)
+    }
+
     fn settle<H: Host>(&mut self, vm: &Vm<H>, permit: Permit, outcome: Outcome, now: u64) -> Result<(), Fault> {
         let watched = self.words.watch.get(&vm.host)? != 0;
         if !watched && outcome == Outcome::Success {

@@ -1,5 +1,7 @@
 //! Checks a document against the field tables and reads values out of a checked one.
 
+use std::ops::RangeInclusive;
+
 use super::duration;
 use super::error::ConfigError;
 use super::fields::{Field, Kind};
@@ -50,6 +52,18 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
         (Kind::Factor { min, max }, _) => refuse(&format!("a number from {} to {}", decimal(*min), decimal(*max))),
         (Kind::Text { max }, Node::Text(text)) if text.len() <= *max as usize => Ok(()),
         (Kind::Text { max }, _) => refuse(&format!("text of at most {max} bytes")),
+        (Kind::Choices(words), Node::List(items)) => items.iter().enumerate().try_for_each(|(at, item)| match item {
+            Node::Text(text) if words.contains(&text.as_str()) => Ok(()),
+            _ => Err(ConfigError::new(&format!("{path}[{at}]"), item, &format!("one of {}", words.join(", ")))),
+        }),
+        (Kind::Choices(words), _) => refuse(&format!("a list of {}", words.join(", "))),
+        (Kind::Statuses, Node::List(items)) => {
+            items.iter().enumerate().try_for_each(|(at, item)| match statuses(item) {
+                Some(_) => Ok(()),
+                None => Err(ConfigError::new(&format!("{path}[{at}]"), item, STATUSES)),
+            })
+        }
+        (Kind::Statuses, _) => refuse("a list of statuses"),
         (Kind::Flag, Node::Flag(_)) => Ok(()),
         (Kind::Flag, _) => refuse("true or false"),
         (Kind::Headers, Node::Map(entries)) => entries.iter().try_for_each(|(name, value)| header(name, value, path)),
@@ -58,6 +72,31 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
 }
 
 const DURATION: &str = "a duration: a number and one of ms, s, m, h, such as \"30s\" or \"1m30s\"";
+
+const STATUSES: &str = "a status from 200 to 599, or text such as \"5xx\" or \"500-504\"";
+
+/// The statuses that an item of a list stands for.
+pub(super) fn statuses(item: &Node) -> Option<RangeInclusive<u32>> {
+    let range = match item {
+        Node::Number(number) => {
+            let status = whole(*number, 200, 599)?;
+            status..=status
+        }
+        Node::Text(text) => text_statuses(text)?,
+        _ => return None,
+    };
+    let fits = range.start() <= range.end() && *range.start() >= 200 && *range.end() <= 599;
+    fits.then_some(range)
+}
+
+fn text_statuses(text: &str) -> Option<RangeInclusive<u32>> {
+    if let Some(class) = text.strip_suffix("xx") {
+        let first = class.parse::<u32>().ok()?.checked_mul(100)?;
+        return Some(first..=first.checked_add(99)?);
+    }
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
 
 /// Headers that belong to the connection or to the protocol: setting them would break the message, not describe it.
 const NOT_OURS: [&str; 9] = [
@@ -182,6 +221,26 @@ impl<'a> Reader<'a> {
 
     pub(super) fn flag(self, name: &str) -> bool {
         matches!(self.at(name).0, Some(Node::Flag(true)))
+    }
+
+    /// The words of a list.
+    pub(super) fn words(self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.items(name).iter().filter_map(|item| match item {
+            Node::Text(text) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// All statuses that a list stands for.
+    pub(super) fn statuses(self, name: &str) -> impl Iterator<Item = u32> {
+        self.items(name).iter().filter_map(statuses).flatten()
+    }
+
+    fn items(self, name: &str) -> &'a [Node] {
+        match self.at(name).0 {
+            Some(Node::List(items)) => items,
+            _ => &[],
+        }
     }
 
     pub(super) fn headers(self, name: &str) -> Vec<(String, String)> {

@@ -49,6 +49,10 @@ pub enum Kind {
         /// Largest length in bytes.
         max: u32,
     },
+    /// A list of some of these words.
+    Choices(&'static [&'static str]),
+    /// A list of HTTP statuses: 429, "5xx", "500-504".
+    Statuses,
     /// true or false.
     Flag,
     /// Header names and their values.
@@ -91,6 +95,7 @@ pub static POLICY: &[Field] = &[
         "`observe` does everything but reject; `forceOpen` rejects everything; `disabled` does nothing",
     ),
     field("trip", Kind::Section(TRIP), "{}", "CLOSED to OPEN when any condition holds; 0 switches one off"),
+    field("failure", Kind::Section(FAILURE), "{}", "what counts as a failure"),
     field("open", Kind::Section(OPEN), "{}", "how long OPEN lasts"),
     field("halfOpen", Kind::Section(HALF_OPEN), "{}", "how traffic comes back"),
     field("rejection", Kind::Section(REJECTION), "{}", "what a rejected request gets"),
@@ -101,6 +106,7 @@ pub static UPSTREAM: &[Field] = &[
     field("match", Kind::Section(MATCH), "", "which upstreams; the most specific entry wins, whatever the order"),
     field("mode", Kind::Choice(&["enforce", "observe", "forceOpen", "disabled"]), "", "as in `default`"),
     field("trip", Kind::Section(TRIP), "", "as in `default`, field by field"),
+    field("failure", Kind::Section(FAILURE), "", "as in `default`, field by field"),
     field("open", Kind::Section(OPEN), "", "as in `default`, field by field"),
     field("halfOpen", Kind::Section(HALF_OPEN), "", "as in `default`, field by field"),
     field("rejection", Kind::Section(REJECTION), "", "as in `default`, field by field"),
@@ -128,6 +134,61 @@ static TRIP: &[Field] = &[
 static WINDOW: &[Field] = &[
     // Ten buckets of a tick each, and a tick is never shorter than 100 ms.
     field("duration", Kind::Duration { min: super::duration::SECOND }, "", "the last so many seconds, in ten buckets"),
+];
+
+static FAILURE: &[Field] = &[
+    field(
+        "httpStatus",
+        Kind::Statuses,
+        r#"["5xx"]"#,
+        "an upstream's failing statuses: `429`, `\"5xx\"`, `\"500-504\"`",
+    ),
+    field(
+        "grpcStatus",
+        Kind::Choices(&GRPC_CODES),
+        r#"["UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"]"#,
+        "failing gRPC statuses; a call that has one is judged by it alone",
+    ),
+    field(
+        "upstreamErrors",
+        Kind::Choices(&["connect", "timeout", "reset", "noHealthyUpstream", "overflow"]),
+        r#"["connect", "timeout", "reset", "noHealthyUpstream"]"#,
+        "what Envoy could not do with the upstream; the others are neutral",
+    ),
+    field("clientCancel", Kind::Choice(&["neutral", "failure"]), r#""neutral""#, "a client that leaves"),
+    field(
+        "rateLimited",
+        Kind::Choice(&["soft", "failure", "ignore"]),
+        r#""soft""#,
+        "429, RESOURCE_EXHAUSTED: `soft` is nothing in CLOSED and fails a probe",
+    ),
+    field(
+        "attempts",
+        Kind::Choice(&["final", "all"]),
+        r#""final""#,
+        "`final`: one outcome a request; `all`: attempts that Envoy's retries hid count as failed calls too",
+    ),
+];
+
+/// gRPC's codes, by their numbers.
+pub static GRPC_CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
 ];
 
 static OPEN: &[Field] = &[

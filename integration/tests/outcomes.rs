@@ -1,0 +1,105 @@
+//! What counts as a failure in a real Envoy, as the policy's `failure` says it.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing
+)]
+
+use circuit_breaker_integration::client;
+use circuit_breaker_integration::for_one_and_four_workers;
+use circuit_breaker_integration::scenario::{LISTENER, Scenario, State};
+use circuit_breaker_integration::upstream::Behaviour;
+
+for_one_and_four_workers!(
+    listed_statuses_fail_and_others_do_not,
+    too_many_requests_is_nothing_in_closed_and_fails_a_probe,
+    attempts_that_retries_hid_count_where_the_policy_says_so,
+    clients_that_leave_count_where_the_policy_says_so,
+    an_overflowing_pool_counts_where_the_policy_says_so,
+    faults_that_another_filter_injects_are_neutral,
+);
+
+async fn listed_statuses_fail_and_others_do_not(workers: u32) {
+    let config = r#"{"default": {"failure": {"httpStatus": [418, "500-502"]}}}"#;
+    let scenario = Scenario::start(workers, config).await;
+    scenario.sick.behave(Behaviour::Status(503));
+    assert!(scenario.get_times("/sick", 10).await.iter().all(|reply| !reply.is_rejection()));
+    scenario.sick.behave(Behaviour::Status(418));
+    scenario.get_times("/sick", 3).await;
+    scenario.sick.behave(Behaviour::Status(502));
+    scenario.get_times("/sick", 2).await;
+    assert!(scenario.get("/sick").await.is_rejection());
+    assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "success").await, 10);
+}
+
+async fn too_many_requests_is_nothing_in_closed_and_fails_a_probe(workers: u32) {
+    let config = r#"{"default": {"open": {"baseDuration": "300ms", "multiplier": 10, "jitterPercent": 0}}}"#;
+    let scenario = Scenario::start(workers, config).await;
+    scenario.sick.behave(Behaviour::Status(429));
+    scenario.get_times("/sick", 30).await;
+    assert_eq!(scenario.state("sick").await, Some(State::Closed));
+    assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "neutral").await, 30);
+    scenario.trip().await;
+    scenario.sick.behave(Behaviour::Status(429));
+    scenario.until_half_open().await;
+    assert_eq!(scenario.get("/sick").await.status, 429);
+    scenario.until_transition("probe_failed").await;
+    assert_eq!(scenario.metric("circuit_breaker_failures_total", "sick", "rate_limited").await, 1);
+}
+
+async fn attempts_that_retries_hid_count_where_the_policy_says_so(workers: u32) {
+    for (attempts, failures) in [("final", 0), ("all", 8)] {
+        let config = format!(
+            r#"{{"default": {{"failure": {{"attempts": "{attempts}"}}, "trip": {{"failureRatePercent": 0}}}}}}"#
+        );
+        let scenario = Scenario::start_with(workers, &config, |bootstrap| bootstrap.clusters[0].retries = 3).await;
+        scenario.sick.behave(Behaviour::FailingFirst(2, 3));
+        assert!(scenario.get_times("/sick", 4).await.iter().all(|reply| reply.status == 200));
+        assert_eq!(scenario.sick.seen(), 12);
+        assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "failure").await, failures, "{attempts}");
+        assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "success").await, 4);
+    }
+}
+
+async fn clients_that_leave_count_where_the_policy_says_so(workers: u32) {
+    let scenario = Scenario::start(workers, r#"{"default": {"failure": {"clientCancel": "failure"}}}"#).await;
+    scenario.sick.behave(Behaviour::Hang);
+    for _ in 0..5 {
+        let request = scenario.begin("/sick");
+        scenario.until_in_flight(1).await;
+        request.abort();
+        scenario.until_in_flight(0).await;
+    }
+    scenario.until_state("sick", State::Open).await;
+    assert_eq!(scenario.metric("circuit_breaker_failures_total", "sick", "client_cancel").await, 5);
+}
+
+async fn an_overflowing_pool_counts_where_the_policy_says_so(workers: u32) {
+    for (errors, trips) in [(r#"["connect"]"#, false), (r#"["overflow"]"#, true)] {
+        let config = format!(r#"{{"default": {{"failure": {{"upstreamErrors": {errors}}}}}}}"#);
+        let scenario = Scenario::start_with(workers, &config, |bootstrap| bootstrap.clusters[0].max_requests = 1).await;
+        scenario.sick.behave(Behaviour::Hang);
+        let held = scenario.begin("/sick");
+        scenario.until_in_flight(1).await;
+        for reply in scenario.get_times("/sick", 5).await {
+            assert_eq!((reply.status, reply.header("x-envoy-overloaded")), (503, "true"));
+        }
+        assert_eq!(scenario.get("/sick").await.is_rejection(), trips, "{errors}");
+        held.abort();
+    }
+}
+
+async fn faults_that_another_filter_injects_are_neutral(workers: u32) {
+    let scenario = Scenario::start(workers, "").await;
+    let to = scenario.envoy.address(LISTENER);
+    for _ in 0..10 {
+        let reply = client::request(to, "GET", "/sick", &[("x-envoy-fault-abort-request", "503")]).await.unwrap();
+        assert!(reply.status == 503 && !reply.is_rejection());
+    }
+    assert_eq!(scenario.sick.seen(), 0);
+    assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "neutral").await, 10);
+    assert_eq!(scenario.state("sick").await, Some(State::Closed));
+}
