@@ -34,6 +34,7 @@ unsafe extern "C" {
         value: *mut *mut u8,
         value_size: *mut usize,
     ) -> u32;
+    fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
     fn proxy_send_local_response(
         status: u32,
@@ -82,6 +83,9 @@ pub(crate) fn property(path: &str) -> Option<Vec<u8>> {
     let value = unsafe { taken(data, size) };
     (status == OK && !value.is_empty()).then_some(value)
 }
+
+/// The property that names the upstream: known from the request headers on, since the route is there before the filters.
+pub(crate) const CLUSTER: &str = "xds\0cluster_name";
 
 /// A property that is a number.
 pub(crate) fn number(path: &str) -> Option<u64> {
@@ -171,7 +175,10 @@ fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
 
 /// The host as the breaker sees it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Envoy;
+pub(crate) struct Envoy {
+    /// Envoy's number of our root context: what a tick runs on, and where to return after a look at a request.
+    pub(crate) root: u32,
+}
 
 impl Host for Envoy {
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
@@ -215,6 +222,14 @@ impl Host for Envoy {
     fn read(&self, metric: u32) -> Result<u64, HostError> {
         let mut value = 0;
         ok(unsafe { proxy_get_metric(metric, &raw mut value) }).map(|()| value)
+    }
+
+    fn upstream_of(&self, stream: u32) -> Option<String> {
+        // The request may have ended: then there is nothing to see.
+        ok(unsafe { proxy_set_effective_context(stream) }).ok()?;
+        let upstream = text(CLUSTER);
+        unsafe { proxy_set_effective_context(self.root) };
+        upstream
     }
 
     fn log(&self, level: Level, line: &str) {

@@ -24,6 +24,6 @@ mod entry {
     proxy_wasm::main! {{
         // Also installs the panic hook that tells Envoy's log where we trapped.
         proxy_wasm::set_log_level(LogLevel::Info);
-        proxy_wasm::set_root_context(|_| Box::new(crate::root::Root::default()));
+        proxy_wasm::set_root_context(|id| Box::new(crate::root::Root::new(id)));
     }}
 }

@@ -30,8 +30,8 @@ thread_local! {
 }
 
 /// One configuration. Never configured twice: a change is a new root context.
-#[derive(Default)]
 pub(crate) struct Root {
+    envoy: Envoy,
     breaker: Option<SharedBreaker>,
 }
 
@@ -47,7 +47,7 @@ impl RootContext for Root {
             }
             Err(error) => {
                 log::error!("circuit_breaker config refused: {error}");
-                count_refused();
+                count_refused(self.envoy);
                 false
             }
         }
@@ -61,8 +61,8 @@ impl RootContext for Root {
         }
     }
 
-    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream::new(self.breaker.clone())))
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Stream::new(id, self.breaker.clone())))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -71,11 +71,15 @@ impl RootContext for Root {
 }
 
 impl Root {
+    pub(crate) fn new(id: u32) -> Root {
+        Root { envoy: Envoy { root: id }, breaker: None }
+    }
+
     fn start(&mut self, config: Config, document: Vec<u8>) {
         let now = host::now();
         // The VMs of a proxy start within microseconds of each other, at times that differ in nanoseconds, and the place
         // of the breaker in memory differs between configurations: enough for jitter.
-        let breaker = Breaker::start(Envoy, config, now, now);
+        let breaker = Breaker::start(self.envoy, config, now, now);
         host::tick_every(breaker.tick_period());
         let breaker = Rc::new(RefCell::new(breaker));
         self.breaker = Some(Rc::clone(&breaker));
@@ -99,10 +103,10 @@ fn take_over(plugin: Option<String>, document: Vec<u8>, breaker: &SharedBreaker)
     });
 }
 
-fn count_refused() {
+fn count_refused(envoy: Envoy) {
     let name = metrics::stat(&metrics::INTERNAL_ERRORS, "", "config");
-    if let Ok(id) = Envoy.define(MetricKind::Counter, &name) {
+    if let Ok(id) = envoy.define(MetricKind::Counter, &name) {
         // Nothing is left to do about an error that cannot be counted; the log line has it.
-        let _ = Envoy.add(id, 1);
+        let _ = envoy.add(id, 1);
     }
 }

@@ -10,12 +10,14 @@ use circuit_breaker_core::permit::{Admission, Permit};
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use crate::host::{self, Headers};
+use crate::host::{self, CLUSTER, Headers};
 use crate::reply;
 use crate::root::SharedBreaker;
 
 pub(crate) struct Stream {
     breaker: Option<SharedBreaker>,
+    /// Envoy's number of this request.
+    id: u32,
     permit: Option<Permit>,
     start: u64,
     first_byte: Option<u64>,
@@ -23,8 +25,8 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(breaker: Option<SharedBreaker>) -> Stream {
-        Stream { breaker, permit: None, start: 0, first_byte: None, grpc_status: None }
+    pub(crate) fn new(id: u32, breaker: Option<SharedBreaker>) -> Stream {
+        Stream { breaker, id, permit: None, start: 0, first_byte: None, grpc_status: None }
     }
 
     /// Decides about this request. False: it was answered in the upstream's place.
@@ -33,11 +35,11 @@ impl Stream {
         let Ok(mut breaker) = breaker.try_borrow_mut() else { return true };
         self.start = host::now();
         if breaker.is_calm() {
-            self.permit = Some(Permit::Calm { start: self.start });
+            self.permit = Some(breaker.admit_unseen(self.id, self.start));
             return true;
         }
         let Some(upstream) = host::text(CLUSTER) else { return true };
-        match breaker.admit(&upstream, self.start) {
+        match breaker.admit(self.id, &upstream, self.start) {
             Admission::Pass(permit) => {
                 self.permit = Some(permit);
                 true
@@ -49,12 +51,15 @@ impl Stream {
         }
     }
 
-    /// A probe is judged by its headers: a stream may go on for hours.
-    fn answered(&self, permit: Permit) {
+    /// The call no longer waits; and a probe is judged by its headers, since a stream may go on for hours.
+    fn answered(&self, permit: Permit, first_byte: u64) {
         if let Some(breaker) = &self.breaker
             && let Ok(mut breaker) = breaker.try_borrow_mut()
         {
-            breaker.answered(permit, &self.answer(false), host::now());
+            breaker.arrived(permit);
+            if matches!(permit, Permit::Probe { .. }) {
+                breaker.answered(permit, &self.answer(false), first_byte, host::now());
+            }
         }
     }
 
@@ -87,9 +92,6 @@ impl Stream {
     }
 }
 
-/// The property that names the upstream: known from the request headers on, since the route is there before the filters.
-const CLUSTER: &str = "xds\0cluster_name";
-
 impl Context for Stream {}
 
 impl HttpContext for Stream {
@@ -99,13 +101,12 @@ impl HttpContext for Stream {
 
     fn on_http_response_headers(&mut self, _headers: usize, end_of_stream: bool) -> Action {
         if let Some(permit) = self.permit {
-            self.first_byte = Some(host::now().saturating_sub(self.start));
+            let first_byte = host::now().saturating_sub(self.start);
+            self.first_byte = Some(first_byte);
             if end_of_stream {
                 self.read_grpc_status(Headers::Response);
             }
-            if matches!(permit, Permit::Probe { .. }) {
-                self.answered(permit);
-            }
+            self.answered(permit, first_byte);
         }
         Action::Continue
     }

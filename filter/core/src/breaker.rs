@@ -14,14 +14,16 @@ mod admit;
 mod directory;
 mod probes;
 mod settle;
+mod waiting;
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::config::{Config, MILLISECOND};
+use crate::flights::Flights;
 use crate::host::{Fault, Host};
 use crate::permit::Cause;
-use crate::policy::{Mode, Rejection};
+use crate::policy::{Mode, Policy, Rejection};
 use crate::record::Phase;
 use crate::report;
 use crate::view::View;
@@ -41,6 +43,10 @@ pub struct Breaker<H> {
     /// Probes of this VM that are not settled.
     probes: Vec<Probe>,
     counts_attempts: bool,
+    /// Calls that wait for their answers.
+    flights: Flights,
+    /// The shortest `slowCallDuration` of all policies; `None` where none minds.
+    shortest_slow: Option<u64>,
     /// A newer configuration has taken over: this one only serves the requests it has left.
     retired: bool,
 }
@@ -53,8 +59,12 @@ impl<H: Host> Breaker<H> {
     /// A breaker under `config`. `now` in nanoseconds since 1970; `seed` differs between VMs.
     pub fn start(host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
         let counts_attempts = config.policies().any(|policy| policy.failures.all_attempts);
+        let minds = |policy: &&Policy| policy.trip.slow_rate > 0;
+        let shortest_slow = config.policies().filter(minds).map(|policy| policy.trip.slow_duration).min();
         let mut breaker = Breaker {
             counts_attempts,
+            flights: Flights::new(),
+            shortest_slow,
             vm: Vm::new(host, seed),
             config,
             circuits: Vec::new(),
@@ -109,6 +119,7 @@ impl<H: Host> Breaker<H> {
     /// What time does: windows roll, OPEN ends, ramps climb, probes run out, and calm is found again.
     pub fn tick(&mut self, now: u64) {
         self.end_probes(now);
+        self.age_flights(now);
         if self.retired {
             return;
         }
@@ -169,6 +180,6 @@ fn come_back(view: &View, cause: Cause, now: u64) -> u64 {
 }
 
 /// Policy of an upstream that has no circuit yet.
-fn policy_of(config: &Config, upstream: &str) -> Rc<crate::policy::Policy> {
+fn policy_of(config: &Config, upstream: &str) -> Rc<Policy> {
     config.policy_of(&crate::key::Upstream::parse(upstream))
 }

@@ -25,6 +25,8 @@ pub enum Reason {
     Consecutive,
     /// `failureRatePercent` of the window.
     FailureRate,
+    /// `slowCallRatePercent` of the window.
+    SlowRate,
     /// A probe failed.
     ProbeFailed,
     /// A condition held in the ramp.
@@ -48,6 +50,7 @@ impl Reason {
         match self {
             Reason::Consecutive => "consecutive",
             Reason::FailureRate => "failure_rate",
+            Reason::SlowRate => "slow_rate",
             Reason::ProbeFailed => "probe_failed",
             Reason::RampFailed => "ramp_failed",
             Reason::Forced => "forced",
@@ -95,8 +98,11 @@ pub(crate) fn condition(trip: &Trip, streak: u64, window: Tally) -> Option<Reaso
         return Some(Reason::Consecutive);
     }
     let enough = window.calls() >= u64::from(trip.minimum_calls);
-    let failing = trip.failure_rate > 0 && at_least(window.failure, window.calls(), trip.failure_rate);
-    (enough && failing).then_some(Reason::FailureRate)
+    let holds = |part: u64, share: u32| enough && share > 0 && at_least(part, window.calls(), share);
+    if holds(window.failure, trip.failure_rate) {
+        return Some(Reason::FailureRate);
+    }
+    holds(window.slow, trip.slow_rate).then_some(Reason::SlowRate)
 }
 
 /// The conditions of the ramp: as few calls decide as end the probe stage. A circuit that is only coming back must not

@@ -150,6 +150,8 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
         trip: Trip {
             consecutive_failures: trip.integer("consecutiveFailures"),
             failure_rate: trip.share("failureRatePercent"),
+            slow_rate: slow_rate(trip),
+            slow_duration: trip.duration("slowCallDuration"),
             minimum_calls: trip.integer("minimumCalls"),
             window: window(trip.at("window"), path)?,
         },
@@ -169,6 +171,11 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
         },
         rejection: rejection(policy.at("rejection")),
     })
+}
+
+/// Either field switches the condition off.
+fn slow_rate(trip: Reader<'_>) -> u32 {
+    if trip.duration("slowCallDuration") == 0 { 0 } else { trip.share("slowCallRatePercent") }
 }
 
 fn window(window: Reader<'_>, path: &str) -> Result<u64, ConfigError> {

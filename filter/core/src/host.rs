@@ -73,6 +73,9 @@ pub trait Host {
     /// An unexpected status.
     fn read(&self, metric: u32) -> Result<u64, HostError>;
 
+    /// The upstream of a request in flight, by Envoy's number of it; `None` where it has none.
+    fn upstream_of(&self, stream: u32) -> Option<String>;
+
     /// Writes a log line.
     fn log(&self, level: Level, line: &str);
 }

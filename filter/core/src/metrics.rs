@@ -36,8 +36,8 @@ metrics! {
     /// The state.
     STATE = "circuit_breaker_state", Gauge, true, [], "0 CLOSED, 1 HALF_OPEN, 2 OPEN: `max()` is the worst";
     /// Settled calls.
-    CALLS = "circuit_breaker_calls_total", Counter, true, ["success", "failure", "neutral"],
-        "settled calls; neutral ones say nothing about the upstream's present state";
+    CALLS = "circuit_breaker_calls_total", Counter, true, ["success", "failure", "slow", "neutral"],
+        "settled calls: slow ones did not fail, neutral ones say nothing about the upstream's present state";
     /// Failures by kind.
     FAILURES = "circuit_breaker_failures_total", Counter, true,
         ["http", "grpc", "connect", "timeout", "reset", "no_healthy_upstream", "overflow", "client_cancel", "rate_limited"],
@@ -50,7 +50,7 @@ metrics! {
         "requests that enforce would not have sent (observe)";
     /// Trips.
     TRIPS = "circuit_breaker_trips_total", Counter, true,
-        ["consecutive", "failure_rate", "probe_failed", "ramp_failed", "forced"], "CLOSED or HALF_OPEN to OPEN, by reason";
+        ["consecutive", "failure_rate", "slow_rate", "probe_failed", "ramp_failed", "forced"], "CLOSED or HALF_OPEN to OPEN, by reason";
     /// End of OPEN.
     OPEN_UNTIL = "circuit_breaker_open_until_seconds", Gauge, true, [], "Unix time at which OPEN is over, 0 when not OPEN";
     /// Recovery time.
@@ -60,7 +60,7 @@ metrics! {
     /// The words that the workers share.
     SHARED = "circuit_breaker_shared", Gauge, true, ["epoch", "watch", "streak"],
         "what the workers of a proxy share: writes of the circuit's record (without `tag`: of any record), \
-        1 while the window holds a failure or the circuit is not CLOSED, failures in a row";
+        1 while the window holds a failure or a slow call or the circuit is not CLOSED, failures in a row";
     /// Circuits.
     CIRCUITS = "circuit_breaker_circuits", Gauge, false, [], "circuits held";
     /// Requests beyond the limit.

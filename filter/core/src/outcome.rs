@@ -53,6 +53,8 @@ pub enum Outcome {
     Success,
     /// It failed.
     Failure(FailureKind),
+    /// It did its work, or has not yet, but too slowly.
+    Slow,
     /// The call says nothing about the upstream.
     Neutral,
 }

@@ -1,5 +1,7 @@
 //! What a request carries between its admission and its settling.
 
+use crate::flights::NOWHERE;
+
 /// Leave to send a request. Settled exactly once, whatever becomes of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
@@ -9,6 +11,8 @@ pub enum Permit {
     Calm {
         /// When it was admitted.
         start: u64,
+        /// Its place among the calls that wait.
+        flight: u32,
     },
     /// A call of a circuit.
     Call {
@@ -16,6 +20,8 @@ pub enum Permit {
         circuit: u32,
         /// The circuit's generation then; [`Permit::NO_GENERATION`] where it was let through against the circuit's will.
         generation: u64,
+        /// Its place among the calls that wait.
+        flight: u32,
     },
     /// A probe, on a lease.
     Probe {
@@ -29,6 +35,14 @@ pub enum Permit {
 }
 
 impl Permit {
+    /// Its place among the calls that wait.
+    pub(crate) fn flight(self) -> u32 {
+        match self {
+            Permit::Calm { flight, .. } | Permit::Call { flight, .. } => flight,
+            Permit::Uncounted | Permit::Probe { .. } => NOWHERE,
+        }
+    }
+
     /// The generation of a call whose outcome must not move the circuit: no circuit ever reaches it.
     pub const NO_GENERATION: u64 = u64::MAX;
 }

@@ -54,6 +54,10 @@ pub struct Trip {
     pub consecutive_failures: u32,
     /// Share of failures in the window, in millionths; 0 is off.
     pub failure_rate: u32,
+    /// Share of slow calls in the window, in millionths; 0 is off.
+    pub slow_rate: u32,
+    /// A call that waits so long for the first byte of its answer is slow.
+    pub slow_duration: u64,
     /// Calls in the window before a rate means anything; at least 1.
     pub minimum_calls: u32,
     /// Length of the window.

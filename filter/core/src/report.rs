@@ -78,7 +78,7 @@ fn line(view: &View, next: &Record, reason: Reason, at: Moment, streak: u64) -> 
     };
     format!(
         "circuit_breaker transition {{\"upstream\":{},\"from\":\"{}\",\"to\":\"{}\"{stage},\"reason\":\"{}\",\
-         \"generation\":{},\"open_ms\":{},\"trips_in_a_row\":{},\"window\":{{\"calls\":{},\"failures\":{}}},\
+         \"generation\":{},\"open_ms\":{},\"trips_in_a_row\":{},\"window\":{{\"calls\":{},\"failures\":{},\"slow\":{}}},\
          \"streak\":{streak},\"mode\":\"{}\"}}",
         quoted(&view.name),
         state_word(view.record.phase),
@@ -89,6 +89,7 @@ fn line(view: &View, next: &Record, reason: Reason, at: Moment, streak: u64) -> 
         next.trips_in_a_row,
         window.calls(),
         window.failure,
+        window.slow,
         view.policy.mode.word(),
     )
 }

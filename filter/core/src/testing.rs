@@ -25,6 +25,7 @@ struct Store {
     log: Vec<(Level, String)>,
     calls: Calls,
     broken: bool,
+    streams: BTreeMap<u32, String>,
 }
 
 /// Host calls made so far, by cost.
@@ -174,6 +175,10 @@ impl Host for Memory {
         Ok(store.values.get(&name).copied().unwrap_or(0))
     }
 
+    fn upstream_of(&self, stream: u32) -> Option<String> {
+        self.bytes_call().ok()?.streams.get(&stream).cloned()
+    }
+
     fn log(&self, level: Level, line: &str) {
         self.0.borrow_mut().log.push((level, line.to_owned()));
     }
@@ -187,13 +192,16 @@ pub struct Proxy {
     pub vms: Vec<Breaker<Memory>>,
     /// Nanoseconds since 1970.
     pub now: u64,
+    /// How long answers take to begin.
+    pub first_byte: u64,
+    streams: u32,
 }
 
 /// What Envoy would tell of a call that came to `outcome` under the default policy.
 #[must_use]
 pub fn answer(outcome: Outcome) -> Answer {
     let (status, flags) = match outcome {
-        Outcome::Success => (200, 0),
+        Outcome::Success | Outcome::Slow => (200, 0),
         Outcome::Neutral => (200, 1 << 14),
         Outcome::Failure(FailureKind::Connect) => (503, 1 << 5),
         Outcome::Failure(FailureKind::Timeout) => (504, 1 << 2),
@@ -223,7 +231,7 @@ impl Proxy {
     /// Where the configuration is refused.
     #[must_use]
     pub fn on(host: Memory, workers: u64, config: &str) -> Proxy {
-        let mut proxy = Proxy { host, vms: Vec::new(), now: START };
+        let mut proxy = Proxy { host, vms: Vec::new(), now: START, first_byte: 5 * MILLISECOND, streams: 0 };
         proxy.configure(workers, config);
         proxy
     }
@@ -254,17 +262,19 @@ impl Proxy {
     pub fn admit(&mut self, vm: usize, upstream: &str) -> Admission {
         let now = self.now;
         let Some(breaker) = self.vms.get_mut(vm) else { return Admission::Pass(Permit::Uncounted) };
+        self.streams = self.streams.wrapping_add(1);
+        self.host.0.borrow_mut().streams.insert(self.streams, upstream.to_owned());
         if breaker.is_calm() {
-            return Admission::Pass(Permit::Calm { start: now });
+            return Admission::Pass(breaker.admit_unseen(self.streams, now));
         }
-        breaker.admit(upstream, now)
+        breaker.admit(self.streams, upstream, now)
     }
 
     /// Settles what a VM admitted.
     pub fn settle(&mut self, vm: usize, upstream: &str, permit: Permit, outcome: Outcome) {
         let now = self.now;
         if let Some(breaker) = self.vms.get_mut(vm) {
-            breaker.settle(permit, Some(upstream), &answer(outcome), Some(5 * MILLISECOND), now);
+            breaker.settle(permit, Some(upstream), &answer(outcome), Some(self.first_byte), now);
         }
     }
 

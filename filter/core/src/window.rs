@@ -14,13 +14,15 @@ pub struct Tally {
     pub success: u64,
     /// Calls that failed.
     pub failure: u64,
+    /// Calls that were too slow, though they did not fail.
+    pub slow: u64,
 }
 
 impl Tally {
     /// All calls that say something about the upstream.
     #[must_use]
     pub fn calls(self) -> u64 {
-        self.success.saturating_add(self.failure)
+        self.success.saturating_add(self.failure).saturating_add(self.slow)
     }
 
     /// What came after `earlier`; zero where a counter went backwards.
@@ -29,13 +31,14 @@ impl Tally {
         Tally {
             success: self.success.saturating_sub(earlier.success),
             failure: self.failure.saturating_sub(earlier.failure),
+            slow: self.slow.saturating_sub(earlier.slow),
         }
     }
 
     /// Whether a counter went backwards, as after Envoy's `/reset_counters`.
     #[must_use]
     pub fn is_before(self, earlier: Tally) -> bool {
-        self.success < earlier.success || self.failure < earlier.failure
+        self.success < earlier.success || self.failure < earlier.failure || self.slow < earlier.slow
     }
 }
 
@@ -98,7 +101,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn tally(success: u64, failure: u64) -> Tally {
-        Tally { success, failure }
+        Tally { success, failure, slow: 0 }
     }
 
     #[test]

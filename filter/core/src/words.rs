@@ -1,7 +1,7 @@
 //! The words of a circuit that all workers share: the counters that are its window's source, and three gauges.
 //!
 //! - `epoch`: writes of the record. Whoever keeps a decoded record reads it again only when this moved.
-//! - `watch`: 0 only while the circuit is CLOSED, its window holds no failure and its streak is 0. A success then has
+//! - `watch`: 0 only while the circuit is CLOSED, its window holds no failure and no slow call, and its streak is 0. A success then has
 //!   nothing to do but count itself.
 //! - `streak`: failures in a row.
 //!
@@ -20,28 +20,25 @@ pub(crate) struct Words {
     pub(crate) streak: Word,
     success: Word,
     failure: Word,
+    slow: Word,
 }
 
 impl Words {
     /// The words of `upstream`, and whether Envoy keeps the gauges.
     pub(crate) fn of<H: Host>(host: &H, upstream: &str) -> Result<(Words, bool), Fault> {
         let counter = |component| Word::metric(host, MetricKind::Counter, &stat(&metrics::CALLS, upstream, component));
-        let (success, failure) = (counter("success")?, counter("failure")?);
+        let (success, failure, slow) = (counter("success")?, counter("failure")?, counter("slow")?);
         let (epoch, kept) = proven_gauge(host, upstream, "epoch")?;
         let gauge = |component| {
             let name = stat(&metrics::SHARED, upstream, component);
             if kept { Word::metric(host, MetricKind::Gauge, &name) } else { Ok(Word::shared(&name)) }
         };
-        let words = Words { epoch, watch: gauge("watch")?, streak: gauge("streak")?, success, failure };
+        let words = Words { epoch, watch: gauge("watch")?, streak: gauge("streak")?, success, failure, slow };
         Ok((words, kept))
     }
 
     pub(crate) fn tally<H: Host>(&self, host: &H) -> Result<Tally, Fault> {
-        Ok(Tally { success: self.success.get(host)?, failure: self.failure.get(host)? })
-    }
-
-    pub(crate) fn failures<H: Host>(&self, host: &H) -> Result<u64, Fault> {
-        self.failure.get(host)
+        Ok(Tally { success: self.success.get(host)?, failure: self.failure.get(host)?, slow: self.slow.get(host)? })
     }
 
     pub(crate) fn add_success<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
@@ -50,6 +47,10 @@ impl Words {
 
     pub(crate) fn add_failure<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
         add(&mut self.failure, host, upstream, "failure")
+    }
+
+    pub(crate) fn add_slow<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
+        add(&mut self.slow, host, upstream, "slow")
     }
 }
 

@@ -136,7 +136,7 @@ fn bad_headers_fail_a_probe_before_its_body_ends() {
     let mut proxy = half_open("{}");
     let out = probe(&mut proxy, 0).unwrap();
     let now = proxy.now;
-    proxy.vms[0].answered(out, &answer(BAD), now);
+    proxy.vms[0].answered(out, &answer(BAD), MILLISECOND, now);
     assert_eq!(proxy.state(A), 2);
 }
 
@@ -145,7 +145,7 @@ fn good_headers_settle_a_probe_a_moment_later_though_its_body_goes_on() {
     let mut proxy = half_open(r#"{"successThreshold": 1}"#);
     let stream = probe(&mut proxy, 0).unwrap();
     let now = proxy.now;
-    proxy.vms[0].answered(stream, &answer(Outcome::Success), now);
+    proxy.vms[0].answered(stream, &answer(Outcome::Success), MILLISECOND, now);
     assert_eq!(proxy.reasons().last().map(String::as_str), Some("open_over"));
     proxy.pass(1500 * MILLISECOND);
     assert_eq!(proxy.reasons().last().map(String::as_str), Some("probes_succeeded"));
@@ -156,7 +156,7 @@ fn a_reset_right_after_good_headers_still_fails_a_probe() {
     let mut proxy = half_open(r#"{"successThreshold": 1}"#);
     let out = probe(&mut proxy, 0).unwrap();
     let now = proxy.now;
-    proxy.vms[0].answered(out, &answer(Outcome::Success), now);
+    proxy.vms[0].answered(out, &answer(Outcome::Success), MILLISECOND, now);
     proxy.settle(0, A, out, Outcome::Failure(FailureKind::Reset));
     assert_eq!(proxy.state(A), 2);
 }

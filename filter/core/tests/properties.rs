@@ -64,7 +64,7 @@ proptest! {
             match outcome {
                 Outcome::Success => streak = 0,
                 Outcome::Failure(_) => streak += 1,
-                Outcome::Neutral => {}
+                Outcome::Neutral | Outcome::Slow => {}
             }
             prop_assert_eq!(proxy.state(A), if streak >= 7 { 2 } else { 0 });
             if streak >= 7 {

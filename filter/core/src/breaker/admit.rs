@@ -1,6 +1,7 @@
 //! Who may pass.
 
 use super::{Breaker, come_back};
+use crate::flights::NOWHERE;
 use crate::host::{Fault, Host};
 use crate::metrics;
 use crate::permit::{Admission, Cause, Permit};
@@ -22,8 +23,30 @@ enum Decision {
 }
 
 impl<H: Host> Breaker<H> {
-    /// Decides about a request to `upstream` when the proxy is not calm.
-    pub fn admit(&mut self, upstream: &str, now: u64) -> Admission {
+    /// Lets a request go while the proxy is calm. `stream` is Envoy's number of it.
+    pub fn admit_unseen(&mut self, stream: u32, now: u64) -> Permit {
+        let flight = self.take_off(stream, now);
+        let permit = Permit::Calm { start: now, flight };
+        self.flights.admitted(flight, permit);
+        permit
+    }
+
+    /// Decides about a request to `upstream` when the proxy is not calm. `stream` is Envoy's number of it.
+    pub fn admit(&mut self, stream: u32, upstream: &str, now: u64) -> Admission {
+        let admission = self.admit_seen(upstream, now);
+        let Admission::Pass(Permit::Call { circuit, generation, .. }) = admission else { return admission };
+        let flight = self.take_off(stream, now);
+        let permit = Permit::Call { circuit, generation, flight };
+        self.flights.admitted(flight, permit);
+        Admission::Pass(permit)
+    }
+
+    /// A place among the calls that wait, where some policy minds how long they do.
+    fn take_off(&mut self, stream: u32, now: u64) -> u32 {
+        if self.shortest_slow.is_some() { self.flights.begin(stream, now) } else { NOWHERE }
+    }
+
+    fn admit_seen(&mut self, upstream: &str, now: u64) -> Admission {
         let found = self.find(upstream, now);
         let Some(Some(circuit)) = self.noted(found) else { return Admission::Pass(Permit::Uncounted) };
         for _ in 0..ROUNDS {
@@ -70,14 +93,14 @@ impl<H: Host> Breaker<H> {
             vm.failed(error.into());
         }
         if observe {
-            return Admission::Pass(Permit::Call { circuit, generation: Permit::NO_GENERATION });
+            return Admission::Pass(Permit::Call { circuit, generation: Permit::NO_GENERATION, flight: NOWHERE });
         }
         Admission::Reject { circuit, cause, retry_after: come_back(view, cause, now) }
     }
 }
 
 fn call(view: &View, circuit: u32) -> Permit {
-    Permit::Call { circuit, generation: view.record.generation }
+    Permit::Call { circuit, generation: view.record.generation, flight: NOWHERE }
 }
 
 /// A probe slot is had only by a compare-and-swap that succeeded.

@@ -33,18 +33,18 @@ impl<H: Host> Breaker<H> {
         }
     }
 
-    /// The response headers of a call that may be a probe. Bad ones settle it at once.
-    pub fn answered(&mut self, permit: Permit, answer: &Answer, now: u64) {
+    /// The response headers of a probe, `first_byte` nanoseconds after it was sent. Bad or slow ones settle it at once.
+    pub fn answered(&mut self, permit: Permit, answer: &Answer, first_byte: u64, now: u64) {
         let Permit::Probe { circuit, .. } = permit else { return };
         let Some((view, _)) = self.parts(circuit) else { return };
-        let outcome = answer.outcome(&view.policy.failures, true);
+        let outcome = view.slowed(answer.outcome(&view.policy.failures, true), Some(first_byte), None);
         match outcome {
             Outcome::Success => {
                 if let Some(probe) = self.probes.iter_mut().find(|probe| probe.is(permit)) {
                     probe.good_at = Some(now.saturating_add(SETTLED_AFTER));
                 }
             }
-            Outcome::Failure(_) => self.end_probe(permit, outcome, now),
+            Outcome::Failure(_) | Outcome::Slow => self.end_probe(permit, outcome, now),
             Outcome::Neutral => {}
         }
     }
@@ -61,7 +61,7 @@ impl<H: Host> Breaker<H> {
         let Some((view, vm)) = self.parts(probe.circuit) else { return Ok(()) };
         let verdict = match outcome {
             Outcome::Success => Verdict::Good,
-            Outcome::Failure(_) => Verdict::Bad,
+            Outcome::Failure(_) | Outcome::Slow => Verdict::Bad,
             Outcome::Neutral => Verdict::Nothing,
         };
         // Counted before the record moves on: what the next phase's window begins with must hold this call.

@@ -2,6 +2,7 @@
 
 use super::Breaker;
 use crate::config::MILLISECOND;
+use crate::flights::Ended;
 use crate::host::{Fault, Host};
 use crate::metrics;
 use crate::outcome::{Answer, FailureKind, Outcome};
@@ -22,6 +23,7 @@ impl<H: Host> Breaker<H> {
         first_byte: Option<u64>,
         now: u64,
     ) {
+        let ended = self.flights.end(permit.flight());
         let circuit = match permit {
             Permit::Uncounted => return,
             Permit::Call { circuit, .. } | Permit::Probe { circuit, .. } => circuit,
@@ -39,12 +41,19 @@ impl<H: Host> Breaker<H> {
         let latency = first_byte
             .map_or(Ok(()), |time| view.series.record(&vm.host, &metrics::LATENCY, &view.name, time / MILLISECOND));
         let settled = match permit {
+            _ if ended == Ended::SettledBefore => Ok(()),
             Permit::Probe { .. } => {
-                let outcome = answer.outcome(&view.policy.failures, true);
+                let outcome = view.slowed(answer.outcome(&view.policy.failures, true), first_byte, None);
                 self.end_probe(permit, outcome, now);
                 Ok(())
             }
-            Permit::Uncounted | Permit::Calm { .. } | Permit::Call { .. } => view.settle_call(vm, permit, answer, now),
+            Permit::Uncounted | Permit::Calm { .. } | Permit::Call { .. } => {
+                let unanswered = match ended {
+                    Ended::Unanswered { start } => Some(now.saturating_sub(start)),
+                    Ended::SettledBefore | Ended::Otherwise => None,
+                };
+                view.settle_call(vm, permit, answer, (first_byte, unanswered), now)
+            }
         };
         self.noted(latency.map_err(Fault::from).and(settled));
     }
@@ -52,15 +61,40 @@ impl<H: Host> Breaker<H> {
 
 impl View {
     /// Settles a call and the attempts before its last one, which all failed.
-    fn settle_call<H: Host>(&mut self, vm: &Vm<H>, permit: Permit, answer: &Answer, now: u64) -> Result<(), Fault> {
+    fn settle_call<H: Host>(
+        &mut self,
+        vm: &Vm<H>,
+        permit: Permit,
+        answer: &Answer,
+        (first_byte, unanswered): (Option<u64>, Option<u64>),
+        now: u64,
+    ) -> Result<(), Fault> {
         for _ in 0..answer.failed_attempts(&self.policy.failures) {
             self.settle(vm, permit, Outcome::Failure(FailureKind::Http), now)?;
         }
-        let outcome = answer.outcome(&self.policy.failures, false);
+        let outcome = self.slowed(answer.outcome(&self.policy.failures, false), first_byte, unanswered);
         self.settle(vm, permit, outcome, now)
     }
 
-    fn settle<H: Host>(&mut self, vm: &Vm<H>, permit: Permit, outcome: Outcome, now: u64) -> Result<(), Fault> {
+    /// A success that took too long to begin is slow; so is a call that nobody waited for any longer, after so long.
+    pub(crate) fn slowed(&self, outcome: Outcome, first_byte: Option<u64>, unanswered: Option<u64>) -> Outcome {
+        let trip = &self.policy.trip;
+        let waited = match outcome {
+            Outcome::Success => first_byte,
+            Outcome::Neutral => unanswered,
+            Outcome::Failure(_) | Outcome::Slow => None,
+        };
+        let late = trip.slow_rate > 0 && waited.is_some_and(|time| time >= trip.slow_duration);
+        if late { Outcome::Slow } else { outcome }
+    }
+
+    pub(crate) fn settle<H: Host>(
+        &mut self,
+        vm: &Vm<H>,
+        permit: Permit,
+        outcome: Outcome,
+        now: u64,
+    ) -> Result<(), Fault> {
         let watched = self.words.watch.get(&vm.host)? != 0;
         if !watched && outcome == Outcome::Success {
             return self.words.add_success(&vm.host, &self.name);
@@ -79,6 +113,10 @@ impl View {
                 self.judge(vm, now)?;
                 if self.record.phase == Phase::Ramp { self.advance(vm, now) } else { Ok(()) }
             }
+            Outcome::Slow => {
+                self.words.watch.set(&vm.host, 1)?;
+                self.judge(vm, now)
+            }
             Outcome::Failure(_) => {
                 self.words.watch.set(&vm.host, 1)?;
                 self.words.streak.add_one(&vm.host)?;
@@ -91,7 +129,7 @@ impl View {
     /// changed its state has only one.
     fn is_current(&self, permit: Permit) -> bool {
         let admitted = match permit {
-            Permit::Calm { start } => self.record.generation == 0 || start >= self.record.since,
+            Permit::Calm { start, .. } => self.record.generation == 0 || start >= self.record.since,
             Permit::Call { generation, .. } => generation == self.record.generation,
             Permit::Uncounted | Permit::Probe { .. } => false,
         };
@@ -108,6 +146,7 @@ impl View {
     pub(crate) fn count<H: Host>(&mut self, vm: &Vm<H>, outcome: Outcome) -> Result<(), Fault> {
         match outcome {
             Outcome::Success => self.words.add_success(&vm.host, &self.name),
+            Outcome::Slow => self.words.add_slow(&vm.host, &self.name),
             Outcome::Neutral => Ok(self.series.count(&vm.host, &metrics::CALLS, &self.name, "neutral")?),
             Outcome::Failure(kind) => {
                 self.words.add_failure(&vm.host, &self.name)?;
@@ -124,13 +163,14 @@ impl View {
             return Ok(());
         }
         let tally = self.words.tally(host)?;
-        let failing = self.window.count(now, tally, self.policy.trip.window).failure != 0;
-        if failing || self.words.streak.get(host)? != 0 {
+        let counted = self.window.count(now, tally, self.policy.trip.window);
+        if counted.failure != 0 || counted.slow != 0 || self.words.streak.get(host)? != 0 {
             return Ok(());
         }
         let epoch = self.words.epoch.get(host)?;
         self.words.watch.set(host, 0)?;
-        if self.words.failures(host)? != tally.failure || self.words.epoch.get(host)? != epoch {
+        let after = self.words.tally(host)?;
+        if after.failure != tally.failure || after.slow != tally.slow || self.words.epoch.get(host)? != epoch {
             self.words.watch.set(host, 1)?;
         }
         self.refresh(vm, now)?;

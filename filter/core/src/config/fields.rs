@@ -123,6 +123,18 @@ static TRIP: &[Field] = &[
     field("consecutiveFailures", Kind::Integer { min: 0, max: MOST_CALLS }, "5", "failures in a row, over all workers"),
     field("failureRatePercent", Kind::Percent, "50", "failures of the window's calls, with at least `minimumCalls`"),
     field(
+        "slowCallRatePercent",
+        Kind::Percent,
+        "100",
+        "slow calls of the window's calls, with at least `minimumCalls`",
+    ),
+    field(
+        "slowCallDuration",
+        Kind::Duration { min: 0 },
+        r#""60s""#,
+        "a call that waits so long for its answer's first byte is slow, at once and not when it ends",
+    ),
+    field(
         "minimumCalls",
         Kind::Integer { min: 1, max: MOST_CALLS },
         "20",
