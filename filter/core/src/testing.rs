@@ -26,6 +26,17 @@ struct Store {
     calls: Calls,
     broken: bool,
     streams: BTreeMap<u32, String>,
+    interference: Interference,
+}
+
+/// What another worker does in the middle of a worker's decision.
+#[derive(Default)]
+struct Interference(Option<Box<dyn FnOnce()>>);
+
+impl std::fmt::Debug for Interference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Interference").field(&self.0.is_some()).finish()
+    }
 }
 
 /// Host calls made so far, by cost.
@@ -79,6 +90,11 @@ impl Memory {
         self.0.borrow().calls
     }
 
+    /// Right before the next write of shared data, `act` happens: another worker was faster.
+    pub fn before_next_write(&self, act: impl FnOnce() + 'static) {
+        self.0.borrow_mut().interference.0 = Some(Box::new(act));
+    }
+
     /// Sets every counter to 0, as Envoy's `/reset_counters` does.
     pub fn reset_counters(&self) {
         let mut store = self.0.borrow_mut();
@@ -128,6 +144,10 @@ impl Host for Memory {
     }
 
     fn swap(&self, key: &str, value: &[u8], expected: u32) -> Result<bool, HostError> {
+        let act = self.0.borrow_mut().interference.0.take();
+        if let Some(act) = act {
+            act();
+        }
         let mut store = self.bytes_call()?;
         let fits = store.data.get(key).map_or(expected == ABSENT, |(_, cas)| *cas == expected);
         if fits {

@@ -106,7 +106,7 @@ fn call(view: &View, circuit: u32) -> Permit {
 /// A probe slot is had only by a compare-and-swap that succeeded.
 fn lease<H: Host>(view: &mut View, vm: &Vm<H>, circuit: u32, now: u64) -> Result<Decision, Fault> {
     let mut number = 0;
-    let leased = view.change(vm, now, |sight| {
+    let leased = view.change(vm, now, &mut |sight| {
         let (record, given) = sight.record.lease(sight.policy, sight.at.now)?;
         number = given;
         Some(crate::circuit::Change { record, reason: None })

@@ -66,7 +66,7 @@ impl<H: Host> Breaker<H> {
         };
         // Counted before the record moves on: what the next phase's window begins with must hold this call.
         view.count(vm, outcome)?;
-        view.change(vm, now, |sight| {
+        view.change(vm, now, &mut |sight| {
             sight.record.end_probe(sight.policy, &sight.at, probe.generation, probe.lease, verdict)
         })?;
         Ok(())

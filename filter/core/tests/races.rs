@@ -1,0 +1,89 @@
+//! Two workers at the same record: whoever writes second decides again on what the first has written.
+#![cfg(feature = "testing")]
+// Tests say what they expect by panicking.
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use circuit_breaker_core::breaker::Breaker;
+use circuit_breaker_core::config::SECOND;
+use circuit_breaker_core::metrics::TRIPS;
+use circuit_breaker_core::outcome::{FailureKind, Outcome};
+use circuit_breaker_core::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::testing::{Memory, Proxy, answer};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const A: &str = "outbound|80||a.default.svc.cluster.local";
+const BAD: Outcome = Outcome::Failure(FailureKind::Http);
+const CONFIG: &str = r#"{"default": {"open": {"jitterPercent": 0}, "halfOpen": {"successThreshold": 1}}}"#;
+
+/// A proxy of two workers, the second of which acts when the first is about to write.
+fn rivals(proxy: &mut Proxy) -> Rc<RefCell<Breaker<Memory>>> {
+    Rc::new(RefCell::new(proxy.vms.remove(1)))
+}
+
+fn half_open() -> Proxy {
+    let mut proxy = Proxy::start(2, CONFIG);
+    proxy.fail(A, 5);
+    proxy.pass(30 * SECOND);
+    assert_eq!(proxy.state(A), 1);
+    proxy
+}
+
+#[test]
+fn the_last_probe_slot_goes_to_one_worker() {
+    let mut proxy = half_open();
+    let (rival, now) = (rivals(&mut proxy), proxy.now);
+    let taken = Rc::clone(&rival);
+    proxy.host.before_next_write(move || {
+        let admission = taken.borrow_mut().admit(1000, A, now);
+        assert!(matches!(admission, Admission::Pass(Permit::Probe { .. })), "{admission:?}");
+    });
+    let Admission::Reject { cause, .. } = proxy.admit(0, A) else { panic!("two probes are out") };
+    assert_eq!(cause, Cause::ProbeLimit);
+}
+
+#[test]
+fn a_trip_is_made_and_counted_once() {
+    let mut proxy = Proxy::start(2, CONFIG);
+    proxy.fail(A, 4);
+    proxy.pass(SECOND);
+    let (rival, now) = (rivals(&mut proxy), proxy.now);
+    let faster = Rc::clone(&rival);
+    let start = Permit::Calm { start: now, flight: u32::MAX };
+    proxy.host.before_next_write(move || faster.borrow_mut().settle(start, Some(A), &answer(BAD), None, now));
+    assert!(proxy.request(0, A, BAD));
+    assert_eq!((proxy.state(A), proxy.host.value(&TRIPS, A, "consecutive")), (2, 1));
+    assert_eq!(proxy.reasons(), ["consecutive"]);
+}
+
+#[test]
+fn a_good_probe_does_not_undo_the_failure_of_another() {
+    let config =
+        r#"{"default": {"open": {"jitterPercent": 0}, "halfOpen": {"successThreshold": 1, "maxConcurrentProbes": 2}}}"#;
+    let mut proxy = Proxy::start(2, config);
+    proxy.fail(A, 5);
+    proxy.pass(30 * SECOND);
+    let Admission::Pass(good) = proxy.admit(0, A) else { panic!("a probe") };
+    let Admission::Pass(bad) = proxy.admit(1, A) else { panic!("a second probe") };
+    let (rival, now) = (rivals(&mut proxy), proxy.now);
+    let faster = Rc::clone(&rival);
+    proxy.host.before_next_write(move || faster.borrow_mut().settle(bad, Some(A), &answer(BAD), None, now));
+    proxy.settle(0, A, good, Outcome::Success);
+    assert_eq!(proxy.reasons().last().map(String::as_str), Some("probe_failed"));
+    assert_eq!(proxy.state(A), 2);
+}
+
+#[test]
+fn an_upstream_that_two_workers_meet_at_once_has_one_circuit() {
+    let mut proxy = Proxy::start(2, CONFIG);
+    let (rival, now) = (rivals(&mut proxy), proxy.now);
+    let faster = Rc::clone(&rival);
+    let start = Permit::Calm { start: now, flight: u32::MAX };
+    proxy.host.before_next_write(move || faster.borrow_mut().settle(start, Some(A), &answer(BAD), None, now));
+    proxy.fail(A, 4);
+    assert_eq!(proxy.state(A), 2, "five failures, one of them the rival's");
+    assert_eq!(proxy.host.value(&circuit_breaker_core::metrics::CIRCUITS, "", ""), 1);
+}
