@@ -5,12 +5,14 @@
 //! before admission, none after a rejection, and none after it was settled; and whatever still holds one when the stream
 //! is deleted is settled then.
 
+use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::outcome::Answer;
 use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::retry_after;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use crate::host::{self, CLUSTER, Headers};
+use crate::host::{self, CLUSTER, Envoy, Headers};
 use crate::reply;
 use crate::root::SharedBreaker;
 
@@ -33,6 +35,11 @@ impl Stream {
     fn admit(&mut self) -> bool {
         let Some(breaker) = &self.breaker else { return true };
         let Ok(mut breaker) = breaker.try_borrow_mut() else { return true };
+        if breaker.has_exempt_paths()
+            && host::header(Headers::Request, ":path").is_some_and(|path| exempts(&breaker, &path))
+        {
+            return true;
+        }
         self.start = host::now();
         if breaker.is_calm() {
             self.permit = Some(breaker.admit_unseen(self.id, self.start));
@@ -70,7 +77,20 @@ impl Stream {
             || host::property("response\0code_details").is_some_and(|details| details == b"via_upstream");
         let attempts = if count_attempts { host::number("upstream\0request_attempt_count") } else { None };
         let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1);
-        Answer { status, flags, from_upstream, grpc_status: self.grpc_status, attempts }
+        let retry_after = if from_upstream { self.retry_after(status) } else { None };
+        Answer { status, flags, from_upstream, grpc_status: self.grpc_status, attempts, retry_after }
+    }
+
+    /// When a failing upstream wants to be asked again.
+    fn retry_after(&self, status: u32) -> Option<u64> {
+        if self.grpc_status.is_some_and(|code| code != 0) {
+            let pushback = |map| host::header(map, "grpc-retry-pushback-ms");
+            let value = pushback(Headers::ResponseTrailers).or_else(|| pushback(Headers::Response));
+            return value.and_then(|value| retry_after::grpc(&value));
+        }
+        let failed = status == 429 || status >= 500;
+        let value = if failed { host::header(Headers::Response, "retry-after") } else { None };
+        value.and_then(|value| retry_after::http(&value, host::now()))
     }
 
     fn settle(&mut self) {
@@ -90,6 +110,10 @@ impl Stream {
         let value = host::header(map, "grpc-status");
         self.grpc_status = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
     }
+}
+
+fn exempts(breaker: &Breaker<Envoy>, path: &[u8]) -> bool {
+    std::str::from_utf8(path).is_ok_and(|path| breaker.is_exempt(path))
 }
 
 impl Context for Stream {}

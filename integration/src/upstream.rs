@@ -19,6 +19,8 @@ use tokio::task::JoinSet;
 pub enum Behaviour {
     /// Answers with this status.
     Status(u16),
+    /// Answers with this status and one more header.
+    With(u16, &'static str, String),
     /// Answers with this status after a time.
     Slow(Duration, u16),
     /// Never answers.
@@ -247,6 +249,10 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<St
 async fn answer(stream: &mut TcpStream, shared: &Shared, behaviour: Behaviour, number: u64) -> bool {
     match behaviour {
         Behaviour::Status(status) => send(stream, status).await,
+        Behaviour::With(status, name, value) => {
+            let answer = format!("HTTP/1.1 {status} Scripted\r\n{name}: {value}\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.is_ok()
+        }
         Behaviour::Slow(time, status) => {
             tokio::select! {
                 () = tokio::time::sleep(time) => send(stream, status).await,

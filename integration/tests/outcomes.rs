@@ -20,6 +20,8 @@ for_one_and_four_workers!(
     clients_that_leave_count_where_the_policy_says_so,
     an_overflowing_pool_counts_where_the_policy_says_so,
     faults_that_another_filter_injects_are_neutral,
+    exempt_paths_are_neither_counted_nor_rejected,
+    an_upstream_can_ask_for_a_longer_open_time,
 );
 
 async fn listed_statuses_fail_and_others_do_not(workers: u32) {
@@ -102,4 +104,33 @@ async fn faults_that_another_filter_injects_are_neutral(workers: u32) {
     assert_eq!(scenario.sick.seen(), 0);
     assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "neutral").await, 10);
     assert_eq!(scenario.state("sick").await, Some(State::Closed));
+}
+
+async fn exempt_paths_are_neither_counted_nor_rejected(workers: u32) {
+    let config = r#"{"exempt": {"paths": ["/sick/healthz", "/sick/ready/*"]}}"#;
+    let scenario = Scenario::start(workers, config).await;
+    scenario.sick.behave(Behaviour::Status(500));
+    for path in ["/sick/healthz", "/sick/healthz?deep=1", "/sick/ready/db"] {
+        assert!(scenario.get_times(path, 5).await.iter().all(|reply| reply.status == 500 && !reply.is_rejection()));
+    }
+    assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "failure").await, 0);
+    scenario.trip().await;
+    assert!(scenario.get("/sick/healthz/no").await.is_rejection());
+    assert!(!scenario.get("/sick/healthz").await.is_rejection(), "OPEN, and the health check still gets through");
+    assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "failure").await, 5);
+}
+
+async fn an_upstream_can_ask_for_a_longer_open_time(workers: u32) {
+    let config = r#"{"default": {"open": {"baseDuration": "1s", "maxDuration": "1s", "jitterPercent": 0, "maxRetryAfter": "1m"}}}"#;
+    for (asked, seconds) in [("40", 40), ("86400", 60), ("soon", 1)] {
+        let scenario = Scenario::start(workers, config).await;
+        scenario.sick.behave(Behaviour::With(503, "retry-after", asked.to_owned()));
+        scenario.get_times("/sick", 5).await;
+        let trip = scenario.until_transition("consecutive").await;
+        let open = trip["open_ms"].as_u64().unwrap();
+        assert!((seconds * 1000 - 900..=seconds * 1000).contains(&open), "{asked}: {open} ms");
+        let reply = scenario.get("/sick").await;
+        let retry_after: u64 = reply.header("retry-after").parse().unwrap();
+        assert!((seconds - 1..=seconds).contains(&retry_after), "{asked}: {retry_after}");
+    }
 }

@@ -29,7 +29,8 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    const OPEN: Open = Open { base: 30 * SECOND, multiplier: 2.0, max: 300 * SECOND, jitter: 200_000 };
+    const OPEN: Open =
+        Open { base: 30 * SECOND, multiplier: 2.0, max: 300 * SECOND, jitter: 200_000, max_retry_after: 0 };
 
     #[test]
     fn each_trip_in_a_row_doubles_up_to_the_cap() {

@@ -110,6 +110,18 @@ impl<H: Host> Breaker<H> {
         self.circuits.get(index(circuit)).map(|view| view.name.as_str())
     }
 
+    /// Whether any path is exempt at all: only then the path need be known.
+    #[must_use]
+    pub fn has_exempt_paths(&self) -> bool {
+        !self.config.exempt.is_empty()
+    }
+
+    /// Whether requests to this path are never counted and never rejected.
+    #[must_use]
+    pub fn is_exempt(&self, path: &str) -> bool {
+        self.config.exempt.contains(path)
+    }
+
     /// Whether some policy counts the attempts that Envoy's retries hide.
     #[must_use]
     pub fn counts_attempts(&self) -> bool {

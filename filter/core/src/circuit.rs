@@ -70,6 +70,8 @@ pub(crate) struct Moment {
     pub(crate) tally: Tally,
     /// Uniform over all of `u64`.
     pub(crate) random: u64,
+    /// When the upstream wants to be asked again; 0 where it did not say.
+    pub(crate) retry_at: u64,
 }
 
 /// A new record, and why its state is another one; `None` where only details changed.
@@ -103,6 +105,11 @@ pub(crate) fn condition(trip: &Trip, streak: u64, window: Tally) -> Option<Reaso
         return Some(Reason::FailureRate);
     }
     holds(window.slow, trip.slow_rate).then_some(Reason::SlowRate)
+}
+
+/// When the upstream wants to be asked again, as far as the policy lets it say so.
+fn asked_for(policy: &Policy, at: &Moment) -> u64 {
+    at.retry_at.min(at.now.saturating_add(policy.open.max_retry_after))
 }
 
 /// The conditions of the ramp: as few calls decide as end the probe stage. A circuit that is only coming back must not
@@ -154,11 +161,21 @@ impl Record {
         let mut change = self.moved(Phase::Open, at, reason);
         let record = &mut change.record;
         record.trips_in_a_row = self.trips_in_a_row.saturating_add(1);
-        record.open_until = at.now.saturating_add(open_time(&policy.open, record.trips_in_a_row, at.random));
+        let drawn = at.now.saturating_add(open_time(&policy.open, record.trips_in_a_row, at.random));
+        record.open_until = drawn.max(asked_for(policy, at));
         if self.outage_since == 0 {
             record.outage_since = at.now;
         }
         change
+    }
+
+    /// A longer OPEN, where the upstream asked for more than there is.
+    pub(crate) fn lengthen(&self, policy: &Policy, at: &Moment) -> Option<Change> {
+        let open_until = asked_for(policy, at);
+        if self.phase != Phase::Open || self.forced || open_until <= self.open_until {
+            return None;
+        }
+        Some(Change { record: Record { open_until, ..self.clone() }, reason: None })
     }
 
     fn force_open(&self, at: &Moment) -> Change {

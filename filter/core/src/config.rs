@@ -18,6 +18,7 @@ pub use fields::{CONFIG, Field, Kind, MOST_PROBES, POLICY};
 
 use crate::key::{Matcher, Upstream};
 use crate::outcome::FailureKind;
+use crate::paths::Paths;
 use crate::policy::{Failures, HalfOpen, Mode, Open, Policy, RateLimited, Rejection, Trip};
 use check::Reader;
 use node::Node;
@@ -30,6 +31,8 @@ pub struct Config {
     upstreams: Vec<(Matcher, Rc<Policy>)>,
     /// Circuits that one proxy may hold.
     pub max_circuits: u32,
+    /// Requests that are never counted and never rejected.
+    pub exempt: Paths,
 }
 
 impl Config {
@@ -46,6 +49,7 @@ impl Config {
         Ok(Config {
             default: Rc::new(policy(&default, "default")?),
             upstreams: upstreams(&whole, &default)?,
+            exempt: Paths::new(Reader(whole.get("exempt")).words("paths")),
             max_circuits: Reader(whole.get("limits")).integer("maxCircuits"),
         })
     }
@@ -161,6 +165,7 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
             multiplier: open.number("multiplier"),
             max: open.duration("maxDuration"),
             jitter: open.share("jitterPercent"),
+            max_retry_after: open.duration("maxRetryAfter"),
         },
         half_open: HalfOpen {
             max_probes: half_open.integer("maxConcurrentProbes"),

@@ -17,12 +17,14 @@ pub mod host;
 mod key;
 pub mod metrics;
 pub mod outcome;
+pub mod paths;
 pub mod permit;
 pub mod policy;
 mod ramp;
 mod random;
 mod record;
 mod report;
+pub mod retry_after;
 mod series;
 #[cfg(feature = "testing")]
 pub mod testing;

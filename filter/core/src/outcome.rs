@@ -73,11 +73,13 @@ pub struct Answer {
     pub grpc_status: Option<u32>,
     /// How often Envoy sent the request; more than 1 where it retried. Only read where a policy asks.
     pub attempts: u32,
+    /// When the upstream wants to be asked again, in nanoseconds from now, where it failed and said so.
+    pub retry_after: Option<u64>,
 }
 
 impl Default for Answer {
     fn default() -> Answer {
-        Answer { status: 0, flags: 0, from_upstream: true, grpc_status: None, attempts: 1 }
+        Answer { status: 0, flags: 0, from_upstream: true, grpc_status: None, attempts: 1, retry_after: None }
     }
 }
 

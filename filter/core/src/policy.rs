@@ -135,6 +135,8 @@ pub struct Open {
     pub max: u64,
     /// Largest lengthening, in millionths.
     pub jitter: u32,
+    /// Longest open time that an upstream may ask for; 0 ignores what it asks.
+    pub max_retry_after: u64,
 }
 
 /// Probes and ramp.
@@ -180,6 +182,7 @@ impl Policy {
     /// No open time drawn under this policy is longer: a later one comes from a clock that stepped back.
     #[must_use]
     pub fn longest_open(&self) -> u64 {
-        self.open.max.saturating_add(crate::backoff::part(self.open.max, self.open.jitter))
+        let drawn = self.open.max.saturating_add(crate::backoff::part(self.open.max, self.open.jitter));
+        drawn.max(self.open.max_retry_after)
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct View {
     pub(crate) record: Record,
     pub(crate) window: Window,
     pub(crate) spread: Spread,
+    /// When the upstream wants to be asked again, as this worker has heard last.
+    retry_at: u64,
 }
 
 /// What a decision about a change may look at.
@@ -76,6 +78,7 @@ impl View {
             record: Record::fresh(now, tally),
             window: Window::starting(now, tally),
             spread: Spread::starting(now, vm.random.draw()),
+            retry_at: 0,
         };
         let fresh = view.record.encode();
         if vm.host.swap(&view.key, &fresh, ABSENT)? {
@@ -160,7 +163,7 @@ impl View {
             self.take(vm, record, now, tally);
             self.epoch = Some(epoch);
             let streak = self.words.streak.get(&vm.host)?;
-            let at = Moment { now, tally, random: vm.random.draw() };
+            let at = Moment { now, tally, random: vm.random.draw(), retry_at: self.retry_at };
             let Some(change) = decide(&self.sight(at, streak)) else { return Ok(None) };
             self.prepare(vm, &change)?;
             if vm.host.swap(&self.key, &change.record.encode(), cas)? {
@@ -202,7 +205,7 @@ impl View {
     pub(crate) fn judge<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         let tally = self.words.tally(&vm.host)?;
         let streak = self.words.streak.get(&vm.host)?;
-        let at = Moment { now, tally, random: 0 };
+        let at = Moment { now, tally, random: 0, retry_at: 0 };
         if self.sight(at, streak).condition().is_none() {
             return Ok(());
         }
@@ -216,10 +219,22 @@ impl View {
         Ok(())
     }
 
+    /// The upstream has said when it wants to be asked again. Heard before a trip it lengthens the open time, and heard
+    /// while the circuit is OPEN it does so too, whichever worker hears it.
+    pub(crate) fn hear<H: Host>(&mut self, vm: &Vm<H>, retry_after: Option<u64>, now: u64) -> Result<(), Fault> {
+        let Some(retry_after) = retry_after.filter(|_| self.policy.open.max_retry_after > 0) else { return Ok(()) };
+        self.retry_at = now.saturating_add(retry_after);
+        self.refresh(vm, now)?;
+        if self.record.phase == Phase::Open {
+            self.change(vm, now, &mut |sight| sight.record.lengthen(sight.policy, &sight.at))?;
+        }
+        Ok(())
+    }
+
     /// Makes what time, evidence and the policy demand.
     pub(crate) fn advance<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         let tally = self.words.tally(&vm.host)?;
-        if self.record.due(&self.policy, &Moment { now, tally, random: 0 }).is_some() {
+        if self.record.due(&self.policy, &Moment { now, tally, random: 0, retry_at: 0 }).is_some() {
             self.change(vm, now, &mut |sight| sight.record.due(sight.policy, &sight.at))?;
         }
         Ok(())

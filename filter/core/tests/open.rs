@@ -5,7 +5,7 @@
 
 use circuit_breaker_core::config::SECOND;
 use circuit_breaker_core::metrics::{OPEN_UNTIL, REJECTED};
-use circuit_breaker_core::outcome::Outcome;
+use circuit_breaker_core::outcome::{Answer, Outcome};
 use circuit_breaker_core::permit::{Admission, Cause};
 use circuit_breaker_core::testing::Proxy;
 #[cfg(target_arch = "wasm32")]
@@ -99,4 +99,43 @@ fn a_worker_that_read_the_clock_a_moment_earlier_sees_it_open() {
     proxy.now -= 1;
     assert!(!proxy.request(1, A, Outcome::Success));
     assert_eq!(proxy.state(A), 2);
+}
+
+/// Lets a proxy trip on failures that carry a `retry-after` of so many seconds; the seconds that it then stays OPEN.
+fn open_after(open: &str, retry_after: u64) -> u64 {
+    let config = format!(r#"{{"default": {{"open": {{"jitterPercent": 0, {open}}}}}}}"#);
+    let mut proxy = Proxy::start(2, &config);
+    for turn in 0..5 {
+        let Admission::Pass(permit) = proxy.admit(turn % 2, A) else { panic!("admitted") };
+        let answer = Answer { status: 503, retry_after: Some(retry_after.saturating_mul(SECOND)), ..Answer::default() };
+        let now = proxy.now;
+        proxy.vms[turn % 2].settle(permit, Some(A), &answer, None, now);
+    }
+    assert_eq!(proxy.state(A), 2);
+    proxy.host.value(&OPEN_UNTIL, A, "") - proxy.now / SECOND
+}
+
+#[test]
+fn an_upstream_can_ask_for_a_longer_open_time_and_not_for_a_shorter_one_nor_too_much() {
+    assert_eq!(open_after(r#""baseDuration": "30s""#, 100), 100);
+    assert_eq!(open_after(r#""baseDuration": "30s""#, 10), 30);
+    assert_eq!(open_after(r#""baseDuration": "30s", "maxRetryAfter": "2m""#, 100_000), 120);
+    assert_eq!(open_after(r#""baseDuration": "30s""#, u64::MAX), 300, "for ever is as long as the policy allows");
+    assert_eq!(open_after(r#""baseDuration": "30s", "maxRetryAfter": "0s""#, 100), 30);
+}
+
+#[test]
+fn an_upstream_that_says_so_after_the_trip_lengthens_it_from_any_worker() {
+    let mut proxy = Proxy::start(2, NO_JITTER);
+    proxy.pass(SECOND);
+    let Admission::Pass(late) = proxy.admit(1, A) else { panic!("admitted") };
+    proxy.fail(A, 5);
+    let answer = Answer { status: 503, retry_after: Some(90 * SECOND), ..Answer::default() };
+    let now = proxy.now;
+    proxy.vms[1].settle(late, Some(A), &answer, None, now);
+    proxy.pass(89 * SECOND);
+    assert!(!proxy.request(0, A, Outcome::Success));
+    proxy.pass(SECOND);
+    assert_eq!(proxy.state(A), 1);
+    assert_eq!(proxy.reasons(), ["consecutive", "open_over"], "a longer OPEN is no transition");
 }

@@ -39,6 +39,7 @@ fn allowed(kind: &Kind) -> String {
         Kind::Text { max } => format!("text, at most {max} bytes"),
         Kind::Choices(words) => format!("list of {}", words.join(", ")),
         Kind::Statuses => "list of statuses, classes, ranges".to_owned(),
+        Kind::Paths => "list of paths".to_owned(),
         Kind::Flag => "true, false".to_owned(),
         Kind::Headers => "names and values".to_owned(),
         Kind::Section(_) | Kind::Sections(_) => String::new(),

@@ -40,6 +40,7 @@ impl<H: Host> Breaker<H> {
         }
         let latency = first_byte
             .map_or(Ok(()), |time| view.series.record(&vm.host, &metrics::LATENCY, &view.name, time / MILLISECOND));
+        let heard = view.hear(vm, answer.retry_after, now);
         let settled = match permit {
             _ if ended == Ended::SettledBefore => Ok(()),
             Permit::Probe { .. } => {
@@ -55,7 +56,7 @@ impl<H: Host> Breaker<H> {
                 view.settle_call(vm, permit, answer, (first_byte, unanswered), now)
             }
         };
-        self.noted(latency.map_err(Fault::from).and(settled));
+        self.noted(latency.map_err(Fault::from).and(heard).and(settled));
     }
 }
 

@@ -64,6 +64,11 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
             })
         }
         (Kind::Statuses, _) => refuse("a list of statuses"),
+        (Kind::Paths, Node::List(items)) => items.iter().enumerate().try_for_each(|(at, item)| match item {
+            Node::Text(text) if crate::paths::is_valid(text) => Ok(()),
+            _ => Err(ConfigError::new(&format!("{path}[{at}]"), item, PATH)),
+        }),
+        (Kind::Paths, _) => refuse("a list of paths"),
         (Kind::Flag, Node::Flag(_)) => Ok(()),
         (Kind::Flag, _) => refuse("true or false"),
         (Kind::Headers, Node::Map(entries)) => entries.iter().try_for_each(|(name, value)| header(name, value, path)),
@@ -72,6 +77,8 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
 }
 
 const DURATION: &str = "a duration: a number and one of ms, s, m, h, such as \"30s\" or \"1m30s\"";
+
+const PATH: &str = "a path that begins with /, `*` only as its end after a /";
 
 const STATUSES: &str = "a status from 200 to 599, or text such as \"5xx\" or \"500-504\"";
 

@@ -53,6 +53,8 @@ pub enum Kind {
     Choices(&'static [&'static str]),
     /// A list of HTTP statuses: 429, "5xx", "500-504".
     Statuses,
+    /// A list of paths, each with or without a trailing `/*`.
+    Paths,
     /// true or false.
     Flag,
     /// Header names and their values.
@@ -83,6 +85,7 @@ pub static CONFIG: &[Field] = &[
         "[]",
         "policies of some upstreams: `match` and any field of `default`",
     ),
+    field("exempt", Kind::Section(EXEMPT), "{}", "requests that are never counted and never rejected"),
     field("limits", Kind::Section(LIMITS), "{}", "what the module may take of the proxy"),
 ];
 
@@ -213,6 +216,12 @@ static OPEN: &[Field] = &[
         "cap of it, before the jitter",
     ),
     field("jitterPercent", Kind::Percent, "20", "lengthens by up to so much, so that a fleet does not probe in step"),
+    field(
+        "maxRetryAfter",
+        Kind::Duration { min: 0 },
+        r#""300s""#,
+        "an upstream's `retry-after` or `grpc-retry-pushback-ms` can lengthen the open time up to this; `0s` ignores it",
+    ),
 ];
 
 static HALF_OPEN: &[Field] = &[
@@ -249,6 +258,9 @@ static REJECTION: &[Field] = &[
     field("headers", Kind::Headers, "{}", "added to the reply"),
     field("retryAfter", Kind::Flag, "true", "say when to come back: `retry-after`, `grpc-retry-pushback-ms`"),
 ];
+
+static EXEMPT: &[Field] =
+    &[field("paths", Kind::Paths, "[]", "paths without their query; `/x/*` stands for all below `/x/`")];
 
 static LIMITS: &[Field] = &[field(
     "maxCircuits",
