@@ -23,7 +23,7 @@ use crate::config::{Config, MILLISECOND};
 use crate::flights::Flights;
 use crate::host::{Fault, Host};
 use crate::permit::Cause;
-use crate::policy::{Mode, Policy, Rejection};
+use crate::policy::{Length, Mode, Policy, Rejection};
 use crate::record::Phase;
 use crate::report;
 use crate::view::View;
@@ -82,7 +82,11 @@ impl<H: Host> Breaker<H> {
     /// than it should be.
     #[must_use]
     pub fn tick_period(&self) -> u64 {
-        let shortest = self.config.policies().map(|policy| policy.bucket() / 2).min();
+        let half_bucket = |policy: &Policy| match policy.trip.window {
+            Length::Time(_) => Some(policy.trip.window.bucket() / 2),
+            Length::Calls(_) => None,
+        };
+        let shortest = self.config.policies().filter_map(half_bucket).min();
         shortest.unwrap_or(LONGEST_TICK).clamp(SHORTEST_TICK, LONGEST_TICK)
     }
 
@@ -169,8 +173,7 @@ fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<bool, 
         return Ok(true);
     }
     let tally = view.words.tally(&vm.host)?;
-    let bucket = view.policy.bucket();
-    view.window.roll(now, tally, bucket);
+    view.window.roll(now, tally, view.policy.trip.window);
     view.advance(vm, now)?;
     view.rest(vm, now)?;
     report::state(view, &vm.host)?;

@@ -231,7 +231,8 @@ impl Record {
             return Some(self.marked(at, 0));
         }
         let seen = at.tally.since(self.mark);
-        let full = at.now.saturating_sub(self.mark_at) >= policy.trip.window;
+        let length = policy.trip.window;
+        let full = length.between((self.mark_at, self.mark), (at.now, at.tally)) >= length.whole();
         if !full || seen.calls() < u64::from(policy.trip.minimum_calls) {
             return None;
         }

@@ -19,7 +19,7 @@ pub use fields::{CONFIG, Field, Kind, MOST_PROBES, POLICY};
 use crate::key::{Matcher, Upstream};
 use crate::outcome::FailureKind;
 use crate::paths::Paths;
-use crate::policy::{Failures, HalfOpen, Mode, Open, Policy, RateLimited, Rejection, Trip};
+use crate::policy::{Failures, HalfOpen, Length, Mode, Open, Policy, RateLimited, Rejection, Trip};
 use check::Reader;
 use node::Node;
 
@@ -157,7 +157,7 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
             slow_rate: slow_rate(trip),
             slow_duration: trip.duration("slowCallDuration"),
             minimum_calls: trip.integer("minimumCalls"),
-            window: window(trip.at("window"), path)?,
+            window: window(trip.at("window"), trip.integer("minimumCalls"), path)?,
         },
         failures: failures(policy.at("failure")),
         open: Open {
@@ -183,11 +183,19 @@ fn slow_rate(trip: Reader<'_>) -> u32 {
     if trip.duration("slowCallDuration") == 0 { 0 } else { trip.share("slowCallRatePercent") }
 }
 
-fn window(window: Reader<'_>, path: &str) -> Result<u64, ConfigError> {
-    if window.at("duration").is_given() {
-        return Ok(window.duration("duration"));
+fn window(window: Reader<'_>, minimum_calls: u32, path: &str) -> Result<Length, ConfigError> {
+    let at = format!("{path}.trip.window");
+    match (window.at("duration").is_given(), window.at("calls").is_given()) {
+        (true, false) => Ok(Length::Time(window.duration("duration"))),
+        (false, true) if window.integer("calls") < minimum_calls => {
+            let value = Node::Number(f64::from(window.integer("calls")));
+            let allowed = format!("at least minimumCalls, which is {minimum_calls}");
+            Err(ConfigError::new(&format!("{at}.calls"), &value, &allowed))
+        }
+        (false, true) => Ok(Length::Calls(u64::from(window.integer("calls")))),
+        (true, true) => Err(ConfigError::said(&at, "duration and calls are given; allowed: one of them")),
+        (false, false) => Err(ConfigError::said(&at, "nothing is given; allowed: duration or calls")),
     }
-    Err(ConfigError::said(&format!("{path}.trip.window"), "nothing is given; allowed: duration"))
 }
 
 fn failures(given: Reader<'_>) -> Failures {

@@ -3,6 +3,7 @@
 //! Times are nanoseconds, shares millionths. A condition that is switched off holds zero.
 
 use crate::outcome::FailureKind;
+use crate::window::Tally;
 
 /// What the breaker may do to traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +61,45 @@ pub struct Trip {
     pub slow_duration: u64,
     /// Calls in the window before a rate means anything; at least 1.
     pub minimum_calls: u32,
-    /// Length of the window.
-    pub window: u64,
+    /// What the rates are taken over.
+    pub window: Length,
+}
+
+/// Length of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// The last so many nanoseconds.
+    Time(u64),
+    /// The last so many calls.
+    Calls(u64),
+}
+
+impl Length {
+    /// Buckets of a window: a tenth is fine enough to forget smoothly and coarse enough for a tick of 100 ms or more.
+    const BUCKETS: u64 = 10;
+
+    /// The whole, in its own unit.
+    #[must_use]
+    pub fn whole(self) -> u64 {
+        match self {
+            Length::Time(whole) | Length::Calls(whole) => whole,
+        }
+    }
+
+    /// One bucket, in its own unit.
+    #[must_use]
+    pub fn bucket(self) -> u64 {
+        (self.whole() / Self::BUCKETS).max(1)
+    }
+
+    /// How far apart two moments are, in its own unit.
+    #[must_use]
+    pub fn between(self, earlier: (u64, Tally), later: (u64, Tally)) -> u64 {
+        match self {
+            Length::Time(_) => later.0.saturating_sub(earlier.0),
+            Length::Calls(_) => later.1.since(earlier.1).calls(),
+        }
+    }
 }
 
 /// What counts as a failure.
@@ -170,15 +208,6 @@ pub struct Rejection {
 }
 
 impl Policy {
-    /// Buckets of a window: a tenth is fine enough to forget smoothly and coarse enough for a tick of 100 ms or more.
-    pub const BUCKETS: u64 = 10;
-
-    /// Length of one bucket of the window.
-    #[must_use]
-    pub fn bucket(&self) -> u64 {
-        self.trip.window / Self::BUCKETS
-    }
-
     /// No open time drawn under this policy is longer: a later one comes from a clock that stepped back.
     #[must_use]
     pub fn longest_open(&self) -> u64 {

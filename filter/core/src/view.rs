@@ -139,7 +139,9 @@ impl View {
     /// A window that begins with the record's generation, where that is recent enough to tell when calls were made.
     fn window_since_record(&self, now: u64, tally: Tally) -> Window {
         let since = self.record.since;
-        let recent = now.saturating_sub(since) <= self.policy.trip.window && !clock::stepped_back(now, since);
+        let length = self.policy.trip.window;
+        let age = length.between((since, self.record.base), (now, tally));
+        let recent = age <= length.whole() && !clock::stepped_back(now, since);
         if recent && !tally.is_before(self.record.base) {
             Window::starting(self.record.since, self.record.base)
         } else {
@@ -207,6 +209,8 @@ impl View {
         let streak = self.words.streak.get(&vm.host)?;
         let at = Moment { now, tally, random: 0, retry_at: 0 };
         if self.sight(at, streak).condition().is_none() {
+            // A window of calls moves with them and not with the tick.
+            self.window.roll(now, tally, self.policy.trip.window);
             return Ok(());
         }
         let generation = self.record.generation;

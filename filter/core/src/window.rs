@@ -5,7 +5,7 @@
 //! has buckets. Exact buckets rather than a moving average: a tight burst hides in an average that weighs by time.
 
 use crate::clock;
-use crate::policy::Policy;
+use crate::policy::Length;
 
 /// What a circuit has counted since its metrics exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,8 +48,8 @@ struct Sample {
     tally: Tally,
 }
 
-/// One sample per bucket and one for the bucket that is filling.
-const SAMPLES: usize = Policy::BUCKETS as usize + 1;
+/// One sample per bucket of ten and one for the bucket that is filling.
+const SAMPLES: usize = 11;
 
 /// A ring of samples, oldest first.
 #[derive(Clone, Debug)]
@@ -69,11 +69,11 @@ impl Window {
     }
 
     /// Takes a sample where the last one is a bucket old. Starts afresh where the counters or the clock went backwards.
-    pub(crate) fn roll(&mut self, now: u64, tally: Tally, bucket: u64) {
+    pub(crate) fn roll(&mut self, now: u64, tally: Tally, length: Length) {
         let Some(last) = self.len.checked_sub(1).and_then(|last| self.samples.get(last).copied()) else { return };
         if tally.is_before(last.tally) || clock::stepped_back(now, last.at) {
             *self = Window::starting(now, tally);
-        } else if now.saturating_sub(last.at) >= bucket {
+        } else if length.between((last.at, last.tally), (now, tally)) >= length.bucket() {
             if self.len == SAMPLES {
                 self.samples.rotate_left(1);
                 self.len = self.len.saturating_sub(1);
@@ -87,8 +87,9 @@ impl Window {
 
     /// What was counted in the last `length`, from the oldest sample that is not older. Nothing where every sample is:
     /// then nobody knows when the calls were made, and a circuit must not trip on old ones.
-    pub(crate) fn count(&self, now: u64, tally: Tally, length: u64) -> Tally {
-        let oldest = self.samples.iter().take(self.len).find(|sample| now.saturating_sub(sample.at) <= length);
+    pub(crate) fn count(&self, now: u64, tally: Tally, length: Length) -> Tally {
+        let age = |sample: &Sample| length.between((sample.at, sample.tally), (now, tally));
+        let oldest = self.samples.iter().take(self.len).find(|sample| age(sample) <= length.whole());
         oldest.map_or(Tally::default(), |sample| tally.since(sample.tally))
     }
 }
@@ -109,35 +110,49 @@ mod tests {
         let mut window = Window::starting(0, tally(100, 0));
         for second in 1..=20 {
             // One failure in every second, sampled at its end.
-            window.roll(second * 10, tally(100, second), 10);
+            window.roll(second * 10, tally(100, second), Length::Time(100));
         }
-        assert_eq!(window.count(200, tally(100, 20), 100), tally(0, 10));
+        assert_eq!(window.count(200, tally(100, 20), Length::Time(100)), tally(0, 10));
         assert_eq!(
-            window.count(205, tally(100, 21), 100),
+            window.count(205, tally(100, 21), Length::Time(100)),
             tally(0, 10),
             "the bucket that is filling counts, the oldest left"
         );
-        assert_eq!(window.count(301, tally(100, 21), 100), tally(0, 0), "no sample is recent enough");
+        assert_eq!(window.count(301, tally(100, 21), Length::Time(100)), tally(0, 0), "no sample is recent enough");
+    }
+
+    #[test]
+    fn a_window_of_calls_holds_the_last_so_many() {
+        let mut window = Window::starting(0, tally(0, 0));
+        for call in 1..=300 {
+            // Every third call fails.
+            let counted = tally(call - call / 3, call / 3);
+            let held = window.count(call, counted, Length::Calls(30));
+            assert!(held.calls() >= call.min(27) && held.calls() <= 30, "{} after {call}", held.calls());
+            assert!(held.failure.abs_diff(held.calls() / 3) <= 1);
+            window.roll(call, counted, Length::Calls(30));
+        }
+        assert_eq!(window.count(301, tally(1000, 1000), Length::Calls(30)), tally(0, 0), "no sample is recent enough");
     }
 
     #[test]
     fn counters_that_go_backwards_start_the_window_afresh() {
         let mut window = Window::starting(0, tally(50, 50));
-        window.roll(10, tally(0, 3), 10);
-        assert_eq!(window.count(12, tally(0, 5), 100), tally(0, 2));
+        window.roll(10, tally(0, 3), Length::Time(100));
+        assert_eq!(window.count(12, tally(0, 5), Length::Time(100)), tally(0, 2));
     }
 
     #[test]
     fn a_window_that_another_worker_began_a_moment_later_is_kept() {
         let mut window = Window::starting(1000, tally(1, 1));
-        window.roll(990, tally(2, 2), 10);
-        assert_eq!(window.count(990, tally(2, 3), 100), tally(1, 2));
+        window.roll(990, tally(2, 2), Length::Time(100));
+        assert_eq!(window.count(990, tally(2, 3), Length::Time(100)), tally(1, 2));
     }
 
     #[test]
     fn a_clock_that_steps_back_starts_the_window_afresh() {
         let mut window = Window::starting(10 * clock::SKEW, tally(1, 1));
-        window.roll(10, tally(2, 2), 10);
-        assert_eq!(window.count(12, tally(2, 3), 100), tally(0, 1));
+        window.roll(10, tally(2, 2), Length::Time(100));
+        assert_eq!(window.count(12, tally(2, 3), Length::Time(100)), tally(0, 1));
     }
 }

@@ -177,3 +177,24 @@ fn counters_that_are_reset_start_the_window_afresh() {
     proxy.fail(A, 20);
     assert_eq!(proxy.state(A), 2);
 }
+
+#[test]
+fn a_window_of_calls_forgets_by_calls_and_not_by_time() {
+    let config = r#"{"default": {"trip": {"consecutiveFailures": 0, "failureRatePercent": 50, "minimumCalls": 20,
+        "window": {"calls": 40}}}}"#;
+    let mut proxy = Proxy::start(4, config);
+    proxy.fail(A, 10);
+    proxy.pass(3600 * SECOND);
+    proxy.succeed(A, 9);
+    assert_eq!(proxy.state(A), 0, "19 calls");
+    proxy.succeed(A, 1);
+    assert_eq!(proxy.state(A), 2, "10 of the last 20 failed, an hour ago or not");
+
+    let mut proxy = Proxy::start(4, config);
+    proxy.fail(A, 9);
+    proxy.succeed(A, 60);
+    proxy.fail(A, 17);
+    assert_eq!(proxy.state(A), 0, "17 of the last 40, or of the last 36 where a bucket is just full");
+    proxy.fail(A, 6);
+    assert_eq!(proxy.state(A), 2, "23 of the last 40");
+}

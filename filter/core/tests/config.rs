@@ -4,7 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::config::{Config, MILLISECOND, SECOND};
-use circuit_breaker_core::policy::Mode;
+use circuit_breaker_core::policy::{Length, Mode};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -28,7 +28,10 @@ fn nothing_is_all_defaults() {
         (policy.trip.consecutive_failures, policy.trip.failure_rate, policy.trip.minimum_calls),
         (5, 500_000, 20)
     );
-    assert_eq!((policy.trip.window, policy.open.base, policy.open.max), (10 * SECOND, 30 * SECOND, 300 * SECOND));
+    assert_eq!(
+        (policy.trip.window, policy.open.base, policy.open.max),
+        (Length::Time(10 * SECOND), 30 * SECOND, 300 * SECOND)
+    );
     assert_eq!((policy.half_open.max_probes, policy.half_open.success_threshold), (1, 3));
     assert_eq!((policy.rejection.status, policy.rejection.body.as_str()), (503, "upstream circuit is open\n"));
     assert_eq!(empty.max_circuits, 1024);
@@ -88,6 +91,24 @@ fn each_refusal_names_path_value_and_what_is_allowed() {
         (r#"{"default": {"rejection": {"headers": {"connection": "close"}}}}"#, vec!["headers.connection"]),
         (r#"{"default": {"rejection": {"headers": {":path": "/"}}}}"#, vec!["headers.:path", "header name"]),
         (r#"{"default": {"mode": "observe", "mode": "enforce"}}"#, vec!["\"mode\" stands twice"]),
+        (
+            r#"{"default": {"trip": {"window": {"duration": "10s", "calls": 100}}}}"#,
+            vec!["default.trip.window", "duration and calls", "one of them"],
+        ),
+        (r#"{"default": {"trip": {"window": {}}}}"#, vec!["default.trip.window", "nothing is given"]),
+        (
+            r#"{"default": {"trip": {"window": {"calls": 10}}}}"#,
+            vec!["default.trip.window.calls", "10", "at least minimumCalls, which is 20"],
+        ),
+        (
+            r#"{"default": {"failure": {"httpStatus": ["6xx"]}}}"#,
+            vec!["default.failure.httpStatus[0]", "\"6xx\"", "200 to 599"],
+        ),
+        (
+            r#"{"default": {"failure": {"grpcStatus": ["BAD"]}}}"#,
+            vec!["default.failure.grpcStatus[0]", "\"BAD\"", "UNAVAILABLE"],
+        ),
+        (r#"{"exempt": {"paths": ["healthz"]}}"#, vec!["exempt.paths[0]", "\"healthz\"", "begins with /"]),
         (r#"{"default": []}"#, vec!["default", "a list", "a section"]),
         (
             r#"{"upstreams": [{"match": {"host": "a"}}, {"match": {"host": "a"}}]}"#,
