@@ -23,7 +23,8 @@ help: ## List the targets
 .PHONY: build
 build: rust-target ## Build the module for Envoy, trimmed
 	@cargo build --release --target $(WASM) -p circuit-breaker-filter --lib --locked
-	@cargo run --quiet --profile tool -p circuit-breaker-trim --locked -- $(LINKED) $(MODULE)
+	@cargo run --quiet --profile tool -p circuit-breaker-trim --locked -- $(LINKED) $(MODULE) || \
+	  { rm -f $(MODULE); exit 1; } # cargo has put the linked module there: it must not pass for the trimmed one
 
 .PHONY: demo
 demo: build ## Watch the breaker trip, fail fast and recover in a real Envoy (45 s)

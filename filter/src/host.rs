@@ -34,6 +34,14 @@ unsafe extern "C" {
         value: *mut *mut u8,
         value_size: *mut usize,
     ) -> u32;
+    fn proxy_call_foreign_function(
+        name: *const u8,
+        name_size: usize,
+        argument: *const u8,
+        argument_size: usize,
+        result: *mut *mut u8,
+        result_size: *mut usize,
+    ) -> u32;
     fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
     fn proxy_send_local_response(
@@ -95,6 +103,54 @@ pub(crate) fn number(path: &str) -> Option<u64> {
 /// A property that is text.
 pub(crate) fn text(path: &str) -> Option<String> {
     String::from_utf8(property(path)?).ok()
+}
+
+/// One look that answers for nearly every request all that is asked at its end: was it well, and where did it go?
+///
+/// Every call that returns bytes costs ten times one that does not, and status, flags and upstream would be three. Envoy
+/// evaluates an expression over them in one (its foreign functions `expr_create`, `expr_evaluate`, `expr_delete`).
+pub(crate) struct Glance {
+    token: Vec<u8>,
+}
+
+/// Empty where anything needs a closer look.
+const WELL: &str = "response.code < 400 && response.flags == 0 ? xds.cluster_name : \"\"";
+
+impl Glance {
+    /// `None`: this host has no expressions.
+    pub(crate) fn new() -> Option<Glance> {
+        let token = foreign("expr_create", WELL.as_bytes())?;
+        (!token.is_empty()).then_some(Glance { token })
+    }
+
+    /// The upstream of a request that went well; `None`: look closer.
+    pub(crate) fn well(&self) -> Option<String> {
+        let upstream = foreign("expr_evaluate", &self.token)?;
+        String::from_utf8(upstream).ok().filter(|upstream| !upstream.is_empty())
+    }
+}
+
+impl Drop for Glance {
+    fn drop(&mut self) {
+        foreign("expr_delete", &self.token);
+    }
+}
+
+/// Calls a foreign function; `None` where there is none, or where it fails.
+fn foreign(name: &str, argument: &[u8]) -> Option<Vec<u8>> {
+    let (mut data, mut size) = (null_mut(), 0);
+    let status = unsafe {
+        proxy_call_foreign_function(
+            name.as_ptr(),
+            name.len(),
+            argument.as_ptr(),
+            argument.len(),
+            &raw mut data,
+            &raw mut size,
+        )
+    };
+    let result = unsafe { taken(data, size) };
+    (status == OK).then_some(result)
 }
 
 /// Kinds of header maps, by their number in the ABI.

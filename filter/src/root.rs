@@ -10,11 +10,18 @@ use circuit_breaker_core::metrics;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
-use crate::host::{self, Envoy};
+use crate::host::{self, Envoy, Glance};
 use crate::stream::Stream;
 
 /// The breaker that the streams of one configuration share.
-pub(crate) type SharedBreaker = Rc<RefCell<Breaker<Envoy>>>;
+type SharedBreaker = Rc<RefCell<Breaker<Envoy>>>;
+
+/// What the streams of one configuration share.
+pub(crate) struct Shared {
+    pub(crate) breaker: SharedBreaker,
+    /// Absent where the host has no expressions.
+    pub(crate) glance: Option<Glance>,
+}
 
 /// A configuration in use in this VM.
 struct InUse {
@@ -32,7 +39,7 @@ thread_local! {
 /// One configuration. Never configured twice: a change is a new root context.
 pub(crate) struct Root {
     envoy: Envoy,
-    breaker: Option<SharedBreaker>,
+    shared: Option<Rc<Shared>>,
 }
 
 impl Context for Root {}
@@ -54,15 +61,15 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        if let Some(breaker) = &self.breaker
-            && let Ok(mut breaker) = breaker.try_borrow_mut()
+        if let Some(shared) = &self.shared
+            && let Ok(mut breaker) = shared.breaker.try_borrow_mut()
         {
             breaker.tick(host::now());
         }
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream::new(id, self.breaker.clone())))
+        Some(Box::new(Stream::new(id, self.shared.clone())))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -72,7 +79,7 @@ impl RootContext for Root {
 
 impl Root {
     pub(crate) fn new(id: u32) -> Root {
-        Root { envoy: Envoy { root: id }, breaker: None }
+        Root { envoy: Envoy { root: id }, shared: None }
     }
 
     fn start(&mut self, config: Config, document: Vec<u8>) {
@@ -82,7 +89,7 @@ impl Root {
         let breaker = Breaker::start(self.envoy, config, now, now);
         host::tick_every(breaker.tick_period());
         let breaker = Rc::new(RefCell::new(breaker));
-        self.breaker = Some(Rc::clone(&breaker));
+        self.shared = Some(Rc::new(Shared { breaker: Rc::clone(&breaker), glance: Glance::new() }));
         take_over(host::text("plugin_name"), document, &breaker);
     }
 }

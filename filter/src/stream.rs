@@ -5,6 +5,8 @@
 //! before admission, none after a rejection, and none after it was settled; and whatever still holds one when the stream
 //! is deleted is settled then.
 
+use std::rc::Rc;
+
 use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::outcome::Answer;
 use circuit_breaker_core::permit::{Admission, Permit};
@@ -12,12 +14,12 @@ use circuit_breaker_core::retry_after;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use crate::host::{self, CLUSTER, Envoy, Headers};
+use crate::host::{self, CLUSTER, Envoy, Glance, Headers};
 use crate::reply;
-use crate::root::SharedBreaker;
+use crate::root::Shared;
 
 pub(crate) struct Stream {
-    breaker: Option<SharedBreaker>,
+    shared: Option<Rc<Shared>>,
     /// Envoy's number of this request.
     id: u32,
     permit: Option<Permit>,
@@ -27,14 +29,14 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(id: u32, breaker: Option<SharedBreaker>) -> Stream {
-        Stream { breaker, id, permit: None, start: 0, first_byte: None, grpc_status: None }
+    pub(crate) fn new(id: u32, shared: Option<Rc<Shared>>) -> Stream {
+        Stream { shared, id, permit: None, start: 0, first_byte: None, grpc_status: None }
     }
 
     /// Decides about this request. False: it was answered in the upstream's place.
     fn admit(&mut self) -> bool {
-        let Some(breaker) = &self.breaker else { return true };
-        let Ok(mut breaker) = breaker.try_borrow_mut() else { return true };
+        let Some(shared) = &self.shared else { return true };
+        let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return true };
         if breaker.has_exempt_paths()
             && host::header(Headers::Request, ":path").is_some_and(|path| exempts(&breaker, &path))
         {
@@ -60,8 +62,8 @@ impl Stream {
 
     /// The call no longer waits; and a probe is judged by its headers, since a stream may go on for hours.
     fn answered(&self, permit: Permit, first_byte: u64) {
-        if let Some(breaker) = &self.breaker
-            && let Ok(mut breaker) = breaker.try_borrow_mut()
+        if let Some(shared) = &self.shared
+            && let Ok(mut breaker) = shared.breaker.try_borrow_mut()
         {
             breaker.arrived(permit);
             if matches!(permit, Permit::Probe { .. }) {
@@ -98,12 +100,23 @@ impl Stream {
         if permit == Permit::Uncounted {
             return;
         }
-        let Some(breaker) = &self.breaker else { return };
-        let upstream = if matches!(permit, Permit::Calm { .. }) { host::text(CLUSTER) } else { None };
-        if let Ok(mut breaker) = breaker.try_borrow_mut() {
-            let answer = self.answer(breaker.counts_attempts());
-            breaker.settle(permit, upstream.as_deref(), &answer, self.first_byte, host::now());
+        let Some(shared) = &self.shared else { return };
+        let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
+        if let Some(upstream) = self.well(&shared.glance, &breaker) {
+            if !breaker.settle_well(permit, &upstream, self.first_byte) {
+                breaker.settle(permit, Some(&upstream), &Answer::well(), self.first_byte, host::now());
+            }
+            return;
         }
+        let upstream = if matches!(permit, Permit::Calm { .. }) { host::text(CLUSTER) } else { None };
+        let answer = self.answer(breaker.counts_attempts());
+        breaker.settle(permit, upstream.as_deref(), &answer, self.first_byte, host::now());
+    }
+
+    /// Where the request went, if one look tells that it went well.
+    fn well(&self, glance: &Option<Glance>, breaker: &Breaker<Envoy>) -> Option<String> {
+        let may_be_well = self.grpc_status.is_none_or(|code| code == 0) && breaker.trusts_good_statuses();
+        glance.as_ref().filter(|_| may_be_well)?.well()
     }
 
     fn read_grpc_status(&mut self, map: Headers) {

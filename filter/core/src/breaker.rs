@@ -43,6 +43,7 @@ pub struct Breaker<H> {
     /// Probes of this VM that are not settled.
     probes: Vec<Probe>,
     counts_attempts: bool,
+    trusts_good_statuses: bool,
     /// Calls that wait for their answers.
     flights: Flights,
     /// The shortest `slowCallDuration` of all policies; `None` where none minds.
@@ -61,8 +62,11 @@ impl<H: Host> Breaker<H> {
         let counts_attempts = config.policies().any(|policy| policy.failures.all_attempts);
         let minds = |policy: &&Policy| policy.trip.slow_rate > 0;
         let shortest_slow = config.policies().filter(minds).map(|policy| policy.trip.slow_duration).min();
+        let trusts_good_statuses = !counts_attempts
+            && config.policies().all(|policy| (0..400).all(|status| !policy.failures.http_fails(status)));
         let mut breaker = Breaker {
             counts_attempts,
+            trusts_good_statuses,
             flights: Flights::new(),
             shortest_slow,
             vm: Vm::new(host, seed),
@@ -130,6 +134,12 @@ impl<H: Host> Breaker<H> {
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
         self.counts_attempts
+    }
+
+    /// Whether a status below 400 without any flag is a success whatever the policy.
+    #[must_use]
+    pub fn trusts_good_statuses(&self) -> bool {
+        self.trusts_good_statuses
     }
 
     /// What time does: windows roll, OPEN ends, ramps climb, probes run out, and calm is found again.

@@ -119,6 +119,12 @@ const TOO_MANY_REQUESTS: u32 = 429;
 const RESOURCE_EXHAUSTED: u32 = 8;
 
 impl Answer {
+    /// The upstream's own good answer.
+    #[must_use]
+    pub fn well() -> Answer {
+        Answer { status: 200, ..Answer::default() }
+    }
+
     /// Whether status and flags leave it open who answered: an error without any flag may be the upstream's or another
     /// filter's. (Retries that ran out leave their own flag beside the upstream's status.)
     #[must_use]

@@ -13,8 +13,30 @@ use crate::view::View;
 use crate::vm::Vm;
 
 impl<H: Host> Breaker<H> {
-    /// Settles a request by what Envoy knows of its end. `upstream` is where it went; only [`Permit::Calm`] needs it. `first_byte` is the time to the
-    /// first byte of the answer in nanoseconds, where there was one.
+    /// Settles a request that went well, where that changes nothing but a count: its circuit is known and CLOSED, no
+    /// failure is to be watched, and it was not slow. False: [`Breaker::settle`] is to look closer, and needs the time.
+    pub fn settle_well(&mut self, permit: Permit, upstream: &str, first_byte: Option<u64>) -> bool {
+        let circuit = match permit {
+            Permit::Calm { .. } => self.names.get(upstream).copied(),
+            Permit::Call { circuit, .. } => Some(circuit),
+            Permit::Uncounted | Permit::Probe { .. } => None,
+        };
+        let Some((view, vm)) = circuit.and_then(|circuit| self.parts(circuit)) else { return false };
+        let plain = view.policy.mode != Mode::Disabled
+            && view.slowed(Outcome::Success, first_byte, None) == Outcome::Success
+            && view.words.watch.get(&vm.host) == Ok(0);
+        if !plain {
+            return false;
+        }
+        let latency = view.latency(vm, first_byte);
+        let counted = view.words.add_success(&vm.host, &view.name);
+        self.flights.end(permit.flight());
+        self.noted(latency.and(counted));
+        true
+    }
+
+    /// Settles a request by what Envoy knows of its end. `upstream` is where it went; only [`Permit::Calm`] needs it.
+    /// `first_byte` is the time to the first byte of the answer in nanoseconds, where there was one.
     pub fn settle(
         &mut self,
         permit: Permit,
@@ -38,8 +60,7 @@ impl<H: Host> Breaker<H> {
         if view.policy.mode == Mode::Disabled {
             return;
         }
-        let latency = first_byte
-            .map_or(Ok(()), |time| view.series.record(&vm.host, &metrics::LATENCY, &view.name, time / MILLISECOND));
+        let latency = view.latency(vm, first_byte);
         let heard = view.hear(vm, answer.retry_after, now);
         let settled = match permit {
             _ if ended == Ended::SettledBefore => Ok(()),
@@ -56,11 +77,16 @@ impl<H: Host> Breaker<H> {
                 view.settle_call(vm, permit, answer, (first_byte, unanswered), now)
             }
         };
-        self.noted(latency.map_err(Fault::from).and(heard).and(settled));
+        self.noted(latency.and(heard).and(settled));
     }
 }
 
 impl View {
+    fn latency<H: Host>(&self, vm: &Vm<H>, first_byte: Option<u64>) -> Result<(), Fault> {
+        let Some(time) = first_byte else { return Ok(()) };
+        Ok(self.series.record(&vm.host, &metrics::LATENCY, &self.name, time / MILLISECOND)?)
+    }
+
     /// Settles a call and the attempts before its last one, which all failed.
     fn settle_call<H: Host>(
         &mut self,
