@@ -22,6 +22,7 @@ for_one_and_four_workers!(
     a_new_configuration_keeps_an_open_circuit_open,
     a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on,
     without_metrics_the_circuit_works_all_the_same,
+    without_expressions_requests_are_looked_at_property_by_property,
     state_survives_a_trap,
     a_probe_lost_in_a_trap_gives_its_slot_back,
 );
@@ -112,6 +113,29 @@ async fn without_metrics_the_circuit_works_all_the_same(workers: u32) {
     scenario.until_transition("probes_succeeded").await;
     assert!(scenario.get_at_once("/sick", 32).await.iter().all(|reply| reply.status == 200));
     assert_eq!(scenario.envoy.log().matches("metrics are not kept").count(), 1, "said once a proxy");
+}
+
+/// The module as it would be on a host without Envoy's expressions.
+fn module_without_expressions(directory: &std::path::Path) -> std::path::PathBuf {
+    let mut bytes = std::fs::read(module()).unwrap();
+    let (name, absent) = (b"expr_create", b"expr_absent");
+    let at = bytes.windows(name.len()).position(|window| window == name).expect("the module asks for expressions");
+    bytes[at..at + absent.len()].copy_from_slice(absent);
+    let path = directory.join("plain.wasm");
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+async fn without_expressions_requests_are_looked_at_property_by_property(workers: u32) {
+    let directory = tempfile::tempdir().unwrap();
+    let plain = module_without_expressions(directory.path());
+    let scenario = Scenario::start_with(workers, "", |bootstrap| bootstrap.module = plain).await;
+    scenario.get_times("/sick", 3).await;
+    scenario.get_times("/other", 2).await;
+    assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "success").await, 3);
+    assert_eq!(scenario.metric("circuit_breaker_calls_total", "other", "success").await, 2);
+    scenario.trip().await;
+    assert!(scenario.get("/sick").await.is_rejection());
 }
 
 /// The module with a fault: response trailers trap its VM.
