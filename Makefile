@@ -54,8 +54,8 @@ lint: rust-target ## Check format, lints and dependencies
 	@integration/tools/module-dependencies
 
 .PHONY: test-core
-test-core: ## Test the core, the module's glue and the build tool natively
-	@cargo test -p circuit-breaker-core -p circuit-breaker-filter -p circuit-breaker-trim --locked
+test-core: ## Test the core, the module's glue and the tools natively
+	@cargo test -p circuit-breaker-core -p circuit-breaker-filter -p circuit-breaker-trim -p circuit-breaker-check --locked
 
 .PHONY: test-wasm
 test-wasm: rust-target ## Test the core on wasm32 under Node

@@ -9,12 +9,14 @@ mod duration;
 mod error;
 mod fields;
 mod node;
+mod print;
 
 use std::rc::Rc;
 
 pub use duration::{MILLISECOND, SECOND, print as print_duration};
 pub use error::ConfigError;
 pub use fields::{CONFIG, Field, Kind, MOST_PROBES, POLICY};
+pub use print::effective;
 
 use crate::key::{Matcher, Upstream};
 use crate::outcome::FailureKind;

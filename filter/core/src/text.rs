@@ -6,17 +6,24 @@ use std::fmt::{self, Write};
 pub(crate) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len().saturating_add(2));
     // Writing to a String cannot fail.
-    let _ = write_quoted(&mut out, text);
+    let _ = write_quoted(&mut out, text, LONGEST);
+    out
+}
+
+/// `text` as a JSON string with its quotes, whole.
+pub(crate) fn quoted_whole(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().saturating_add(2));
+    let _ = write_quoted(&mut out, text, usize::MAX);
     out
 }
 
 /// A value longer than this is cut in messages: a log line must stay a line.
 const LONGEST: usize = 256;
 
-fn write_quoted(out: &mut String, text: &str) -> fmt::Result {
+fn write_quoted(out: &mut String, text: &str, longest: usize) -> fmt::Result {
     out.push('"');
     for (position, character) in text.chars().enumerate() {
-        if position >= LONGEST {
+        if position >= longest {
             out.push('…');
             break;
         }

@@ -1,9 +1,9 @@
 //! The configuration: what is read, what is refused, and with which words.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
-use circuit_breaker_core::config::{Config, MILLISECOND, SECOND};
+use circuit_breaker_core::config::{Config, MILLISECOND, SECOND, effective};
 use circuit_breaker_core::policy::{Length, Mode};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -126,5 +126,59 @@ fn each_refusal_names_path_value_and_what_is_allowed() {
             assert!(message.contains(part), "{document}\n  gave: {message}\n  without: {part}");
         }
         assert_eq!(message.lines().count(), 1, "one message, one line: {message}");
+    }
+}
+
+#[test]
+fn the_effective_policy_reads_as_the_same_policy() {
+    for section in [
+        "{}",
+        r#"{"trip": {"failureRatePercent": 12.345, "window": {"calls": 50}}}"#,
+        r#"{"failure": {"httpStatus": [404, "500-503"], "grpcStatus": [], "rateLimited": "ignore"}, "mode": "observe"}"#,
+        r#"{"open": {"baseDuration": "1m30s", "multiplier": 1.5}, "rejection": {"body": "a\"b\\\n\u00e9", "headers": {"x-a": "b"}}}"#,
+    ] {
+        let default = default_with(section);
+        let shown = effective(default.as_bytes(), "anything").unwrap();
+        let again = Config::parse(shown.as_bytes()).unwrap();
+        assert_eq!(again.policies().next(), Config::parse(default.as_bytes()).unwrap().policies().next(), "{shown}");
+
+        let entry = section.replacen('{', r#"{"match": {"host": "*.b.c"}"#, 1).replacen("\"}\"", "\"}, \"", 1);
+        let upstreams = format!(r#"{{"upstreams": [{entry}]}}"#);
+        let shown = effective(upstreams.as_bytes(), "outbound|80||a.b.c").unwrap();
+        let again = Config::parse(shown.as_bytes()).unwrap();
+        assert_eq!(again.policies().next(), Config::parse(upstreams.as_bytes()).unwrap().policies().nth(1), "{shown}");
+    }
+}
+
+#[test]
+fn the_most_specific_entry_wins_whatever_the_order() {
+    let entries = [
+        (r#"{"cluster": "outbound|80|v1|api.shop.svc"}"#, 1),
+        (r#"{"host": "api.shop.svc", "subset": "v1", "port": 80}"#, 2),
+        (r#"{"host": "api.shop.svc", "subset": "v1"}"#, 3),
+        (r#"{"host": "api.shop.svc", "port": 80}"#, 4),
+        (r#"{"host": "api.shop.svc"}"#, 5),
+        (r#"{"host": "*.shop.svc", "port": 80}"#, 6),
+        (r#"{"host": "*.shop.svc"}"#, 7),
+        (r#"{"host": "*.svc", "subset": "v1"}"#, 8),
+        (r#"{"subset": "v1", "port": 80}"#, 9),
+        (r#"{"port": 80}"#, 10),
+    ];
+    for first in 0..entries.len() {
+        for reversed in [false, true] {
+            let mut left: Vec<String> = entries[first..]
+                .iter()
+                .map(|(matches, bound)| {
+                    format!(r#"{{"match": {matches}, "trip": {{"consecutiveFailures": {bound}}}}}"#)
+                })
+                .collect();
+            if reversed {
+                left.reverse();
+            }
+            let document = format!(r#"{{"upstreams": [{}]}}"#, left.join(", "));
+            let policy = effective(document.as_bytes(), "outbound|80|v1|api.shop.svc").unwrap();
+            let wanted = format!("\"consecutiveFailures\": {}", entries[first].1);
+            assert!(policy.contains(&wanted), "of {document}\n  not {wanted}");
+        }
     }
 }

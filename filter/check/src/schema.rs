@@ -1,0 +1,67 @@
+//! The JSON Schema of `pluginConfig`, written from the tables that the module's parser reads.
+//!
+//! A schema cannot say everything that the parser checks (durations' bounds, `maxDuration` against `baseDuration`, two
+//! entries with the same match): what the parser accepts the schema accepts, and the schema refuses nothing else than the
+//! parser does.
+
+use circuit_breaker_core::config::{CONFIG, Field, Kind};
+use serde_json::{Map, Value, json};
+
+/// The whole schema.
+#[must_use]
+pub fn schema() -> Value {
+    let mut schema = section(CONFIG);
+    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    schema["title"] = json!("pluginConfig of the circuit breaker for Envoy and Istio");
+    schema
+}
+
+fn section(fields: &[Field]) -> Value {
+    let properties: Map<String, Value> = fields.iter().map(|field| (field.name.to_owned(), described(field))).collect();
+    json!({"type": "object", "additionalProperties": false, "properties": properties})
+}
+
+fn described(field: &Field) -> Value {
+    let mut value = kind(&field.kind);
+    value["description"] = json!(field.meaning);
+    if let Ok(default) = serde_json::from_str::<Value>(field.default)
+        && default != json!({})
+    {
+        value["default"] = default;
+    }
+    value
+}
+
+fn kind(kind: &Kind) -> Value {
+    match kind {
+        Kind::Section(fields) => section(fields),
+        Kind::Sections(fields) => {
+            let mut item = section(fields);
+            item["required"] = json!(["match"]);
+            json!({"type": "array", "items": item})
+        }
+        Kind::Choice(words) => json!({"enum": words}),
+        Kind::Choices(words) => json!({"type": "array", "items": {"enum": words}}),
+        Kind::Duration { .. } => json!({"type": "string", "pattern": DURATION}),
+        // The parser counts in ten-thousandths of a percent: a smaller share would be none.
+        Kind::Percent => json!({"anyOf": [{"const": 0}, {"type": "number", "minimum": 0.000_05, "maximum": 100}]}),
+        Kind::Integer { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
+        Kind::Factor { min, max } => json!({"type": "number", "minimum": min, "maximum": max}),
+        Kind::Text { max } => json!({"type": "string", "maxLength": max}),
+        Kind::Statuses => json!({"type": "array", "items": {"anyOf": [
+            {"type": "integer", "minimum": 200, "maximum": 599},
+            {"type": "string", "pattern": "^([2-5]xx|[2-5][0-9][0-9](-[2-5][0-9][0-9])?)$"},
+        ]}}),
+        Kind::Paths => json!({"type": "array", "items": {"type": "string", "pattern": "^/([^*?#]*|[^*?#]*/\\*|\\*)$"}}),
+        Kind::Flag => json!({"type": "boolean"}),
+        Kind::Headers => json!({
+            "type": "object",
+            "propertyNames": {"pattern": "^[a-z0-9!#$%&'*+.^_`|~-]{1,256}$"},
+            "additionalProperties": {"type": "string", "maxLength": 4096},
+        }),
+    }
+}
+
+/// Hours, minutes, seconds, milliseconds, each at most once and in this order.
+const DURATION: &str =
+    "^(?=.)([0-9]+(\\.[0-9]+)?h)?([0-9]+(\\.[0-9]+)?m)?([0-9]+(\\.[0-9]+)?s)?([0-9]+(\\.[0-9]+)?ms)?$";

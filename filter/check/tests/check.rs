@@ -1,0 +1,75 @@
+//! `circuit-breaker check`, as people run it.
+// Tests say what they expect by panicking.
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs)]
+
+use std::fs;
+use std::process::Command;
+
+/// Exit status, standard output, standard error of `check` on a file with this text.
+fn check(name: &str, text: &str, more: &[&str]) -> (bool, String, String) {
+    let file = std::env::temp_dir().join(format!("circuit-breaker-{}-{name}", std::process::id()));
+    fs::write(&file, text).unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_circuit-breaker")).arg("check").arg(&file).args(more).output().unwrap();
+    fs::remove_file(file).unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+const PLUGIN: &str = "
+apiVersion: extensions.istio.io/v1alpha1
+kind: WasmPlugin
+metadata: {name: breaker}
+spec:
+  url: oci://registry/circuit-breaker:1
+  pluginConfig:
+    default: {mode: observe}
+    upstreams:
+    - match: {host: '*.payments.svc.cluster.local'}
+      trip: {consecutiveFailures: 3}
+";
+
+#[test]
+fn a_bare_document_and_resources_are_checked() {
+    assert!(check("bare.json", "{\"default\": {\"mode\": \"observe\"}}", &[]).0);
+    assert!(check("bare.yaml", "default:\n  mode: observe\n", &[]).0);
+    let (valid, out, _) = check("plugin.yaml", PLUGIN, &[]);
+    assert!(valid && out.contains("WasmPlugin breaker: valid"), "{out}");
+    let extension = PLUGIN
+        .replace("WasmPlugin", "TrafficExtension")
+        .replace("  url: oci://registry/circuit-breaker:1\n  pluginConfig:", "  wasm:\n   pluginConfig:");
+    assert!(check("extension.yaml", &extension, &[]).0);
+    assert!(check("both.yaml", &format!("{PLUGIN}---\nkind: Service\n---{extension}"), &[]).0);
+}
+
+#[test]
+fn a_refusal_has_the_modules_words_and_a_status() {
+    let (valid, _, error) = check("bad.yaml", &PLUGIN.replace("consecutiveFailures", "consecutiveFailure"), &[]);
+    assert!(!valid);
+    assert!(
+        error.contains(
+            "WasmPlugin breaker: upstreams[0].trip.consecutiveFailure: unknown field; did you mean consecutiveFailures?"
+        ),
+        "{error}"
+    );
+    let (valid, _, error) = check("twice.json", "{\"default\": {}, \"default\": {}}", &[]);
+    assert!(!valid && error.contains("\"default\" stands twice"), "{error}");
+    let (valid, _, error) = check("none.yaml", "kind: Service\n", &[]);
+    assert!(!valid && error.contains("no WasmPlugin or TrafficExtension"), "{error}");
+    let (valid, _, error) = check("broken.yaml", "a: [", &[]);
+    assert!(!valid && error.contains("neither YAML nor JSON"), "{error}");
+}
+
+#[test]
+fn the_effective_policy_of_an_upstream_is_shown() {
+    let upstream = "outbound|443||api.payments.svc.cluster.local";
+    let (valid, out, _) = check("effective.yaml", PLUGIN, &["--upstream", upstream]);
+    assert!(valid && out.contains("\"consecutiveFailures\": 3") && out.contains("\"mode\": \"observe\""), "{out}");
+    let (_, other, _) = check("other.yaml", PLUGIN, &["--upstream", "outbound|80||a.b"]);
+    assert!(other.contains("\"consecutiveFailures\": 5"), "{other}");
+    // What is shown is a document that reads as the same policy.
+    let (_, document) = out.split_once("valid\n").unwrap();
+    let (valid, again, error) = check("again.json", document, &["--upstream", upstream]);
+    assert!(valid, "{error}");
+    assert_eq!(again.split_once("valid\n").unwrap().1, document);
+}

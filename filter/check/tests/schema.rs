@@ -1,0 +1,135 @@
+//! The schema and the parser agree, and the checked-in schema is the one that the tables give.
+// Tests say what they expect by panicking.
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
+
+use std::fs;
+
+use circuit_breaker_check::schema::schema;
+use circuit_breaker_core::config::{CONFIG, Config, Field, Kind};
+use serde_json::{Value, json};
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config.schema.json");
+
+#[test]
+fn the_checked_in_schema_is_current() {
+    let current = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+        fs::write(FILE, current).unwrap();
+    } else {
+        assert!(fs::read_to_string(FILE).unwrap() == current, "UPDATE_SCHEMA=1 writes filter/config.schema.json");
+    }
+}
+
+/// Values of a kind: those that are allowed, and those that are not.
+fn values(kind: &Kind) -> (Vec<Value>, Vec<Value>) {
+    let of_other_types = vec![json!(null), json!([[]]), json!({"x": 1})];
+    let (good, mut bad) = match kind {
+        Kind::Section(_) => (vec![json!({})], vec![json!([]), json!("x"), json!({"unknown": 1})]),
+        Kind::Sections(_) => (vec![json!([])], vec![json!({}), json!([1])]),
+        Kind::Choice(words) => (words.iter().map(|word| json!(word)).collect(), vec![json!("other"), json!("")]),
+        Kind::Choices(words) => {
+            (vec![json!([]), json!([words[0]]), json!(words)], vec![json!(["other"]), json!(words[0])])
+        }
+        Kind::Duration { .. } => (
+            vec![json!("1s"), json!("1m30s"), json!("1500ms"), json!("2.5s"), json!("1h")],
+            vec![json!("1"), json!("1 s"), json!("-1s"), json!("s"), json!(""), json!("1s1m"), json!(1), json!("1d")],
+        ),
+        Kind::Percent => {
+            (vec![json!(0), json!(12.5), json!(100)], vec![json!(-1), json!(100.5), json!("50"), json!(0.000_001)])
+        }
+        Kind::Integer { min, max } => (
+            vec![json!(min), json!(max)],
+            vec![json!(i64::from(*min) - 1), json!(u64::from(*max) + 1), json!(f64::from(*min) + 0.5), json!("5")],
+        ),
+        Kind::Factor { min, max } => {
+            (vec![json!(min), json!(max), json!(1.5)], vec![json!(min - 0.5), json!(max + 1.0), json!("2")])
+        }
+        Kind::Text { max } => (vec![json!("text")], vec![json!("x".repeat(*max as usize + 1)), json!(1)]),
+        Kind::Statuses => (
+            vec![json!([]), json!([429, "5xx", "500-504", "404"])],
+            vec![json!([199]), json!(["6xx"]), json!([600]), json!(["5x"]), json!("5xx"), json!(["500-"])],
+        ),
+        Kind::Paths => (
+            vec![json!([]), json!(["/a", "/a/*", "/*", "/"])],
+            vec![json!(["a"]), json!(["/a*"]), json!(["/*/a"]), json!([""]), json!("/a")],
+        ),
+        Kind::Flag => (vec![json!(true), json!(false)], vec![json!("true"), json!(0)]),
+        Kind::Headers => (
+            vec![json!({}), json!({"x-a": "b"})],
+            vec![json!({"X-A": "b"}), json!({"x a": "b"}), json!({"x-a": 1}), json!("x")],
+        ),
+    };
+    bad.extend(of_other_types);
+    (good, bad)
+}
+
+/// A document with `value` at `path`; a list on the way holds one entry with a match.
+fn document(path: &[&str], value: &Value) -> Value {
+    match path {
+        [] => value.clone(),
+        ["upstreams", rest @ ..] if !rest.is_empty() => {
+            let mut entry = document(rest, value);
+            if rest[0] != "match" {
+                entry["match"] = json!({"cluster": "a"});
+            }
+            json!({"upstreams": [entry]})
+        }
+        [first, rest @ ..] => json!({*first: document(rest, value)}),
+    }
+}
+
+fn documents(fields: &'static [Field], path: &[&'static str], all: &mut Vec<(Value, bool)>) {
+    for field in fields {
+        let at = [path, &[field.name]].concat();
+        let (good, bad) = values(&field.kind);
+        // A match of nothing, both lengths of a window and the like are beyond a schema: below.
+        let alone = !at.contains(&"match") && !at.contains(&"window");
+        all.extend(good.iter().filter(|_| alone).map(|value| (document(&at, value), true)));
+        all.extend(bad.iter().map(|value| (document(&at, value), false)));
+        if let Kind::Section(inner) | Kind::Sections(inner) = &field.kind {
+            documents(inner, &at, all);
+        }
+    }
+}
+
+#[test]
+fn schema_and_parser_agree_on_every_field() {
+    let schema = jsonschema::validator_for(&schema()).unwrap();
+    let mut all = vec![(json!({}), true), (json!([]), false), (json!({"unknown": 1}), false)];
+    documents(CONFIG, &[], &mut all);
+    for window in [json!({"duration": "5s"}), json!({"calls": 50})] {
+        all.push((document(&["default", "trip", "window"], &window), true));
+    }
+    for matches in [json!({"host": "*.a.b", "port": 80, "subset": "v1"}), json!({"cluster": "a|b"}), json!({"port": 1})]
+    {
+        all.push((json!({"upstreams": [{"match": matches, "mode": "observe"}]}), true));
+    }
+    let (mut good, mut bad) = (0, 0);
+    for (document, valid) in &all {
+        // Long open times against short caps are cross-checks, which a schema cannot make.
+        let parsed = Config::parse(document.to_string().as_bytes());
+        let crossed = parsed.as_ref().is_err_and(|error| error.to_string().contains("at least "));
+        assert_eq!(schema.is_valid(document), *valid, "schema: {document}");
+        assert!(parsed.is_ok() == *valid || crossed, "parser: {document}: {parsed:?}");
+        if *valid { good += 1 } else { bad += 1 }
+    }
+    assert!(good >= 100 && bad >= 200, "{good} good and {bad} bad documents are too few");
+}
+
+#[test]
+fn what_only_the_parser_can_see_it_refuses_and_the_schema_lets_pass() {
+    let schema = jsonschema::validator_for(&schema()).unwrap();
+    for document in [
+        json!({"default": {"open": {"baseDuration": "10m"}}}),
+        json!({"default": {"open": {"baseDuration": "1ms"}}}),
+        json!({"default": {"trip": {"window": {"duration": "5s", "calls": 50}}}}),
+        json!({"default": {"trip": {"window": {"calls": 10}}}}),
+        json!({"default": {"rejection": {"headers": {"connection": "close"}}}}),
+        json!({"upstreams": [{"match": {}}]}),
+        json!({"upstreams": [{"match": {"host": "a.*"}}]}),
+        json!({"upstreams": [{"match": {"host": "a"}}, {"match": {"host": "a"}}]}),
+    ] {
+        assert!(Config::parse(document.to_string().as_bytes()).is_err(), "{document}");
+        assert!(schema.is_valid(&document), "{document}");
+    }
+}
