@@ -9,6 +9,7 @@
 use std::ptr::null_mut;
 
 use circuit_breaker_core::host::{Host, HostError, Level, MetricKind};
+use circuit_breaker_core::outcome::Answer;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -236,6 +237,16 @@ pub(crate) struct Envoy {
     pub(crate) root: u32,
 }
 
+impl Envoy {
+    /// From the tick: `look` at a request in flight. `None` where it has ended.
+    fn looking_at<T>(&self, stream: u32, look: impl FnOnce() -> Option<T>) -> Option<T> {
+        ok(unsafe { proxy_set_effective_context(stream) }).ok()?;
+        let seen = look();
+        unsafe { proxy_set_effective_context(self.root) };
+        seen
+    }
+}
+
 impl Host for Envoy {
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
         let (mut data, mut size, mut cas) = (null_mut(), 0, 0);
@@ -281,11 +292,16 @@ impl Host for Envoy {
     }
 
     fn upstream_of(&self, stream: u32) -> Option<String> {
-        // The request may have ended: then there is nothing to see.
-        ok(unsafe { proxy_set_effective_context(stream) }).ok()?;
-        let upstream = text(CLUSTER);
-        unsafe { proxy_set_effective_context(self.root) };
-        upstream
+        self.looking_at(stream, || text(CLUSTER))
+    }
+
+    fn answer_of(&self, stream: u32) -> Option<Answer> {
+        self.looking_at(stream, || {
+            let status = number("response\0code").and_then(|code| u32::try_from(code).ok())?;
+            let flags = number("response\0flags").unwrap_or(0);
+            // An error may be anybody's: whoever asks only trusts what is good.
+            Some(Answer { status, flags, ..Answer::default() })
+        })
     }
 
     fn log(&self, level: Level, line: &str) {

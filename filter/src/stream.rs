@@ -61,13 +61,13 @@ impl Stream {
     }
 
     /// The call no longer waits; and a probe is judged by its headers, since a stream may go on for hours.
-    fn answered(&self, permit: Permit, first_byte: u64) {
+    fn answered(&self, permit: Permit, now: u64) {
         if let Some(shared) = &self.shared
             && let Ok(mut breaker) = shared.breaker.try_borrow_mut()
         {
-            breaker.arrived(permit);
+            breaker.arrived(permit, now);
             if matches!(permit, Permit::Probe { .. }) {
-                breaker.answered(permit, &self.answer(false), first_byte, host::now());
+                breaker.answered(permit, &self.answer(false), now.saturating_sub(self.start), now);
             }
         }
     }
@@ -138,12 +138,12 @@ impl HttpContext for Stream {
 
     fn on_http_response_headers(&mut self, _headers: usize, end_of_stream: bool) -> Action {
         if let Some(permit) = self.permit {
-            let first_byte = host::now().saturating_sub(self.start);
-            self.first_byte = Some(first_byte);
+            let now = host::now();
+            self.first_byte = Some(now.saturating_sub(self.start));
             if end_of_stream {
                 self.read_grpc_status(Headers::Response);
             }
-            self.answered(permit, first_byte);
+            self.answered(permit, now);
         }
         Action::Continue
     }

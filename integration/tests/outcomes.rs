@@ -20,6 +20,8 @@ for_one_and_four_workers!(
     clients_that_leave_count_where_the_policy_says_so,
     an_overflowing_pool_counts_where_the_policy_says_so,
     faults_that_another_filter_injects_are_neutral,
+    a_stream_counts_as_good_while_it_lives,
+    requests_that_envoy_never_logs_are_settled_when_it_deletes_them,
     exempt_paths_are_neither_counted_nor_rejected,
     an_upstream_can_ask_for_a_longer_open_time,
 );
@@ -133,4 +135,41 @@ async fn an_upstream_can_ask_for_a_longer_open_time(workers: u32) {
         let retry_after: u64 = reply.header("retry-after").parse().unwrap();
         assert!((seconds - 1..=seconds).contains(&retry_after), "{asked}: {retry_after}");
     }
+}
+
+async fn a_stream_counts_as_good_while_it_lives(workers: u32) {
+    let scenario = Scenario::start(workers, "").await;
+    scenario.sick.behave(Behaviour::Endless);
+    let streams: Vec<_> = (0..8).map(|_| scenario.begin("/sick")).collect();
+    scenario.until_metric("circuit_breaker_calls_total", "sick", "success", 8).await;
+    assert!(streams.iter().all(|stream| !stream.is_finished()));
+    streams.iter().for_each(tokio::task::JoinHandle::abort);
+    scenario.until_in_flight(0).await;
+    scenario.sick.behave(Behaviour::Status(200));
+    scenario.get("/sick").await;
+    scenario.until_metric("circuit_breaker_calls_total", "sick", "success", 9).await;
+    assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "neutral").await, 0, "each counts once");
+}
+
+/// The module as HTTP/3 sees it: its `on_log` is never called.
+fn module_without_log(directory: &std::path::Path) -> std::path::PathBuf {
+    let mut module = walrus::Module::from_file(circuit_breaker_integration::envoy::module()).unwrap();
+    let on_log = module.exports.get_func("proxy_on_log").unwrap();
+    module.replace_exported_func(on_log, |_| {}).unwrap();
+    let path = directory.join("unlogged.wasm");
+    module.emit_wasm_file(&path).unwrap();
+    path
+}
+
+async fn requests_that_envoy_never_logs_are_settled_when_it_deletes_them(workers: u32) {
+    let directory = tempfile::tempdir().unwrap();
+    let unlogged = module_without_log(directory.path());
+    let scenario = Scenario::start_with(workers, "", |bootstrap| bootstrap.module = unlogged).await;
+    scenario.get_times("/sick", 3).await;
+    scenario.until_metric("circuit_breaker_calls_total", "sick", "success", 3).await;
+    scenario.sick.behave(Behaviour::Status(500));
+    scenario.get_times("/sick", 5).await;
+    scenario.until_state("sick", State::Open).await;
+    assert!(scenario.get("/sick").await.is_rejection());
+    assert_eq!(scenario.metric("circuit_breaker_failures_total", "sick", "http").await, 5);
 }

@@ -146,6 +146,7 @@ impl<H: Host> Breaker<H> {
     pub fn tick(&mut self, now: u64) {
         self.end_probes(now);
         self.age_flights(now);
+        self.settle_long_lived(now);
         if self.retired {
             return;
         }

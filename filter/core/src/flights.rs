@@ -1,9 +1,11 @@
-//! Calls that wait for their answers, oldest first, so that the tick finds those that have waited too long.
+//! Calls in flight, oldest first, so that the tick finds those that have waited too long for their answers, and those
+//! whose answers have begun and do not end.
 //!
 //! A hung upstream behind a route without a timeout ends no call, and a breaker that only looks at ended calls never
-//! trips on it. So each VM keeps its waiting calls in a list by their start: a call joins at the end, leaves from
-//! anywhere in one step, and the tick walks from the front only as far as calls are old. No request ever scans it. One
-//! call takes 56 bytes while it waits; places are used again.
+//! trips on it; and an event stream that lives for hours is good long before it ends. So each VM keeps its calls in two
+//! lists: waiting by their start, answered by the beginning of the answer. A call joins at the end and leaves from
+//! anywhere in one step, and the tick walks from the front only as far as calls are old. No request ever scans them. One
+//! call takes 64 bytes while it is in flight; places are used again.
 
 use crate::permit::Permit;
 
@@ -14,6 +16,8 @@ pub(crate) const NOWHERE: u32 = u32::MAX;
 struct Flight {
     permit: Permit,
     start: u64,
+    /// When it joined the list that it is in.
+    joined: u64,
     /// Ticks before it began.
     beat: u64,
     /// Envoy's number of the request.
@@ -27,16 +31,29 @@ struct Flight {
 enum State {
     Free,
     Waiting,
-    /// It has its answer, or nobody minds how long it takes.
+    /// Its answer has begun.
+    Answered,
+    /// Nobody minds any longer how long it takes.
     Left,
-    /// It waited too long and was settled as slow.
-    Aged,
+    /// It was settled by the tick.
+    Settled,
+}
+
+impl State {
+    /// Its list, where it is in one.
+    fn list(self) -> Option<usize> {
+        match self {
+            State::Waiting => Some(0),
+            State::Answered => Some(1),
+            State::Free | State::Left | State::Settled => None,
+        }
+    }
 }
 
 /// How a call ended, as far as its waiting tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// It was settled as slow while it waited.
+    /// The tick has settled it.
     SettledBefore,
     /// Its answer never began.
     Unanswered { start: u64 },
@@ -44,9 +61,9 @@ pub(crate) enum Ended {
     Otherwise,
 }
 
-/// A call that has waited long.
+/// A call that the tick must look at.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct Old {
     pub(crate) flight: u32,
     pub(crate) permit: Permit,
     pub(crate) start: u64,
@@ -57,14 +74,14 @@ pub(crate) struct Waiting {
 pub(crate) struct Flights {
     places: Vec<Flight>,
     free: Vec<u32>,
-    first: u32,
-    last: u32,
+    /// First and last of the waiting calls, and of the answered ones.
+    ends: [(u32, u32); 2],
     beats: u64,
 }
 
 impl Flights {
     pub(crate) fn new() -> Flights {
-        Flights { places: Vec::new(), free: Vec::new(), first: NOWHERE, last: NOWHERE, beats: 0 }
+        Flights { places: Vec::new(), free: Vec::new(), ends: [(NOWHERE, NOWHERE); 2], beats: 0 }
     }
 
     /// A call begins to wait.
@@ -72,11 +89,12 @@ impl Flights {
         let flight = Flight {
             permit: Permit::Uncounted,
             start,
+            joined: start,
             beat: self.beats,
             stream,
-            before: self.last,
+            before: NOWHERE,
             after: NOWHERE,
-            state: State::Waiting,
+            state: State::Free,
         };
         let place = match self.free.pop() {
             Some(place) => place,
@@ -85,15 +103,10 @@ impl Flights {
                 u32::try_from(self.places.len().saturating_sub(1)).unwrap_or(NOWHERE)
             }
         };
-        let last = self.last;
         if let Some(slot) = self.at(place) {
             *slot = flight;
         }
-        match self.at(last) {
-            Some(last) => last.after = place,
-            None => self.first = place,
-        }
-        self.last = place;
+        self.join(place, State::Waiting);
         place
     }
 
@@ -105,24 +118,42 @@ impl Flights {
     }
 
     /// Its answer has begun: it no longer waits.
-    pub(crate) fn arrive(&mut self, flight: u32) {
-        self.leave(flight, State::Left);
+    pub(crate) fn arrive(&mut self, place: u32, now: u64) {
+        if self.at(place).is_some_and(|flight| flight.state == State::Waiting) {
+            self.leave(place, State::Left);
+            if let Some(flight) = self.at(place) {
+                flight.joined = now;
+            }
+            self.join(place, State::Answered);
+        }
     }
 
-    /// It was settled because it waited too long.
-    pub(crate) fn age(&mut self, flight: u32) {
-        self.leave(flight, State::Aged);
+    /// Nobody minds any longer how long it takes.
+    pub(crate) fn forget(&mut self, place: u32) {
+        self.leave(place, State::Left);
+    }
+
+    /// The tick has settled it.
+    pub(crate) fn settled(&mut self, place: u32) {
+        self.leave(place, State::Settled);
+    }
+
+    /// The tick has settled it, after it left its list.
+    pub(crate) fn settle_left(&mut self, place: u32) {
+        if let Some(flight) = self.at(place).filter(|flight| flight.state == State::Left) {
+            flight.state = State::Settled;
+        }
     }
 
     /// It has ended.
     pub(crate) fn end(&mut self, place: u32) -> Ended {
         let Some(flight) = self.at(place).filter(|flight| flight.state != State::Free) else { return Ended::Otherwise };
         let ended = match flight.state {
-            State::Aged => Ended::SettledBefore,
+            State::Settled => Ended::SettledBefore,
             State::Waiting => Ended::Unanswered { start: flight.start },
-            State::Left | State::Free => Ended::Otherwise,
+            State::Answered | State::Left | State::Free => Ended::Otherwise,
         };
-        self.arrive(place);
+        self.forget(place);
         if let Some(flight) = self.at(place) {
             flight.state = State::Free;
         }
@@ -137,15 +168,24 @@ impl Flights {
 
     /// Calls that have waited at least `age`, by the clock and by half as many ticks: a clock that jumps ahead does not
     /// make all calls old at once.
-    pub(crate) fn older_than(&self, now: u64, age: u64, tick: u64) -> Vec<Waiting> {
+    pub(crate) fn waiting_for(&self, now: u64, age: u64, tick: u64) -> Vec<Old> {
         let beats = age.checked_div(tick.saturating_mul(2)).unwrap_or(0);
+        self.oldest(State::Waiting, |flight| {
+            now.saturating_sub(flight.joined) >= age && self.beats.saturating_sub(flight.beat) >= beats
+        })
+    }
+
+    /// Calls whose answers began at least `age` ago.
+    pub(crate) fn answered_since(&self, now: u64, age: u64) -> Vec<Old> {
+        self.oldest(State::Answered, |flight| now.saturating_sub(flight.joined) >= age)
+    }
+
+    /// The calls of a list, as far as they are old.
+    fn oldest(&self, state: State, is_old: impl Fn(&Flight) -> bool) -> Vec<Old> {
         let mut old = Vec::new();
-        let mut place = self.first;
-        while let Some(flight) = self.places.get(place as usize) {
-            if now.saturating_sub(flight.start) < age || self.beats.saturating_sub(flight.beat) < beats {
-                break;
-            }
-            old.push(Waiting { flight: place, permit: flight.permit, start: flight.start, stream: flight.stream });
+        let mut place = state.list().and_then(|list| self.ends.get(list)).map_or(NOWHERE, |(first, _)| *first);
+        while let Some(flight) = self.places.get(place as usize).filter(|flight| is_old(flight)) {
+            old.push(Old { flight: place, permit: flight.permit, start: flight.start, stream: flight.stream });
             place = flight.after;
         }
         old
@@ -155,17 +195,39 @@ impl Flights {
         self.places.get_mut(place as usize)
     }
 
-    fn leave(&mut self, place: u32, state: State) {
-        let Some(flight) = self.at(place).filter(|flight| flight.state == State::Waiting) else { return };
-        flight.state = state;
-        let (before, after) = (flight.before, flight.after);
-        match self.at(before) {
-            Some(before) => before.after = after,
-            None => self.first = after,
+    /// Joins the list of `state` at its end.
+    fn join(&mut self, place: u32, state: State) {
+        let Some((first, last)) = state.list().and_then(|list| self.ends.get_mut(list)) else { return };
+        let before = std::mem::replace(last, place);
+        if *first == NOWHERE {
+            *first = place;
         }
-        match self.at(after) {
-            Some(after) => after.before = before,
-            None => self.last = before,
+        if let Some(before) = self.at(before) {
+            before.after = place;
+        }
+        if let Some(flight) = self.at(place) {
+            (flight.before, flight.after, flight.state) = (before, NOWHERE, state);
+        }
+    }
+
+    /// Leaves its list, if it is in one.
+    fn leave(&mut self, place: u32, next: State) {
+        let Some(flight) = self.at(place) else { return };
+        let Some(list) = flight.state.list() else { return };
+        let (before, after) = (flight.before, flight.after);
+        flight.state = next;
+        if let Some(before) = self.at(before) {
+            before.after = after;
+        }
+        if let Some(after) = self.at(after) {
+            after.before = before;
+        }
+        let Some((first, last)) = self.ends.get_mut(list) else { return };
+        if *first == place {
+            *first = after;
+        }
+        if *last == place {
+            *last = before;
         }
     }
 }
@@ -178,7 +240,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn streams(flights: &Flights, now: u64, age: u64) -> Vec<u32> {
-        flights.older_than(now, age, 1).iter().map(|waiting| waiting.stream).collect()
+        flights.waiting_for(now, age, 1).iter().map(|waiting| waiting.stream).collect()
     }
 
     #[test]
@@ -189,8 +251,8 @@ mod tests {
             flights.beat();
         }
         assert_eq!(streams(&flights, 10, 7), [0, 1, 2, 3]);
-        flights.arrive(places[0]);
-        flights.age(places[2]);
+        flights.arrive(places[0], 9);
+        flights.settled(places[2]);
         assert_eq!(flights.end(places[5]), Ended::Unanswered { start: 5 });
         assert_eq!(streams(&flights, 100, 7), [1, 3, 4]);
         assert_eq!(flights.end(places[2]), Ended::SettledBefore);
@@ -203,14 +265,31 @@ mod tests {
     }
 
     #[test]
+    fn answered_calls_are_found_by_the_beginning_of_their_answers() {
+        let mut flights = Flights::new();
+        let places: Vec<u32> = (0..4).map(|stream| flights.begin(stream, 0)).collect();
+        for (place, now) in [(2, 10), (0, 20), (3, 30)] {
+            flights.arrive(places[place], now);
+        }
+        let answered = |flights: &Flights, now| -> Vec<u32> {
+            flights.answered_since(now, 10).iter().map(|old| old.stream).collect()
+        };
+        assert_eq!(answered(&flights, 30), [2, 0]);
+        flights.settled(places[0]);
+        assert_eq!((answered(&flights, 50), flights.end(places[0])), (vec![2, 3], Ended::SettledBefore));
+        assert_eq!((flights.end(places[3]), flights.end(places[2])), (Ended::Otherwise, Ended::Otherwise));
+        assert_eq!(answered(&flights, 50), [0_u32; 0]);
+    }
+
+    #[test]
     fn places_are_used_again() {
         let mut flights = Flights::new();
         for turn in 0..1000 {
             let place = flights.begin(turn, u64::from(turn));
-            flights.arrive(place);
+            flights.arrive(place, u64::from(turn));
             flights.end(place);
         }
-        assert_eq!((flights.places.len(), flights.first, flights.last), (1, NOWHERE, NOWHERE));
+        assert_eq!((flights.places.len(), flights.ends), (1, [(NOWHERE, NOWHERE); 2]));
     }
 
     #[test]

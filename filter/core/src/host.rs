@@ -7,6 +7,7 @@
 use std::cell::Cell;
 
 use crate::key;
+use crate::outcome::Answer;
 
 /// A status that the host gave and that was not expected, by its number in the proxy-wasm ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,9 @@ pub trait Host {
 
     /// The upstream of a request in flight, by Envoy's number of it; `None` where it has none.
     fn upstream_of(&self, stream: u32) -> Option<String>;
+
+    /// How the answer to a request in flight began; `None` where it has not, or the request is over.
+    fn answer_of(&self, stream: u32) -> Option<Answer>;
 
     /// Writes a log line.
     fn log(&self, level: Level, line: &str);

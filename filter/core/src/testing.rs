@@ -27,6 +27,7 @@ struct Store {
     broken: bool,
     streams: BTreeMap<u32, String>,
     interference: Interference,
+    begun: Answer,
 }
 
 /// What another worker does in the middle of a worker's decision.
@@ -88,6 +89,11 @@ impl Memory {
     #[must_use]
     pub fn calls(&self) -> Calls {
         self.0.borrow().calls
+    }
+
+    /// How the answers of all requests in flight have begun.
+    pub fn answers_begin(&self, answer: Answer) {
+        self.0.borrow_mut().begun = answer;
     }
 
     /// Right before the next write of shared data, `act` happens: another worker was faster.
@@ -197,6 +203,11 @@ impl Host for Memory {
 
     fn upstream_of(&self, stream: u32) -> Option<String> {
         self.bytes_call().ok()?.streams.get(&stream).cloned()
+    }
+
+    fn answer_of(&self, stream: u32) -> Option<Answer> {
+        let store = self.bytes_call().ok()?;
+        store.streams.get(&stream).map(|_| store.begun)
     }
 
     fn log(&self, level: Level, line: &str) {

@@ -7,7 +7,7 @@ use circuit_breaker_core::config::{MILLISECOND, SECOND};
 use circuit_breaker_core::metrics::{CALLS, TRIPS};
 use circuit_breaker_core::outcome::{FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Permit};
-use circuit_breaker_core::testing::Proxy;
+use circuit_breaker_core::testing::{Proxy, answer};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -82,7 +82,8 @@ fn an_answer_in_time_is_not_slow_however_long_its_body() {
     let mut proxy = Proxy::start(1, SLOW);
     proxy.pass(SECOND);
     let stream = begin(&mut proxy, 0, A);
-    proxy.vms[0].arrived(stream);
+    let now = proxy.now;
+    proxy.vms[0].arrived(stream, now);
     proxy.pass(100 * SECOND);
     proxy.settle(0, A, stream, Outcome::Success);
     assert_eq!(counts(&proxy, A), [1, 0, 0, 0]);
@@ -120,4 +121,48 @@ fn slow_calls_of_before_a_trip_do_not_count_after_it() {
     assert_eq!(proxy.reasons(), ["consecutive"]);
     assert_eq!(counts(&proxy, A)[2], 30);
     drop(hung);
+}
+
+#[test]
+fn a_stream_that_lives_long_is_good_a_moment_after_its_headers_and_once() {
+    let mut proxy = Proxy::start(2, SLOW);
+    proxy.pass(SECOND);
+    proxy.host.answers_begin(answer(Outcome::Success));
+    let stream = begin(&mut proxy, 1, A);
+    let now = proxy.now;
+    proxy.vms[1].arrived(stream, now);
+    proxy.pass(500 * MILLISECOND);
+    assert_eq!(counts(&proxy, A), [0; 4]);
+    proxy.pass(SECOND);
+    assert_eq!(counts(&proxy, A), [1, 0, 0, 0], "while it lives");
+    proxy.pass(3600 * SECOND);
+    proxy.settle(1, A, stream, Outcome::Failure(FailureKind::Reset));
+    assert_eq!(counts(&proxy, A), [1, 0, 0, 0], "its end says nothing more");
+}
+
+#[test]
+fn a_stream_that_breaks_off_at_once_has_failed() {
+    let mut proxy = Proxy::start(1, SLOW);
+    proxy.pass(SECOND);
+    proxy.host.answers_begin(answer(Outcome::Success));
+    let stream = begin(&mut proxy, 0, A);
+    let now = proxy.now;
+    proxy.vms[0].arrived(stream, now);
+    proxy.settle(0, A, stream, Outcome::Failure(FailureKind::Reset));
+    proxy.pass(5 * SECOND);
+    assert_eq!(counts(&proxy, A), [0, 1, 0, 0]);
+}
+
+#[test]
+fn a_failing_answer_waits_for_its_end() {
+    let mut proxy = Proxy::start(1, SLOW);
+    proxy.pass(SECOND);
+    proxy.host.answers_begin(answer(Outcome::Failure(FailureKind::Http)));
+    let stream = begin(&mut proxy, 0, A);
+    let now = proxy.now;
+    proxy.vms[0].arrived(stream, now);
+    proxy.pass(5 * SECOND);
+    assert_eq!(counts(&proxy, A), [0; 4]);
+    proxy.settle(0, A, stream, Outcome::Failure(FailureKind::Http));
+    assert_eq!(counts(&proxy, A), [0, 1, 0, 0]);
 }

@@ -41,9 +41,9 @@ impl<H: Host> Breaker<H> {
         Admission::Pass(permit)
     }
 
-    /// A place among the calls that wait, where some policy minds how long they do.
+    /// A place among the calls in flight.
     fn take_off(&mut self, stream: u32, now: u64) -> u32 {
-        if self.shortest_slow.is_some() { self.flights.begin(stream, now) } else { NOWHERE }
+        self.flights.begin(stream, now)
     }
 
     fn admit_seen(&mut self, upstream: &str, now: u64) -> Admission {

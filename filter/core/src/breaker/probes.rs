@@ -8,9 +8,9 @@ use crate::host::{Fault, Host};
 use crate::outcome::{Answer, FailureKind, Outcome};
 use crate::permit::Permit;
 
-/// A probe with good headers is good if nothing breaks it off for so long: a download or an event stream must not hold
-/// the only slot, and an upstream that dies right after its headers must not pass.
-const SETTLED_AFTER: u64 = SECOND;
+/// A call with good headers is good if nothing breaks it off for so long: a download or an event stream must not hold
+/// the only probe slot, and an upstream that dies right after its headers must not pass.
+pub(super) const SETTLED_AFTER: u64 = SECOND;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Probe {
