@@ -30,9 +30,16 @@ struct Store {
     begun: Answer,
 }
 
-/// What another worker does in the middle of a worker's decision.
+/// What another worker does in the middle of a worker's decision, and before which host call.
 #[derive(Default)]
-struct Interference(Option<Box<dyn FnOnce()>>);
+struct Interference(Option<(Moment, Box<dyn FnOnce()>)>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    NextWrite,
+    /// The call that comes after so many others.
+    Call(u64),
+}
 
 impl std::fmt::Debug for Interference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -98,7 +105,30 @@ impl Memory {
 
     /// Right before the next write of shared data, `act` happens: another worker was faster.
     pub fn before_next_write(&self, act: impl FnOnce() + 'static) {
-        self.0.borrow_mut().interference.0 = Some(Box::new(act));
+        self.0.borrow_mut().interference.0 = Some((Moment::NextWrite, Box::new(act)));
+    }
+
+    /// Right before the host call that comes after `others` more, of any kind, `act` happens: a worker is stopped there
+    /// and another one runs.
+    pub fn before_call(&self, others: u64, act: impl FnOnce() + 'static) {
+        let mut store = self.0.borrow_mut();
+        let at = store.calls.words.saturating_add(store.calls.bytes).saturating_add(others);
+        store.interference.0 = Some((Moment::Call(at), Box::new(act)));
+    }
+
+    fn interfere(&self, now: Moment) {
+        let mut store = self.0.borrow_mut();
+        let due = matches!(&store.interference.0, Some((moment, _)) if *moment == now);
+        let act = if due { store.interference.0.take() } else { None };
+        drop(store);
+        if let Some((_, act)) = act {
+            act();
+        }
+    }
+
+    fn interfere_at_call(&self) {
+        let calls = self.calls();
+        self.interfere(Moment::Call(calls.words.saturating_add(calls.bytes)));
     }
 
     /// Sets every counter to 0, as Envoy's `/reset_counters` does.
@@ -121,12 +151,14 @@ impl Memory {
     }
 
     fn word_call(&self) -> Result<std::cell::RefMut<'_, Store>, HostError> {
+        self.interfere_at_call();
         let mut store = self.0.borrow_mut();
         store.calls.words = store.calls.words.saturating_add(1);
         if store.broken { Err(HostError(10)) } else { Ok(store) }
     }
 
     fn bytes_call(&self) -> Result<std::cell::RefMut<'_, Store>, HostError> {
+        self.interfere_at_call();
         let mut store = self.0.borrow_mut();
         store.calls.bytes = store.calls.bytes.saturating_add(1);
         if store.broken { Err(HostError(10)) } else { Ok(store) }
@@ -150,10 +182,7 @@ impl Host for Memory {
     }
 
     fn swap(&self, key: &str, value: &[u8], expected: u32) -> Result<bool, HostError> {
-        let act = self.0.borrow_mut().interference.0.take();
-        if let Some(act) = act {
-            act();
-        }
+        self.interfere(Moment::NextWrite);
         let mut store = self.bytes_call()?;
         let fits = store.data.get(key).map_or(expected == ABSENT, |(_, cas)| *cas == expected);
         if fits {

@@ -4,7 +4,7 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::config::{MILLISECOND, SECOND};
-use circuit_breaker_core::metrics::{OPEN_UNTIL, REJECTED, TRIPS};
+use circuit_breaker_core::metrics::{CALLS, OPEN_UNTIL, REJECTED, TRIPS};
 use circuit_breaker_core::outcome::{FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_core::testing::{Proxy, answer};
@@ -179,4 +179,15 @@ fn a_worker_that_read_the_clock_a_moment_earlier_sees_the_same_leases() {
     assert!(probe(&mut proxy, 1).is_some());
     proxy.now -= MILLISECOND;
     assert!(probe(&mut proxy, 2).is_none() && probe(&mut proxy, 3).is_none());
+}
+
+#[test]
+fn a_probe_that_fails_after_the_circuit_has_closed_does_not_fall_into_its_window() {
+    let mut proxy = half_open(r#"{"maxConcurrentProbes": 2, "successThreshold": 1, "ramp": {"duration": "0s"}}"#);
+    let (good, late) = (probe(&mut proxy, 0).unwrap(), probe(&mut proxy, 1).unwrap());
+    proxy.settle(0, A, good, Outcome::Success);
+    assert_eq!(proxy.state(A), 0);
+    let failed = proxy.host.value(&CALLS, A, "failure");
+    proxy.settle(1, A, late, BAD);
+    assert_eq!((proxy.host.value(&CALLS, A, "failure"), proxy.host.value(&CALLS, A, "neutral")), (failed, 1));
 }

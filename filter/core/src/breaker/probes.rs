@@ -64,6 +64,10 @@ impl<H: Host> Breaker<H> {
             Outcome::Failure(_) | Outcome::Slow => Verdict::Bad,
             Outcome::Neutral => Verdict::Nothing,
         };
+        view.refresh(vm, now)?;
+        if view.record.generation != probe.generation {
+            return view.count_late(vm, outcome);
+        }
         // Counted before the record moves on: what the next phase's window begins with must hold this call.
         view.count(vm, outcome)?;
         view.change(vm, now, &mut |sight| {

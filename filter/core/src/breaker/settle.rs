@@ -164,7 +164,7 @@ impl View {
     }
 
     /// A call of an older generation. Where a window is open it must not fall into it.
-    fn count_late<H: Host>(&mut self, vm: &Vm<H>, outcome: Outcome) -> Result<(), Fault> {
+    pub(crate) fn count_late<H: Host>(&mut self, vm: &Vm<H>, outcome: Outcome) -> Result<(), Fault> {
         let outcome = if self.record.is_counting() { Outcome::Neutral } else { outcome };
         self.count(vm, outcome)
     }
