@@ -1,12 +1,4 @@
 //! What an operator does to a running breaker, and what happens to it: modes, new configurations, bad ones, traps.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing
-)]
 
 use circuit_breaker_integration::bootstrap::Cluster;
 use circuit_breaker_integration::envoy::{Delivery, module};

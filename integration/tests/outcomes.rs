@@ -1,12 +1,4 @@
 //! What counts as a failure in a real Envoy, as the policy's `failure` says it.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing
-)]
 
 use circuit_breaker_integration::client;
 use circuit_breaker_integration::for_one_and_four_workers;

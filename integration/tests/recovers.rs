@@ -1,12 +1,4 @@
 //! HALF_OPEN in a real Envoy: leased probes over all workers, then a growing share, then CLOSED.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing
-)]
 
 use std::time::{Duration, Instant};
 

@@ -1,12 +1,4 @@
 //! OPEN in a real Envoy: the reply, the access log, the metrics, and the silence at the upstream.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing
-)]
 
 use circuit_breaker_integration::client;
 use circuit_breaker_integration::for_one_and_four_workers;

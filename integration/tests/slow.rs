@@ -1,12 +1,4 @@
 //! Slow calls in a real Envoy: late answers, and answers that never come.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing
-)]
 
 use std::time::{Duration, Instant};
 

@@ -1,12 +1,4 @@
 //! CLOSED to OPEN in a real Envoy: what trips, what does not, and what the upstream sees of it.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing
-)]
 
 use circuit_breaker_integration::bootstrap::Cluster;
 use circuit_breaker_integration::for_one_and_four_workers;

@@ -1,5 +1,4 @@
 //! `make demo`: a real Envoy, an upstream that falls sick, and what the breaker makes of it.
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use std::time::{Duration, Instant};
 
