@@ -11,6 +11,7 @@ for_one_and_four_workers!(
     an_upstream_that_never_answers_trips_though_no_call_ends,
     calls_that_wait_are_told_apart_by_their_upstream,
     a_long_body_is_not_slow,
+    a_percentile_of_the_latencies_over_its_threshold_trips,
 );
 
 fn slow_after(duration: &str) -> String {
@@ -62,6 +63,22 @@ async fn calls_that_wait_are_told_apart_by_their_upstream(workers: u32) {
     assert_eq!(scenario.metric("circuit_breaker_calls_total", "other", "slow").await, 0);
     assert_eq!(scenario.state("other").await, Some(State::Closed));
     hung.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+async fn a_percentile_of_the_latencies_over_its_threshold_trips(workers: u32) {
+    let config = r#"{"default": {"trip": {"latencyPercentile": 90, "latencyThreshold": "300ms", "minimumCalls": 20,
+        "window": {"duration": "60s"}}}}"#;
+    let scenario = Scenario::start(workers, config).await;
+    assert!(scenario.get_times("/sick", 27).await.iter().all(|reply| reply.status == 200));
+    scenario.sick.behave(Behaviour::Slow(Duration::from_millis(350), 200));
+    scenario.get_at_once("/sick", 3).await;
+    scenario.until_metric("circuit_breaker_over_threshold_total", "sick", "", 3).await;
+    assert_eq!(scenario.state("sick").await, Some(State::Closed), "the 27th of 30 was in time");
+    scenario.get("/sick").await;
+    let trip = scenario.until_transition("latency").await;
+    assert_eq!((&trip["window"]["calls"], &trip["window"]["over_threshold"]), (&31.into(), &4.into()));
+    assert!(scenario.get("/sick").await.is_rejection());
+    assert_eq!(scenario.metric("circuit_breaker_trips_total", "sick", "latency").await, 1);
 }
 
 async fn a_long_body_is_not_slow(workers: u32) {

@@ -27,6 +27,8 @@ pub enum Reason {
     FailureRate,
     /// `slowCallRatePercent` of the window.
     SlowRate,
+    /// `latencyPercentile` of the window over `latencyThreshold`.
+    Latency,
     /// A probe failed.
     ProbeFailed,
     /// A condition held in the ramp.
@@ -51,6 +53,7 @@ impl Reason {
             Reason::Consecutive => "consecutive",
             Reason::FailureRate => "failure_rate",
             Reason::SlowRate => "slow_rate",
+            Reason::Latency => "latency",
             Reason::ProbeFailed => "probe_failed",
             Reason::RampFailed => "ramp_failed",
             Reason::Forced => "forced",
@@ -104,7 +107,20 @@ pub(crate) fn condition(trip: &Trip, streak: u64, window: Tally) -> Option<Reaso
     if holds(window.failure, trip.failure_rate) {
         return Some(Reason::FailureRate);
     }
-    holds(window.slow, trip.slow_rate).then_some(Reason::SlowRate)
+    if holds(window.slow, trip.slow_rate) {
+        return Some(Reason::SlowRate);
+    }
+    (enough && is_late(trip, window)).then_some(Reason::Latency)
+}
+
+/// Whether the percentile of the window's latencies is over the threshold. By nearest rank the p-th percentile of n
+/// calls is the one at rank ceil(p n / 100), and it is over the threshold exactly if more than n (100 - p) / 100 calls
+/// are. So the histogram that answers this needs no more than two buckets with the threshold between them: it is exact,
+/// two counters wide, and the counters of all workers are its merger.
+fn is_late(trip: &Trip, window: Tally) -> bool {
+    let over = u128::from(window.over).saturating_mul(1_000_000);
+    let enough = trip.latency_threshold > 0 && window.over >= u64::from(trip.least_over);
+    enough && over > u128::from(window.calls()).saturating_mul(u128::from(trip.over_share))
 }
 
 /// When the upstream wants to be asked again, as far as the policy lets it say so.
@@ -118,7 +134,9 @@ pub(crate) fn ramp_conditions(policy: &Policy) -> Trip {
     let few = policy.half_open.success_threshold;
     let trip = &policy.trip;
     let streak = if trip.consecutive_failures == 0 { few } else { trip.consecutive_failures.min(few) };
-    Trip { consecutive_failures: streak, minimum_calls: trip.minimum_calls.min(few), ..trip.clone() }
+    // A percentile of so few calls is their slowest one, and a single one is to decide nothing.
+    let minimum_calls = trip.minimum_calls.min(few);
+    Trip { consecutive_failures: streak, minimum_calls, least_over: few, ..trip.clone() }
 }
 
 /// Whether `part` is at least `share` millionths of `whole`.

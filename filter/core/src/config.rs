@@ -158,6 +158,9 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
             failure_rate: trip.share("failureRatePercent"),
             slow_rate: slow_rate(trip),
             slow_duration: trip.duration("slowCallDuration"),
+            over_share: 1_000_000_u32.saturating_sub(trip.share("latencyPercentile")),
+            latency_threshold: latency_threshold(trip, path)?,
+            least_over: 1,
             minimum_calls: trip.integer("minimumCalls"),
             window: window(trip.at("window"), trip.integer("minimumCalls"), path)?,
         },
@@ -183,6 +186,18 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
 /// Either field switches the condition off.
 fn slow_rate(trip: Reader<'_>) -> u32 {
     if trip.duration("slowCallDuration") == 0 { 0 } else { trip.share("slowCallRatePercent") }
+}
+
+/// Percentile and threshold mean nothing alone: whoever gives one has forgotten the other.
+fn latency_threshold(trip: Reader<'_>, path: &str) -> Result<u64, ConfigError> {
+    let (percentile, threshold) = (trip.share("latencyPercentile"), trip.duration("latencyThreshold"));
+    let (missing, given, allowed) = match (percentile > 0, threshold > 0) {
+        (true, false) => ("latencyThreshold", "latencyPercentile", "a duration such as \"800ms\""),
+        (false, true) => ("latencyPercentile", "latencyThreshold", "a percentile such as 95"),
+        _ => return Ok(threshold),
+    };
+    let said = format!("is off, and {given} is given; allowed: {allowed}, or both off");
+    Err(ConfigError::said(&format!("{path}.trip.{missing}"), &said))
 }
 
 fn window(window: Reader<'_>, minimum_calls: u32, path: &str) -> Result<Length, ConfigError> {

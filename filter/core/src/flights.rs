@@ -67,6 +67,8 @@ pub(crate) struct Old {
     pub(crate) flight: u32,
     pub(crate) permit: Permit,
     pub(crate) start: u64,
+    /// From its start to the beginning of its answer; 0 where there is none.
+    pub(crate) first_byte: u64,
     pub(crate) stream: u32,
 }
 
@@ -185,7 +187,8 @@ impl Flights {
         let mut old = Vec::new();
         let mut place = state.list().and_then(|list| self.ends.get(list)).map_or(NOWHERE, |(first, _)| *first);
         while let Some(flight) = self.places.get(place as usize).filter(|flight| is_old(flight)) {
-            old.push(Old { flight: place, permit: flight.permit, start: flight.start, stream: flight.stream });
+            let (permit, start, stream) = (flight.permit, flight.start, flight.stream);
+            old.push(Old { flight: place, permit, start, first_byte: flight.joined.saturating_sub(start), stream });
             place = flight.after;
         }
         old

@@ -50,17 +50,20 @@ metrics! {
         "requests that enforce would not have sent (observe)";
     /// Trips.
     TRIPS = "circuit_breaker_trips_total", Counter, true,
-        ["consecutive", "failure_rate", "slow_rate", "probe_failed", "ramp_failed", "forced"], "CLOSED or HALF_OPEN to OPEN, by reason";
+        ["consecutive", "failure_rate", "slow_rate", "latency", "probe_failed", "ramp_failed", "forced"], "CLOSED or HALF_OPEN to OPEN, by reason";
     /// End of OPEN.
     OPEN_UNTIL = "circuit_breaker_open_until_seconds", Gauge, true, [], "Unix time at which OPEN is over, 0 when not OPEN";
     /// Recovery time.
     RECOVERY = "circuit_breaker_recovery_time_ms", Histogram, true, [], "first OPEN to CLOSED again";
     /// Latency.
     LATENCY = "circuit_breaker_latency_ms", Histogram, true, [], "time to the first byte of the answer of admitted calls";
+    /// Calls over the threshold.
+    OVER_THRESHOLD = "circuit_breaker_over_threshold_total", Counter, true, [],
+        "settled calls that took longer than `latencyThreshold` (only where it is set)";
     /// The words that the workers share.
     SHARED = "circuit_breaker_shared", Gauge, true, ["epoch", "watch", "streak"],
         "what the workers of a proxy share: writes of the circuit's record (without `tag`: of any record), \
-        1 while the window holds a failure or a slow call or the circuit is not CLOSED, failures in a row";
+        1 while the window holds a failure, a slow call or one over the latency threshold, or the circuit is not CLOSED, failures in a row";
     /// Circuits.
     CIRCUITS = "circuit_breaker_circuits", Gauge, false, [], "circuits held";
     /// Requests beyond the limit.

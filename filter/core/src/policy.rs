@@ -59,6 +59,13 @@ pub struct Trip {
     pub slow_rate: u32,
     /// A call that waits so long for the first byte of its answer is slow.
     pub slow_duration: u64,
+    /// Share of calls that may take longer than `latency_threshold`, in millionths: what is left of the whole beyond the
+    /// percentile.
+    pub over_share: u32,
+    /// A call that takes longer for the first byte of its answer is over the threshold; 0 switches the condition off.
+    pub latency_threshold: u64,
+    /// Calls over the threshold without which the percentile decides nothing.
+    pub least_over: u32,
     /// Calls in the window before a rate means anything; at least 1.
     pub minimum_calls: u32,
     /// What the rates are taken over.

@@ -2,7 +2,7 @@
 //!
 //! It lies in Envoy's shared data and changes only by compare-and-swap. Records outlive configurations and versions of
 //! the module, so the layout is fixed, little-endian and begins with a version; unknown bytes read as no record at all,
-//! which is a fresh CLOSED circuit. 298 bytes, whatever the state.
+//! which is a fresh CLOSED circuit. 314 bytes, whatever the state.
 
 use crate::config::MOST_PROBES;
 use crate::window::Tally;
@@ -13,7 +13,7 @@ const LEASES: usize = MOST_PROBES as usize;
 const VERSION: u8 = 1;
 
 /// Bytes of an encoded record.
-pub const RECORD_BYTES: usize = 2 + 4 * 4 + 8 * 11 + LEASES * 12;
+pub const RECORD_BYTES: usize = 2 + 4 * 4 + 8 * 13 + LEASES * 12;
 
 /// Leave to send one probe, until it is settled or its time is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,12 +83,14 @@ impl Record {
             self.base.success,
             self.base.failure,
             self.base.slow,
+            self.base.over,
             self.open_until,
             self.outage_since,
             self.mark_at,
             self.mark.success,
             self.mark.failure,
             self.mark.slow,
+            self.mark.over,
         ] {
             out.put(&word.to_le_bytes());
         }
@@ -114,11 +116,11 @@ impl Record {
         (record.phase, record.forced) = Self::phase_of(phase)?;
         record.generation = from.u64()?;
         record.since = from.u64()?;
-        record.base = Tally { success: from.u64()?, failure: from.u64()?, slow: from.u64()? };
+        record.base = from.tally()?;
         record.open_until = from.u64()?;
         record.outage_since = from.u64()?;
         record.mark_at = from.u64()?;
-        record.mark = Tally { success: from.u64()?, failure: from.u64()?, slow: from.u64()? };
+        record.mark = from.tally()?;
         for lease in &mut record.leases {
             *lease = Lease { number: from.u32()?, ends_at: from.u64()? };
         }
@@ -180,6 +182,10 @@ impl Cursor<'_> {
     fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_le_bytes)
     }
+
+    fn tally(&mut self) -> Option<Tally> {
+        Some(Tally { success: self.u64()?, failure: self.u64()?, slow: self.u64()?, over: self.u64()? })
+    }
 }
 
 #[cfg(test)]
@@ -195,13 +201,13 @@ mod tests {
             forced: false,
             generation: 1,
             since: 2,
-            base: Tally { success: 3, failure: 4, slow: 14 },
+            base: Tally { success: 3, failure: 4, slow: 14, over: 16 },
             trips_in_a_row: 5,
             open_until: 6,
             outage_since: 7,
             progress: 8,
             mark_at: 9,
-            mark: Tally { success: 10, failure: 11, slow: 15 },
+            mark: Tally { success: 10, failure: 11, slow: 15, over: 17 },
             last_lease: 12,
             leases: [Lease::default(); LEASES],
         };
@@ -227,11 +233,11 @@ mod tests {
 
     #[test]
     fn a_record_fits_its_budget_and_its_layout_stays() {
-        assert_eq!(RECORD_BYTES, 298);
+        assert_eq!(RECORD_BYTES, 314);
         let bytes = full().encode();
         assert_eq!(bytes[..6], [1, 3, 5, 0, 0, 0], "version, phase, trips in a row");
         assert_eq!(bytes[18..26], [1, 0, 0, 0, 0, 0, 0, 0], "generation");
-        assert_eq!(bytes[106..110], [13, 0, 0, 0], "number of the first lease");
+        assert_eq!(bytes[122..126], [13, 0, 0, 0], "number of the first lease");
     }
 
     #[test]

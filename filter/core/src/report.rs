@@ -78,7 +78,8 @@ fn line(view: &View, next: &Record, reason: Reason, at: Moment, streak: u64) -> 
     };
     format!(
         "circuit_breaker transition {{\"upstream\":{},\"from\":\"{}\",\"to\":\"{}\"{stage},\"reason\":\"{}\",\
-         \"generation\":{},\"open_ms\":{},\"trips_in_a_row\":{},\"window\":{{\"calls\":{},\"failures\":{},\"slow\":{}}},\
+         \"generation\":{},\"open_ms\":{},\"trips_in_a_row\":{},\"window\":{{\"calls\":{},\"failures\":{},\"slow\":{},\
+         \"over_threshold\":{}}},\
          \"streak\":{streak},\"mode\":\"{}\"}}",
         quoted(&view.name),
         state_word(view.record.phase),
@@ -90,6 +91,7 @@ fn line(view: &View, next: &Record, reason: Reason, at: Moment, streak: u64) -> 
         window.calls(),
         window.failure,
         window.slow,
+        window.over,
         view.policy.mode.word(),
     )
 }

@@ -62,7 +62,7 @@ impl Sight<'_> {
 impl View {
     /// The view of a circuit, which is made if no worker has seen the upstream before.
     pub(crate) fn new<H: Host>(vm: &Vm<H>, name: &str, policy: Rc<Policy>, now: u64) -> Result<View, Fault> {
-        let (words, kept) = Words::of(&vm.host, name)?;
+        let (words, kept) = Words::of(&vm.host, name, policy.trip.latency_threshold > 0)?;
         if !kept {
             vm.say_not_kept();
         }

@@ -16,6 +16,8 @@ pub struct Tally {
     pub failure: u64,
     /// Calls that were too slow, though they did not fail.
     pub slow: u64,
+    /// Calls among these that took longer than `latencyThreshold`.
+    pub over: u64,
 }
 
 impl Tally {
@@ -32,13 +34,22 @@ impl Tally {
             success: self.success.saturating_sub(earlier.success),
             failure: self.failure.saturating_sub(earlier.failure),
             slow: self.slow.saturating_sub(earlier.slow),
+            over: self.over.saturating_sub(earlier.over),
         }
+    }
+
+    /// Whether all calls were good and in time.
+    pub(crate) fn is_healthy(self) -> bool {
+        self.failure == 0 && self.slow == 0 && self.over == 0
     }
 
     /// Whether a counter went backwards, as after Envoy's `/reset_counters`.
     #[must_use]
     pub fn is_before(self, earlier: Tally) -> bool {
-        self.success < earlier.success || self.failure < earlier.failure || self.slow < earlier.slow
+        self.success < earlier.success
+            || self.failure < earlier.failure
+            || self.slow < earlier.slow
+            || self.over < earlier.over
     }
 }
 
@@ -102,7 +113,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn tally(success: u64, failure: u64) -> Tally {
-        Tally { success, failure, slow: 0 }
+        Tally { success, failure, ..Tally::default() }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The words of a circuit that all workers share: the counters that are its window's source, and three gauges.
 //!
 //! - `epoch`: writes of the record. Whoever keeps a decoded record reads it again only when this moved.
-//! - `watch`: 0 only while the circuit is CLOSED, its window holds no failure and no slow call, and its streak is 0. A success then has
+//! - `watch`: 0 only while the circuit is CLOSED, its window holds no failure, no slow call and none over the latency
+//!   threshold, and its streak is 0. A success then has
 //!   nothing to do but count itself.
 //! - `streak`: failures in a row.
 //!
@@ -10,7 +11,7 @@
 //! themselves when they are first added to. Every VM comes to the same answer, so all use the same stand-ins.
 
 use crate::host::{Fault, Host, MetricKind, Word};
-use crate::metrics::{self, stat};
+use crate::metrics::{self, Metric, stat};
 use crate::window::Tally;
 
 #[derive(Debug)]
@@ -21,36 +22,50 @@ pub(crate) struct Words {
     success: Word,
     failure: Word,
     slow: Word,
+    /// Only where the policy minds.
+    over: Option<Word>,
 }
 
 impl Words {
-    /// The words of `upstream`, and whether Envoy keeps the gauges.
-    pub(crate) fn of<H: Host>(host: &H, upstream: &str) -> Result<(Words, bool), Fault> {
+    /// The words of `upstream`, and whether Envoy keeps the gauges. `minds_latency`: its policy has a `latencyThreshold`.
+    pub(crate) fn of<H: Host>(host: &H, upstream: &str, minds_latency: bool) -> Result<(Words, bool), Fault> {
         let counter = |component| Word::metric(host, MetricKind::Counter, &stat(&metrics::CALLS, upstream, component));
         let (success, failure, slow) = (counter("success")?, counter("failure")?, counter("slow")?);
+        let over = || Word::metric(host, MetricKind::Counter, &stat(&metrics::OVER_THRESHOLD, upstream, ""));
+        let over = if minds_latency { Some(over()?) } else { None };
         let (epoch, kept) = proven_gauge(host, upstream, "epoch")?;
         let gauge = |component| {
             let name = stat(&metrics::SHARED, upstream, component);
             if kept { Word::metric(host, MetricKind::Gauge, &name) } else { Ok(Word::shared(&name)) }
         };
-        let words = Words { epoch, watch: gauge("watch")?, streak: gauge("streak")?, success, failure, slow };
+        let words = Words { epoch, watch: gauge("watch")?, streak: gauge("streak")?, success, failure, slow, over };
         Ok((words, kept))
     }
 
     pub(crate) fn tally<H: Host>(&self, host: &H) -> Result<Tally, Fault> {
-        Ok(Tally { success: self.success.get(host)?, failure: self.failure.get(host)?, slow: self.slow.get(host)? })
+        Ok(Tally {
+            success: self.success.get(host)?,
+            failure: self.failure.get(host)?,
+            slow: self.slow.get(host)?,
+            over: self.over.as_ref().map_or(Ok(0), |over| over.get(host))?,
+        })
     }
 
     pub(crate) fn add_success<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
-        add(&mut self.success, host, upstream, "success")
+        add(&mut self.success, host, &metrics::CALLS, upstream, "success")
     }
 
     pub(crate) fn add_failure<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
-        add(&mut self.failure, host, upstream, "failure")
+        add(&mut self.failure, host, &metrics::CALLS, upstream, "failure")
     }
 
     pub(crate) fn add_slow<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
-        add(&mut self.slow, host, upstream, "slow")
+        add(&mut self.slow, host, &metrics::CALLS, upstream, "slow")
+    }
+
+    /// Counts a call that took longer than `latencyThreshold`.
+    pub(crate) fn add_over<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
+        self.over.as_mut().map_or(Ok(()), |over| add(over, host, &metrics::OVER_THRESHOLD, upstream, ""))
     }
 }
 
@@ -65,10 +80,10 @@ pub(crate) fn proven_gauge<H: Host>(host: &H, upstream: &str, component: &str) -
     }
 }
 
-fn add<H: Host>(word: &mut Word, host: &H, upstream: &str, component: &str) -> Result<(), Fault> {
+fn add<H: Host>(word: &mut Word, host: &H, metric: &Metric, upstream: &str, component: &str) -> Result<(), Fault> {
     match word.add_one(host) {
         Err(Fault::NotKept) => {
-            *word = Word::shared(&stat(&metrics::CALLS, upstream, component));
+            *word = Word::shared(&stat(metric, upstream, component));
             word.add_one(host)
         }
         done => done,

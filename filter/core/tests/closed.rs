@@ -73,7 +73,14 @@ fn a_worker_that_meets_an_upstream_late_counts_what_the_others_have_seen() {
     }
     proxy.request(3, A, Outcome::Failure(FailureKind::Http));
     assert_eq!(proxy.state(A), 2);
-    assert!(proxy.host.log_lines().last().unwrap().contains(r#""window":{"calls":20,"failures":20,"slow":0}"#));
+    assert!(
+        proxy
+            .host
+            .log_lines()
+            .last()
+            .unwrap()
+            .contains(r#""window":{"calls":20,"failures":20,"slow":0,"over_threshold":0}"#)
+    );
 }
 
 #[test]

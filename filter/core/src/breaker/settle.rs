@@ -24,6 +24,7 @@ impl<H: Host> Breaker<H> {
         let Some((view, vm)) = circuit.and_then(|circuit| self.parts(circuit)) else { return false };
         let plain = view.policy.mode != Mode::Disabled
             && view.slowed(Outcome::Success, first_byte, None) == Outcome::Success
+            && !view.is_over(first_byte)
             && view.words.watch.get(&vm.host) == Ok(0);
         if !plain {
             return false;
@@ -97,10 +98,17 @@ impl View {
         now: u64,
     ) -> Result<(), Fault> {
         for _ in 0..answer.failed_attempts(&self.policy.failures) {
-            self.settle(vm, permit, Outcome::Failure(FailureKind::Http), now)?;
+            // How long each of them took, nobody knows.
+            self.settle(vm, permit, Outcome::Failure(FailureKind::Http), None, now)?;
         }
         let outcome = self.slowed(answer.outcome(&self.policy.failures, false), first_byte, unanswered);
-        self.settle(vm, permit, outcome, now)
+        self.settle(vm, permit, outcome, first_byte.or(unanswered), now)
+    }
+
+    /// Whether a call that took so long to its first byte, or to its end without one, is over `latencyThreshold`.
+    fn is_over(&self, waited: Option<u64>) -> bool {
+        let threshold = self.policy.trip.latency_threshold;
+        threshold > 0 && waited.is_some_and(|waited| waited > threshold)
     }
 
     /// A success that took too long to begin is slow; so is a call that nobody waited for any longer, after so long.
@@ -120,10 +128,12 @@ impl View {
         vm: &Vm<H>,
         permit: Permit,
         outcome: Outcome,
+        waited: Option<u64>,
         now: u64,
     ) -> Result<(), Fault> {
+        let over = outcome != Outcome::Neutral && self.is_over(waited);
         let watched = self.words.watch.get(&vm.host)? != 0;
-        if !watched && outcome == Outcome::Success {
+        if !watched && !over && outcome == Outcome::Success {
             return self.words.add_success(&vm.host, &self.name);
         }
         self.refresh(vm, now)?;
@@ -131,6 +141,10 @@ impl View {
             return self.count_late(vm, outcome);
         }
         self.count(vm, outcome)?;
+        if over {
+            self.words.add_over(&vm.host, &self.name)?;
+            self.words.watch.set(&vm.host, 1)?;
+        }
         match outcome {
             Outcome::Neutral => Ok(()),
             Outcome::Success => {
@@ -191,13 +205,13 @@ impl View {
         }
         let tally = self.words.tally(host)?;
         let counted = self.window.count(now, tally, self.policy.trip.window);
-        if counted.failure != 0 || counted.slow != 0 || self.words.streak.get(host)? != 0 {
+        if !counted.is_healthy() || self.words.streak.get(host)? != 0 {
             return Ok(());
         }
         let epoch = self.words.epoch.get(host)?;
         self.words.watch.set(host, 0)?;
         let after = self.words.tally(host)?;
-        if after.failure != tally.failure || after.slow != tally.slow || self.words.epoch.get(host)? != epoch {
+        if !after.since(tally).is_healthy() || self.words.epoch.get(host)? != epoch {
             self.words.watch.set(host, 1)?;
         }
         self.refresh(vm, now)?;

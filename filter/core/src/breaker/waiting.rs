@@ -39,7 +39,7 @@ impl<H: Host> Breaker<H> {
             self.flights.forget(old.flight);
             return Ok(());
         }
-        let settled = view.settle(vm, old.permit, Outcome::Slow, now);
+        let settled = view.settle(vm, old.permit, Outcome::Slow, Some(now.saturating_sub(old.start)), now);
         self.flights.settled(old.flight);
         settled
     }
@@ -62,7 +62,7 @@ impl<H: Host> Breaker<H> {
         if !good || view.policy.mode == Mode::Disabled {
             return Ok(());
         }
-        let settled = view.settle(vm, old.permit, Outcome::Success, now);
+        let settled = view.settle(vm, old.permit, Outcome::Success, Some(old.first_byte), now);
         self.flights.settle_left(old.flight);
         settled
     }

@@ -138,6 +138,18 @@ static TRIP: &[Field] = &[
         "a call that waits so long for its answer's first byte is slow, at once and not when it ends",
     ),
     field(
+        "latencyPercentile",
+        Kind::Percent,
+        "0",
+        "this percentile of the window's latencies, with at least `minimumCalls`, ...",
+    ),
+    field(
+        "latencyThreshold",
+        Kind::Duration { min: 0 },
+        r#""0s""#,
+        "... is over this, exactly; a call's latency is the time to its answer's first byte, or to its end without one",
+    ),
+    field(
         "minimumCalls",
         Kind::Integer { min: 1, max: MOST_CALLS },
         "20",
