@@ -35,6 +35,13 @@ unsafe extern "C" {
         value: *mut *mut u8,
         value_size: *mut usize,
     ) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
     fn proxy_call_foreign_function(
         name: *const u8,
         name_size: usize,
@@ -95,6 +102,9 @@ pub(crate) fn property(path: &str) -> Option<Vec<u8>> {
 
 /// The property that names the upstream: known from the request headers on, since the route is there before the filters.
 pub(crate) const CLUSTER: &str = "xds\0cluster_name";
+
+/// The property that is there once Envoy has chosen a host of the upstream.
+pub(crate) const ADDRESS: &str = "upstream\0address";
 
 /// A property that is a number.
 pub(crate) fn number(path: &str) -> Option<u64> {
@@ -169,6 +179,12 @@ pub(crate) fn header(map: Headers, name: &str) -> Option<Vec<u8>> {
         unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), &raw mut data, &raw mut size) };
     let value = unsafe { taken(data, size) };
     (status == OK && !value.is_empty()).then_some(value)
+}
+
+/// Sets a header of the request in the place of all others of its name. Envoy then routes the request again.
+pub(crate) fn set_request_header(name: &str, value: &str) -> Result<(), HostError> {
+    let map = Headers::Request as u32;
+    ok(unsafe { proxy_replace_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
 }
 
 /// The `pluginConfig` as it came.

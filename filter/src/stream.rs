@@ -14,7 +14,7 @@ use circuit_breaker_core::retry_after;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use crate::host::{self, CLUSTER, Envoy, Glance, Headers};
+use crate::host::{self, ADDRESS, CLUSTER, Envoy, Glance, Headers};
 use crate::reply;
 use crate::root::Shared;
 
@@ -26,11 +26,13 @@ pub(crate) struct Stream {
     start: u64,
     first_byte: Option<u64>,
     grpc_status: Option<u32>,
+    /// The circuit that did not want it, where it was sent to a fallback and has not landed.
+    fell_from: Option<u32>,
 }
 
 impl Stream {
     pub(crate) fn new(id: u32, shared: Option<Rc<Shared>>) -> Stream {
-        Stream { shared, id, permit: None, start: 0, first_byte: None, grpc_status: None }
+        Stream { shared, id, permit: None, start: 0, first_byte: None, grpc_status: None, fell_from: None }
     }
 
     /// Decides about this request. False: it was answered in the upstream's place.
@@ -54,21 +56,31 @@ impl Stream {
                 true
             }
             Admission::Reject { circuit, cause, retry_after } => {
+                if let Some(permit) = fall_back(&mut breaker, self.id, circuit, self.start) {
+                    (self.permit, self.fell_from) = (Some(permit), Some(circuit));
+                    return true;
+                }
                 let rejection = breaker.rejection(circuit);
-                !rejection.is_some_and(|rejection| reply::send(rejection, cause, retry_after))
+                let sent = rejection.is_some_and(|rejection| reply::send(rejection, cause, retry_after));
+                if sent {
+                    breaker.rejected(circuit, cause);
+                }
+                !sent
             }
         }
     }
 
     /// The call no longer waits; and a probe is judged by its headers, since a stream may go on for hours.
-    fn answered(&self, permit: Permit, now: u64) {
-        if let Some(shared) = &self.shared
-            && let Ok(mut breaker) = shared.breaker.try_borrow_mut()
-        {
-            breaker.arrived(permit, now);
-            if matches!(permit, Permit::Probe { .. }) {
-                breaker.answered(permit, &self.answer(false), now.saturating_sub(self.start), now);
-            }
+    fn answered(&mut self, mut permit: Permit, now: u64) {
+        let Some(shared) = &self.shared else { return };
+        let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
+        if let Some(from) = self.fell_from.take() {
+            permit = land(&mut breaker, from, permit, self.start);
+            self.permit = Some(permit);
+        }
+        breaker.arrived(permit, now);
+        if matches!(permit, Permit::Probe { .. }) {
+            breaker.answered(permit, &self.answer(false), now.saturating_sub(self.start), now);
         }
     }
 
@@ -96,12 +108,15 @@ impl Stream {
     }
 
     fn settle(&mut self) {
-        let Some(permit) = self.permit.take() else { return };
+        let Some(mut permit) = self.permit.take() else { return };
+        let Some(shared) = &self.shared else { return };
+        let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
+        if let Some(from) = self.fell_from.take() {
+            permit = land(&mut breaker, from, permit, self.start);
+        }
         if permit == Permit::Uncounted {
             return;
         }
-        let Some(shared) = &self.shared else { return };
-        let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
         if let Some(upstream) = self.well(&shared.glance, &breaker) {
             if !breaker.settle_well(permit, &upstream, self.first_byte) {
                 breaker.settle(permit, Some(&upstream), &Answer::well(), self.first_byte, host::now());
@@ -123,6 +138,31 @@ impl Stream {
         let value = host::header(map, "grpc-status");
         self.grpc_status = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
     }
+}
+
+/// Sends to its fallback what a circuit does not want; `None`: it is to be rejected.
+fn fall_back(breaker: &mut Breaker<Envoy>, stream: u32, circuit: u32, now: u64) -> Option<Permit> {
+    let carries = |(name, value): &(String, String)| {
+        host::header(Headers::Request, name).is_some_and(|carried| carried == value.as_bytes())
+    };
+    // It came by a fallback already, whoever says so: once is enough.
+    if breaker.fallback(circuit).iter().all(carries) {
+        return None;
+    }
+    let permit = breaker.fall_back(stream, circuit, now)?;
+    for (name, value) in breaker.fallback(circuit) {
+        // The request is on its way: what the host will not do leaves it where it was, which the landing tells.
+        let _ = host::set_request_header(name, value);
+    }
+    Some(permit)
+}
+
+/// Where a request landed that was sent to a fallback: Envoy tells from the answer on.
+fn land(breaker: &mut Breaker<Envoy>, from: u32, permit: Permit, start: u64) -> Permit {
+    let upstream = host::text(CLUSTER).unwrap_or_default();
+    // Answered by a filter before the route was taken again, it is still said to be where it came from.
+    let unmoved = breaker.upstream(from) == Some(upstream.as_str()) && host::property(ADDRESS).is_none();
+    if unmoved { permit } else { breaker.landed(from, permit, &upstream, start, host::now()) }
 }
 
 fn exempts(breaker: &Breaker<Envoy>, path: &[u8]) -> bool {

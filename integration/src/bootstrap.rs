@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::envoy::module;
+
 /// Where requests are routed to.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -18,6 +20,10 @@ pub struct Cluster {
     pub timeout: String,
     /// Retries on a 5xx.
     pub retries: u32,
+    /// Time for one attempt, where there are retries; `0s` for none.
+    pub per_try_timeout: String,
+    /// Time for a connection.
+    pub connect_timeout: String,
     /// Requests that Envoy lets be in flight to it (`connectionPool`).
     pub max_requests: u32,
 }
@@ -35,6 +41,8 @@ impl Cluster {
             http2: false,
             timeout: "0s".to_owned(),
             retries: 0,
+            per_try_timeout: "0s".to_owned(),
+            connect_timeout: "1s".to_owned(),
             max_requests: PLENTY,
         }
     }
@@ -49,6 +57,16 @@ pub struct Listener {
     pub filter: Option<String>,
     /// Port to listen on; 0 lets the system choose.
     pub port: u16,
+    /// HTTP/3 over QUIC, with the certificate of [`Bootstrap::certificate`]; HTTP/1.1 and HTTP/2 over TCP otherwise.
+    pub quic: bool,
+}
+
+impl Listener {
+    /// A listener over TCP on a free port.
+    #[must_use]
+    pub fn new(name: &str, filter: Option<&str>) -> Listener {
+        Listener { name: name.to_owned(), filter: filter.map(str::to_owned), port: 0, quic: false }
+    }
 }
 
 /// All that an Envoy is started with.
@@ -64,9 +82,36 @@ pub struct Bootstrap {
     pub excluded_stats: Option<String>,
     /// Port of the admin interface; 0 lets the system choose.
     pub admin_port: u16,
+    /// Routes that stand before those of the clusters.
+    pub routes: Vec<Value>,
+    /// Filters before the breaker.
+    pub filters_before: Vec<Value>,
+    /// Filters after it.
+    pub filters_after: Vec<Value>,
+    /// Fields of the connection manager.
+    pub connection_manager: Value,
+    /// Certificate and key for QUIC, as PEM.
+    pub certificate: Option<(String, String)>,
 }
 
 impl Bootstrap {
+    /// Clusters and listeners, and nothing unusual.
+    #[must_use]
+    pub fn new(clusters: Vec<Cluster>, listeners: Vec<Listener>) -> Bootstrap {
+        Bootstrap {
+            clusters,
+            listeners,
+            module: module(),
+            excluded_stats: None,
+            admin_port: 0,
+            routes: Vec::new(),
+            filters_before: Vec::new(),
+            filters_after: Vec::new(),
+            connection_manager: json!({}),
+            certificate: None,
+        }
+    }
+
     /// The document, with all files in `directory`.
     #[must_use]
     pub fn document(&self, directory: &Path) -> Value {
@@ -85,7 +130,7 @@ impl Bootstrap {
     }
 
     fn listener(&self, listener: &Listener, directory: &Path) -> Value {
-        let mut filters = Vec::new();
+        let mut filters = self.filters_before.clone();
         if listener.filter.is_some() {
             filters.push(json!({
                 "name": filter_name(&listener.name),
@@ -98,6 +143,7 @@ impl Bootstrap {
                 },
             }));
         }
+        filters.extend(self.filters_after.iter().cloned());
         // After the breaker, as in Istio; does something only where a request's headers ask for it.
         filters.push(json!({"name": "envoy.filters.http.fault", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
@@ -105,33 +151,53 @@ impl Bootstrap {
         }}));
         filters.push(json!({"name": "envoy.filters.http.router", "typed_config": {"@type":
             "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}));
-        json!({
-            "name": listener.name,
-            "address": socket(listener.port),
-            "filter_chains": [{"filters": [{
-                "name": "envoy.filters.network.http_connection_manager",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-                    "stat_prefix": listener.name,
-                    "codec_type": "AUTO",
-                    "access_log": [access_log(directory)],
-                    "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": self.routes()}]},
-                    "http_filters": filters,
-                },
-            }]}],
-        })
+        let mut manager = json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": listener.name,
+            "codec_type": if listener.quic { "HTTP3" } else { "AUTO" },
+            "access_log": [access_log(directory)],
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": self.routes()}]},
+            "http_filters": filters,
+        });
+        for (field, value) in self.connection_manager.as_object().into_iter().flatten() {
+            manager[field] = value.clone();
+        }
+        let mut chain = json!({"filters": [
+            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager},
+        ]});
+        let mut document = json!({"name": listener.name, "address": socket(listener.port)});
+        if listener.quic {
+            document["address"]["socket_address"]["protocol"] = "UDP".into();
+            document["udp_listener_config"] = json!({"quic_options": {}});
+            chain["transport_socket"] = self.quic_socket();
+        }
+        document["filter_chains"] = json!([chain]);
+        document
+    }
+
+    fn quic_socket(&self) -> Value {
+        let (certificate, key) = self.certificate.clone().unwrap_or_default();
+        json!({"name": "envoy.transport_sockets.quic", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.quic.v3.QuicDownstreamTransport",
+            "downstream_tls_context": {"common_tls_context": {"alpn_protocols": ["h3"], "tls_certificates": [
+                {"certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key}},
+            ]}},
+        }})
     }
 
     fn routes(&self) -> Vec<Value> {
         let route = |prefix: &str, cluster: &Cluster| {
             let mut action = json!({"cluster": cluster.name, "timeout": cluster.timeout});
             if cluster.retries > 0 {
-                action["retry_policy"] = json!({"retry_on": "5xx", "num_retries": cluster.retries});
+                action["retry_policy"] = json!({
+                    "retry_on": "5xx", "num_retries": cluster.retries, "per_try_timeout": cluster.per_try_timeout,
+                });
             }
             json!({"match": {"prefix": prefix}, "route": action})
         };
         let named = self.clusters.iter().map(|cluster| route(&format!("/{}", cluster.name), cluster));
-        named.chain(self.clusters.first().map(|cluster| route("/", cluster))).collect()
+        let own = self.routes.iter().cloned();
+        own.chain(named).chain(self.clusters.first().map(|cluster| route("/", cluster))).collect()
     }
 
     /// The ECDS file of a listener's filter.
@@ -210,7 +276,7 @@ fn cluster(cluster: &Cluster) -> Value {
     let mut document = json!({
         "name": cluster.name,
         "type": "STATIC",
-        "connect_timeout": "1s",
+        "connect_timeout": cluster.connect_timeout,
         "load_assignment": {"cluster_name": cluster.name, "endpoints": endpoints},
         "circuit_breakers": {"thresholds": [{
             "max_connections": PLENTY, "max_pending_requests": PLENTY, "max_requests": cluster.max_requests,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::bootstrap::{Bootstrap, Cluster, Listener};
-use crate::envoy::{Envoy, module, tool};
+use crate::envoy::{Envoy, tool};
 use crate::upstream::{Behaviour, Upstream};
 
 /// One stretch of the upstream's life.
@@ -127,18 +127,8 @@ impl Stage {
         let upstream = Upstream::start().await;
         let cluster =
             |side: Side| Cluster { timeout: "1s".to_owned(), ..Cluster::new(side.cluster(), upstream.address()) };
-        let listener = |side: Side| Listener {
-            name: side.listener().to_owned(),
-            filter: (side == Side::With).then(|| POLICY.to_owned()),
-            port: 0,
-        };
-        let bootstrap = Bootstrap {
-            clusters: Side::BOTH.map(cluster).to_vec(),
-            listeners: Side::BOTH.map(listener).to_vec(),
-            module: module(),
-            excluded_stats: None,
-            admin_port: 0,
-        };
+        let listener = |side: Side| Listener::new(side.listener(), (side == Side::With).then_some(POLICY));
+        let bootstrap = Bootstrap::new(Side::BOTH.map(cluster).to_vec(), Side::BOTH.map(listener).to_vec());
         let (command, started_by) = envoy_command()?;
         let envoy = Envoy::start_by(bootstrap, WORKERS, command).await?;
         Ok(Stage { envoy, upstream, started_by })

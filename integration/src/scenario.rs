@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::bootstrap::{Bootstrap, Cluster, Listener};
 use crate::client::{self, Reply};
-use crate::envoy::{Delivery, Envoy, module};
+use crate::envoy::{Delivery, Envoy};
 use crate::upstream::{Behaviour, Upstream};
 use crate::wait::until;
 
@@ -47,13 +47,10 @@ impl Scenario {
     /// Envoy does not start; with its log.
     pub async fn start_with(workers: u32, plugin_config: &str, change: impl FnOnce(&mut Bootstrap)) -> Scenario {
         let (sick, other) = (Upstream::start().await, Upstream::start().await);
-        let mut bootstrap = Bootstrap {
-            clusters: vec![Cluster::new("sick", sick.address()), Cluster::new("other", other.address())],
-            listeners: vec![Listener { name: LISTENER.to_owned(), filter: Some(plugin_config.to_owned()), port: 0 }],
-            module: module(),
-            excluded_stats: None,
-            admin_port: 0,
-        };
+        let mut bootstrap = Bootstrap::new(
+            vec![Cluster::new("sick", sick.address()), Cluster::new("other", other.address())],
+            vec![Listener::new(LISTENER, Some(plugin_config))],
+        );
         change(&mut bootstrap);
         let envoy = Envoy::start(bootstrap, workers).await.unwrap_or_else(|why| panic!("{why:#}"));
         Scenario { envoy, sick, other }

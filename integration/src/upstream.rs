@@ -46,6 +46,7 @@ struct Shared {
     behaviour: Mutex<Behaviour>,
     seen: AtomicU64,
     by_path: Mutex<BTreeMap<String, u64>>,
+    headers: Mutex<BTreeMap<String, String>>,
     in_flight: AtomicU64,
     peak: AtomicU64,
     gate: Semaphore,
@@ -79,6 +80,7 @@ impl Upstream {
             behaviour: Mutex::new(Behaviour::Status(200)),
             seen: AtomicU64::new(0),
             by_path: Mutex::new(BTreeMap::new()),
+            headers: Mutex::new(BTreeMap::new()),
             in_flight: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             gate: Semaphore::new(0),
@@ -114,6 +116,15 @@ impl Upstream {
     #[must_use]
     pub fn seen_for(&self, path: &str) -> u64 {
         self.shared.by_path.lock().expect("no holder panics").get(path).copied().unwrap_or(0)
+    }
+
+    /// A header of the last request, or nothing.
+    ///
+    /// # Panics
+    /// Never: nobody panics while holding the lock.
+    #[must_use]
+    pub fn header(&self, name: &str) -> String {
+        self.shared.headers.lock().expect("no holder panics").get(name).cloned().unwrap_or_default()
     }
 
     /// Requests that it has and has not answered.
@@ -207,8 +218,9 @@ impl Drop for InFlight {
 
 async fn converse(mut stream: TcpStream, shared: Arc<Shared>) {
     let mut buffer = Vec::new();
-    while let Some(path) = read_request(&mut stream, &mut buffer).await {
+    while let Some((path, headers)) = read_request(&mut stream, &mut buffer).await {
         *shared.by_path.lock().expect("no holder panics").entry(path).or_default() += 1;
+        *shared.headers.lock().expect("no holder panics") = headers;
         let number = shared.seen.fetch_add(1, Ordering::SeqCst);
         let in_flight = InFlight::enter(&shared);
         let behaviour = shared.behaviour.lock().expect("no holder panics").clone();
@@ -219,8 +231,9 @@ async fn converse(mut stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Reads one request, without a body or with a content-length, and gives its path. `None`: there will be none.
-async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<String> {
+/// Reads one request, without a body or with a content-length, and gives its path and headers. `None`: there will be
+/// none.
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, BTreeMap<String, String>)> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut request = httparse::Request::new(&mut headers);
@@ -231,8 +244,12 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<St
                 let whole = head + body.unwrap_or(0);
                 if buffer.len() >= whole {
                     let path = request.path.unwrap_or_default().to_owned();
+                    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+                    let headers =
+                        request.headers.iter().map(|header| (header.name.to_ascii_lowercase(), text(header.value)));
+                    let headers = headers.collect();
                     buffer.drain(..whole);
-                    return Some(path);
+                    return Some((path, headers));
                 }
             }
             Ok(httparse::Status::Partial) => {}

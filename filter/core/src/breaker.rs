@@ -12,6 +12,7 @@
 
 mod admit;
 mod directory;
+mod fallback;
 mod probes;
 mod settle;
 mod waiting;

@@ -180,6 +180,7 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
             ramp_duration: half_open.at("ramp").duration("duration"),
         },
         rejection: rejection(policy.at("rejection")),
+        fallback: policy.at("fallback").headers("headers"),
     })
 }
 

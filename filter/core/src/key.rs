@@ -129,6 +129,11 @@ pub(crate) fn word_key(metric: &str) -> String {
     format!("{PREFIX}word:{metric}")
 }
 
+/// Shared-data key of where `cluster`'s fallback leads.
+pub(crate) fn fallback_key(cluster: &str) -> String {
+    format!("{PREFIX}fallback:{cluster}")
+}
+
 /// Shared-data key that is there once something that is said once a proxy has been said.
 pub(crate) fn said_key(what: &str) -> String {
     format!("{PREFIX}said:{what}")

@@ -12,6 +12,7 @@ pub mod breaker;
 mod circuit;
 mod clock;
 pub mod config;
+mod fallback;
 mod flights;
 pub mod host;
 mod key;

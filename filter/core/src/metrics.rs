@@ -51,6 +51,8 @@ metrics! {
     /// Trips.
     TRIPS = "circuit_breaker_trips_total", Counter, true,
         ["consecutive", "failure_rate", "slow_rate", "latency", "probe_failed", "ramp_failed", "forced"], "CLOSED or HALF_OPEN to OPEN, by reason";
+    /// Requests sent elsewhere.
+    FALLBACK = "circuit_breaker_fallback_total", Counter, true, [], "requests sent to the fallback";
     /// End of OPEN.
     OPEN_UNTIL = "circuit_breaker_open_until_seconds", Gauge, true, [], "Unix time at which OPEN is over, 0 when not OPEN";
     /// Recovery time.

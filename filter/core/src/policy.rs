@@ -46,6 +46,8 @@ pub struct Policy {
     pub half_open: HalfOpen,
     /// What a rejected request gets.
     pub rejection: Rejection,
+    /// Headers that lead a request which the circuit does not want to somewhere else; none: it is rejected.
+    pub fallback: Vec<(String, String)>,
 }
 
 /// Conditions of a trip; any of them suffices.

@@ -320,6 +320,12 @@ impl Proxy {
 
     /// Asks one VM for admission, as the module does.
     pub fn admit(&mut self, vm: usize, upstream: &str) -> Admission {
+        let admission = self.ask(vm, upstream);
+        self.reply(vm, admission);
+        admission
+    }
+
+    fn ask(&mut self, vm: usize, upstream: &str) -> Admission {
         let now = self.now;
         let Some(breaker) = self.vms.get_mut(vm) else { return Admission::Pass(Permit::Uncounted) };
         self.streams = self.streams.wrapping_add(1);
@@ -328,6 +334,36 @@ impl Proxy {
             return Admission::Pass(breaker.admit_unseen(self.streams, now));
         }
         breaker.admit(self.streams, upstream, now)
+    }
+
+    /// A request that is not to be sent is answered.
+    fn reply(&mut self, vm: usize, admission: Admission) {
+        if let (Admission::Reject { circuit, cause, .. }, Some(breaker)) = (admission, self.vms.get_mut(vm)) {
+            breaker.rejected(circuit, cause);
+        }
+    }
+
+    /// Asks one VM for admission, and for a fallback where the circuit does not want the request: the permit, and the
+    /// circuit that did not want it. `None`: rejected.
+    pub fn admit_or_fall_back(&mut self, vm: usize, upstream: &str) -> Option<(Permit, Option<u32>)> {
+        let admission = self.ask(vm, upstream);
+        let Admission::Reject { circuit, .. } = admission else {
+            let Admission::Pass(permit) = admission else { return None };
+            return Some((permit, None));
+        };
+        let (now, stream) = (self.now, self.streams);
+        let permit = self.vms.get_mut(vm)?.fall_back(stream, circuit, now);
+        if permit.is_none() {
+            self.reply(vm, admission);
+        }
+        Some((permit?, Some(circuit)))
+    }
+
+    /// Where Envoy says that all requests in flight are.
+    pub fn everything_lands_in(&self, upstream: &str) {
+        for lands_in in self.host.0.borrow_mut().streams.values_mut() {
+            upstream.clone_into(lands_in);
+        }
     }
 
     /// Settles what a VM admitted.

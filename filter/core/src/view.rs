@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use crate::circuit::{Change, Moment, Reason, condition, ramp_conditions};
 use crate::clock;
+use crate::fallback::Landing;
 use crate::host::{ABSENT, Fault, Host, TRIES};
 use crate::key;
 use crate::policy::{Policy, Trip};
@@ -35,6 +36,8 @@ pub(crate) struct View {
     pub(crate) spread: Spread,
     /// When the upstream wants to be asked again, as this worker has heard last.
     retry_at: u64,
+    /// Where the fallback leads, as this worker knows it.
+    pub(crate) landing: Option<Landing>,
 }
 
 /// What a decision about a change may look at.
@@ -79,6 +82,7 @@ impl View {
             window: Window::starting(now, tally),
             spread: Spread::starting(now, vm.random.draw()),
             retry_at: 0,
+            landing: None,
         };
         let fresh = view.record.encode();
         if vm.host.swap(&view.key, &fresh, ABSENT)? {

@@ -68,12 +68,17 @@ impl<H: Host> Vm<H> {
 
     /// Says once a proxy that Envoy's statistics do not keep our metrics.
     pub(crate) fn say_not_kept(&self) {
-        if let Ok(true) = self.host.swap(&key::said_key("not_kept"), &[1], crate::host::ABSENT) {
-            self.host.log(
-                Level::Warn,
-                "circuit_breaker metrics are not kept by this Envoy (a stats_matcher excludes wasmcustom.*): \
-                 the circuits count in shared data instead, as exact, at a higher cost for every request",
-            );
+        self.say_once(
+            "not_kept",
+            "circuit_breaker metrics are not kept by this Envoy (a stats_matcher excludes wasmcustom.*): \
+             the circuits count in shared data instead, as exact, at a higher cost for every request",
+        );
+    }
+
+    /// Logs a warning once a proxy.
+    pub(crate) fn say_once(&self, what: &str, line: &str) {
+        if let Ok(true) = self.host.swap(&key::said_key(what), &[1], crate::host::ABSENT) {
+            self.host.log(Level::Warn, line);
         }
     }
 }

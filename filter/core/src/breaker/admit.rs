@@ -46,7 +46,7 @@ impl<H: Host> Breaker<H> {
         self.flights.begin(stream, now)
     }
 
-    fn admit_seen(&mut self, upstream: &str, now: u64) -> Admission {
+    pub(super) fn admit_seen(&mut self, upstream: &str, now: u64) -> Admission {
         let found = self.find(upstream, now);
         let Some(Some(circuit)) = self.noted(found) else { return Admission::Pass(Permit::Uncounted) };
         for _ in 0..ROUNDS {
@@ -84,18 +84,24 @@ impl<H: Host> Breaker<H> {
         })
     }
 
-    /// Counts a request that the circuit does not want, and lets it pass all the same in observe.
+    /// A request that the circuit does not want; observe counts it and lets it pass all the same.
     fn reject(&mut self, circuit: u32, cause: Cause, now: u64) -> Admission {
         let Some((view, vm)) = self.parts(circuit) else { return Admission::Pass(Permit::Uncounted) };
-        let observe = view.policy.mode == Mode::Observe;
-        let metric = if observe { &metrics::WOULD_REJECT } else { &metrics::REJECTED };
-        if let Err(error) = view.series.count(&vm.host, metric, &view.name, cause.word()) {
+        if view.policy.mode != Mode::Observe {
+            return Admission::Reject { circuit, cause, retry_after: come_back(view, cause, now) };
+        }
+        if let Err(error) = view.series.count(&vm.host, &metrics::WOULD_REJECT, &view.name, cause.word()) {
             vm.failed(error.into());
         }
-        if observe {
-            return Admission::Pass(Permit::Call { circuit, generation: Permit::NO_GENERATION, flight: NOWHERE });
+        Admission::Pass(Permit::Call { circuit, generation: Permit::NO_GENERATION, flight: NOWHERE })
+    }
+
+    /// The rejected request was answered in the upstream's place.
+    pub fn rejected(&mut self, circuit: u32, cause: Cause) {
+        let Some((view, vm)) = self.parts(circuit) else { return };
+        if let Err(error) = view.series.count(&vm.host, &metrics::REJECTED, &view.name, cause.word()) {
+            vm.failed(error.into());
         }
-        Admission::Reject { circuit, cause, retry_after: come_back(view, cause, now) }
     }
 }
 

@@ -102,6 +102,7 @@ pub static POLICY: &[Field] = &[
     field("open", Kind::Section(OPEN), "{}", "how long OPEN lasts"),
     field("halfOpen", Kind::Section(HALF_OPEN), "{}", "how traffic comes back"),
     field("rejection", Kind::Section(REJECTION), "{}", "what a rejected request gets"),
+    field("fallback", Kind::Section(FALLBACK), "{}", "where a request goes instead of being rejected"),
 ];
 
 /// Fields of an `upstreams` entry.
@@ -113,6 +114,7 @@ pub static UPSTREAM: &[Field] = &[
     field("open", Kind::Section(OPEN), "", "as in `default`, field by field"),
     field("halfOpen", Kind::Section(HALF_OPEN), "", "as in `default`, field by field"),
     field("rejection", Kind::Section(REJECTION), "", "as in `default`, field by field"),
+    field("fallback", Kind::Section(FALLBACK), "", "as in `default`; `headers: {}` switches it off"),
 ];
 
 static MATCH: &[Field] = &[
@@ -271,6 +273,13 @@ static REJECTION: &[Field] = &[
     field("headers", Kind::Headers, "{}", "added to the reply"),
     field("retryAfter", Kind::Flag, "true", "say when to come back: `retry-after`, `grpc-retry-pushback-ms`"),
 ];
+
+static FALLBACK: &[Field] = &[field(
+    "headers",
+    Kind::Headers,
+    "{}",
+    "set on a request that the circuit does not want, which is then routed again, once; none: it is rejected",
+)];
 
 static EXEMPT: &[Field] =
     &[field("paths", Kind::Paths, "[]", "paths without their query; `/x/*` stands for all below `/x/`")];

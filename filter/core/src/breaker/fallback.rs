@@ -1,0 +1,144 @@
+//! Requests that a circuit does not want and that may go elsewhere. Where that is, and why it must be found out:
+//! [`crate::fallback`].
+
+use super::Breaker;
+use crate::clock;
+use crate::config::SECOND;
+use crate::fallback::Landing;
+use crate::host::{ABSENT, Fault, Host};
+use crate::key;
+use crate::metrics;
+use crate::outcome::Outcome;
+use crate::permit::{Admission, Permit};
+use crate::view::View;
+use crate::vm::Vm;
+
+/// A scout that has not landed after so long is lost (its client left, its worker trapped): another one may go.
+const SCOUT_LOST: u64 = SECOND;
+
+/// Where the next request to a fallback would land.
+enum Ahead {
+    /// In this upstream, or in none.
+    Known(String),
+    /// That is for this request to find out.
+    Unknown,
+    /// Nowhere that it may go.
+    Closed,
+}
+
+impl<H: Host> Breaker<H> {
+    /// Headers of the circuit's fallback; none: there is no fallback.
+    #[must_use]
+    pub fn fallback(&self, circuit: u32) -> &[(String, String)] {
+        self.circuits.get(super::index(circuit)).map_or(&[], |view| &view.policy.fallback)
+    }
+
+    /// Leave to send to the fallback what `circuit` does not want; `None`: its own circuit does not want it either, or
+    /// nobody knows yet where it leads and somebody is finding out. `stream` is Envoy's number of the request.
+    ///
+    /// Only for a request that does not carry the fallback's headers already: it goes elsewhere once and never twice.
+    pub fn fall_back(&mut self, stream: u32, circuit: u32, now: u64) -> Option<Permit> {
+        let (view, vm) = self.parts(circuit)?;
+        if view.policy.fallback.is_empty() {
+            return None;
+        }
+        let ahead = ahead(view, vm, now);
+        let permit = match self.noted(ahead)? {
+            Ahead::Closed => return None,
+            Ahead::Unknown => self.admit_unseen(stream, now),
+            Ahead::Known(upstream) if upstream.is_empty() => Permit::Uncounted,
+            Ahead::Known(upstream) => match self.admit_seen(&upstream, now) {
+                Admission::Reject { .. } => return None,
+                Admission::Pass(Permit::Call { circuit, generation, .. }) => {
+                    let flight = self.flights.begin(stream, now);
+                    // The tick is to look where the request really is.
+                    self.flights.admitted(flight, Permit::Calm { start: now, flight });
+                    Permit::Call { circuit, generation, flight }
+                }
+                Admission::Pass(permit) => permit,
+            },
+        };
+        let (view, vm) = self.parts(circuit)?;
+        if let Err(error) = view.series.count(&vm.host, &metrics::FALLBACK, &view.name, "") {
+            vm.failed(error.into());
+        }
+        Some(permit)
+    }
+
+    /// A request that was sent to the fallback of `from` has landed in `upstream` (empty: in none). What it is settled
+    /// with: another circuit's permit is given back, and the circuit of where it landed counts it instead. `start` is
+    /// when it was admitted.
+    pub fn landed(&mut self, from: u32, permit: Permit, upstream: &str, start: u64, now: u64) -> Permit {
+        if let Some((view, vm)) = self.parts(from) {
+            let learned = learn(view, vm, upstream);
+            self.noted(learned);
+        }
+        let expected = match permit {
+            Permit::Call { circuit, .. } | Permit::Probe { circuit, .. } => self.upstream(circuit),
+            Permit::Calm { .. } | Permit::Uncounted => return permit,
+        };
+        if expected == Some(upstream) {
+            return permit;
+        }
+        self.end_probe(permit, Outcome::Neutral, now);
+        Permit::Calm { start, flight: permit.flight() }
+    }
+}
+
+fn ahead<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<Ahead, Fault> {
+    if let Some(known) = known(view) {
+        return Ok(known);
+    }
+    let key = key::fallback_key(&view.name);
+    let (told, expected) = vm.host.get(&key)?.map_or((None, ABSENT), |(bytes, cas)| (Landing::decode(&bytes), cas));
+    if let Some(Landing::Scouted { since }) = &told
+        && clock::left(now, since.saturating_add(SCOUT_LOST), SCOUT_LOST) > 0
+    {
+        return Ok(Ahead::Closed);
+    }
+    view.landing = told;
+    if let Some(known) = known(view) {
+        return Ok(known);
+    }
+    let scout = Landing::Scouted { since: now }.encode();
+    Ok(if vm.host.swap(&key, &scout, expected)? { Ahead::Unknown } else { Ahead::Closed })
+}
+
+/// What this worker knows. That the fallback leads back to where it comes from holds for one outage: the routes may be
+/// right in the next.
+fn known(view: &View) -> Option<Ahead> {
+    match &view.landing {
+        Some(Landing::At { upstream, generation }) if *upstream == view.name => {
+            (*generation == view.record.generation).then_some(Ahead::Closed)
+        }
+        Some(Landing::At { upstream, .. }) => Some(Ahead::Known(upstream.clone())),
+        Some(Landing::Scouted { .. }) | None => None,
+    }
+}
+
+fn learn<H: Host>(view: &mut View, vm: &Vm<H>, upstream: &str) -> Result<(), Fault> {
+    let landing = Landing::At { generation: view.record.generation, upstream: upstream.to_owned() };
+    let same = |known: &Landing| match known {
+        Landing::At { upstream: known, .. } => known == upstream && known != &view.name,
+        Landing::Scouted { .. } => false,
+    };
+    if view.landing.as_ref().is_some_and(same) {
+        return Ok(());
+    }
+    let key = key::fallback_key(&view.name);
+    let expected = vm.host.get(&key)?.map_or(ABSENT, |(_, cas)| cas);
+    // Lost to another worker, which has landed a moment ago too: as good.
+    vm.host.swap(&key, &landing.encode(), expected)?;
+    if upstream == view.name {
+        vm.say_once(
+            &format!("fallback:{}", view.name),
+            &format!(
+                "circuit_breaker fallback of {} leads back to itself: no route matches its headers, and requests are \
+                 rejected instead",
+                crate::text::quoted(&view.name)
+            ),
+        );
+    }
+    view.landing = Some(landing);
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Where a circuit's fallback leads.
+//!
+//! A fallback is a header and nothing more: what carries it is routed again, and where that leads only Envoy's routes
+//! know. Envoy tells the new upstream when the request is on its way and not before, so nobody could ask the fallback's
+//! own circuit about the very first request. That one is the *scout*: it is let go, all others are rejected until it has
+//! landed, and from then on the workers know where the fallback leads and ask its circuit first. Routes change; so each
+//! request that lands says where, and what it says replaces what was known.
+//!
+//! The worst case is a fallback whose header no route matches: it leads back to the upstream that is to be protected. One
+//! scout per outage finds that out, and nobody follows.
+
+/// What is known of a circuit's fallback. Lies in shared data, so that one worker's scout tells all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Landing {
+    /// A request is under way to find out, since then.
+    Scouted {
+        /// Nanoseconds since 1970.
+        since: u64,
+    },
+    /// It leads to this upstream; empty for a route without one, such as a direct response.
+    At {
+        /// The circuit's generation when that was found out.
+        generation: u64,
+        /// The upstream.
+        upstream: String,
+    },
+}
+
+impl Landing {
+    /// A byte for the kind, a word, the name.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (kind, word, name) = match self {
+            Landing::Scouted { since } => (0, since, ""),
+            Landing::At { generation, upstream } => (1, generation, upstream.as_str()),
+        };
+        let mut bytes = vec![kind];
+        bytes.extend_from_slice(&word.to_le_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+        bytes
+    }
+
+    /// `None` for bytes that this version does not know.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Landing> {
+        let (kind, rest) = bytes.split_first()?;
+        let (word, name) = rest.split_first_chunk()?;
+        let word = u64::from_le_bytes(*word);
+        match kind {
+            0 => Some(Landing::Scouted { since: word }),
+            1 => Some(Landing::At { generation: word, upstream: String::from_utf8(name.to_vec()).ok()? }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn a_landing_reads_as_it_was_written() {
+        for landing in [
+            Landing::Scouted { since: 7 },
+            Landing::At { generation: 3, upstream: "outbound|80||b".to_owned() },
+            Landing::At { generation: 3, upstream: String::new() },
+        ] {
+            assert_eq!(Landing::decode(&landing.encode()), Some(landing));
+        }
+        for bytes in [&[][..], &[0, 1], &[2, 0, 0, 0, 0, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0, 0, 0, 0, 255]] {
+            assert_eq!(Landing::decode(bytes), None);
+        }
+    }
+}
