@@ -280,6 +280,7 @@ fn cluster(cluster: &Cluster) -> Value {
         "load_assignment": {"cluster_name": cluster.name, "endpoints": endpoints},
         "circuit_breakers": {"thresholds": [{
             "max_connections": PLENTY, "max_pending_requests": PLENTY, "max_requests": cluster.max_requests,
+            "max_retries": PLENTY,
         }]},
     });
     if cluster.http2 {

@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -13,14 +15,30 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
-/// Added to a code: the answer has headers only.
-const HEADERS_ONLY: u32 = 1000;
+/// What the upstream ends a call with.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// This status, in trailers after a message.
+    Trailers(u32),
+    /// This status, in the only headers.
+    Headers(u32),
+    /// This status and `grpc-retry-pushback-ms`, in trailers after a message.
+    Pushback(u32, u32),
+    /// A message and nothing after it.
+    NoStatus,
+    /// A message, and once [`GrpcUpstream::break_off`] says so it resets the stream.
+    Reset,
+    /// A message, and once [`GrpcUpstream::break_off`] says so it closes the connection.
+    Close,
+}
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
-    code: AtomicU32,
+    ending: Mutex<Ending>,
     seen: AtomicU64,
+    break_off: Notify,
 }
 
 /// A running gRPC upstream. Ends with the runtime.
@@ -38,18 +56,15 @@ impl GrpcUpstream {
     pub async fn start() -> GrpcUpstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            ending: Mutex::new(Ending::Trailers(0)),
+            seen: AtomicU64::new(0),
+            break_off: Notify::new(),
+        });
         let own = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let shared = Arc::clone(&own);
-                let service = service_fn(move |_: Request<Incoming>| {
-                    let answer = answer(&shared);
-                    async { Ok::<_, Infallible>(answer) }
-                });
-                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                    .serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(connection);
+                tokio::spawn(serve(stream, Arc::clone(&own)));
             }
         });
         GrpcUpstream { address, shared }
@@ -61,14 +76,17 @@ impl GrpcUpstream {
         self.address
     }
 
-    /// From now on it ends every call with this status, in trailers after a message.
-    pub fn answer(&self, code: u32) {
-        self.shared.code.store(code, Ordering::SeqCst);
+    /// From now on it ends every call so.
+    ///
+    /// # Panics
+    /// Never: nobody panics while holding the lock.
+    pub fn end_with(&self, ending: Ending) {
+        *self.shared.ending.lock().expect("no holder panics") = ending;
     }
 
-    /// From now on it ends every call with this status, in the only headers.
-    pub fn answer_in_headers(&self, code: u32) {
-        self.shared.code.store(code + HEADERS_ONLY, Ordering::SeqCst);
+    /// The call that waits for this breaks off.
+    pub fn break_off(&self) {
+        self.shared.break_off.notify_one();
     }
 
     /// Calls seen so far.
@@ -78,31 +96,83 @@ impl GrpcUpstream {
     }
 }
 
-fn answer(shared: &Shared) -> Response<BoxBody<Bytes, Infallible>> {
-    shared.seen.fetch_add(1, Ordering::SeqCst);
-    let code = shared.code.load(Ordering::SeqCst);
-    let builder = Response::builder().header("content-type", "application/grpc");
-    if code >= HEADERS_ONLY {
-        let body = BoxBody::new(Empty::new());
-        return builder.header("grpc-status", code - HEADERS_ONLY).body(body).expect("a valid answer");
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let close = Arc::new(Notify::new());
+    let closing = Arc::clone(&close);
+    let service = service_fn(move |_: Request<Incoming>| {
+        shared.seen.fetch_add(1, Ordering::SeqCst);
+        let ending = shared.ending.lock().expect("no holder panics").clone();
+        let answer = answer(ending, &shared, &closing);
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let connection =
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        _ = connection => {}
+        () = close.notified() => {}
     }
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", code.into());
-    let frames = vec![Ok(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 0]))), Ok(Frame::trailers(trailers))];
-    builder.body(BoxBody::new(StreamBody::new(Frames(frames.into_iter())))).expect("a valid answer")
 }
 
-/// Frames that are all there already, as a stream.
-struct Frames(std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>);
+fn answer(ending: Ending, shared: &Arc<Shared>, close: &Arc<Notify>) -> Response<BoxBody<Bytes, BrokenOff>> {
+    let builder = Response::builder().header("content-type", "application/grpc");
+    if let Ending::Headers(code) = ending {
+        let body = Empty::new().map_err(|never| match never {});
+        return builder.header("grpc-status", code).body(BoxBody::new(body)).expect("a valid answer");
+    }
+    let (sender, frames) = tokio::sync::mpsc::channel(2);
+    tokio::spawn(speak(ending, sender, Arc::clone(shared), Arc::clone(close)));
+    builder.body(BoxBody::new(StreamBody::new(Frames(frames)))).expect("a valid answer")
+}
+
+type Sender = tokio::sync::mpsc::Sender<Result<Frame<Bytes>, BrokenOff>>;
+
+async fn speak(ending: Ending, frames: Sender, shared: Arc<Shared>, close: Arc<Notify>) {
+    // Whoever called has gone where a frame cannot be sent.
+    let _ = frames.send(Ok(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 0])))).await;
+    let mut trailers = HeaderMap::new();
+    match ending {
+        Ending::Trailers(code) | Ending::Headers(code) => {
+            trailers.insert("grpc-status", code.into());
+        }
+        Ending::Pushback(code, milliseconds) => {
+            trailers.insert("grpc-status", code.into());
+            trailers.insert("grpc-retry-pushback-ms", milliseconds.into());
+        }
+        Ending::NoStatus => return,
+        Ending::Reset => {
+            shared.break_off.notified().await;
+            let _ = frames.send(Err(BrokenOff)).await;
+            return;
+        }
+        Ending::Close => {
+            shared.break_off.notified().await;
+            close.notify_one();
+            return frames.closed().await;
+        }
+    }
+    let _ = frames.send(Ok(Frame::trailers(trailers))).await;
+}
+
+/// The upstream broke its answer off on purpose.
+#[derive(Debug)]
+pub struct BrokenOff;
+
+impl std::fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("broken off on purpose")
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
+/// Frames as they come.
+struct Frames(tokio::sync::mpsc::Receiver<Result<Frame<Bytes>, BrokenOff>>);
 
 impl futures_core::Stream for Frames {
-    type Item = Result<Frame<Bytes>, Infallible>;
+    type Item = Result<Frame<Bytes>, BrokenOff>;
 
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        std::task::Poll::Ready(self.0.next())
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
     }
 }
 
@@ -123,11 +193,24 @@ impl GrpcReply {
     }
 }
 
-/// One unary call on a new connection.
+/// One unary call on a new connection, up to its end.
+///
+/// # Errors
+/// No connection, or no whole answer.
+pub async fn call(to: SocketAddr, path: &str) -> Result<GrpcReply> {
+    let (parts, body) = begin(to, path).await?.into_parts();
+    let mut fields = parts.headers;
+    if let Some(trailers) = body.collect().await?.trailers() {
+        fields.extend(trailers.clone());
+    }
+    Ok(GrpcReply { status: parts.status.as_u16(), fields })
+}
+
+/// One call on a new connection, up to its headers.
 ///
 /// # Errors
 /// No connection, or no answer.
-pub async fn call(to: SocketAddr, path: &str) -> Result<GrpcReply> {
+pub async fn begin(to: SocketAddr, path: &str) -> Result<Response<Incoming>> {
     let stream = TcpStream::connect(to).await?;
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
@@ -138,10 +221,5 @@ pub async fn call(to: SocketAddr, path: &str) -> Result<GrpcReply> {
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(Empty::<Bytes>::new())?;
-    let (parts, body) = sender.send_request(request).await?.into_parts();
-    let mut fields = parts.headers;
-    if let Some(trailers) = body.collect().await?.trailers() {
-        fields.extend(trailers.clone());
-    }
-    Ok(GrpcReply { status: parts.status.as_u16(), fields })
+    Ok(sender.send_request(request).await?)
 }

@@ -33,6 +33,10 @@ pub enum Behaviour {
     Close,
     /// Sends headers and one chunk, and never ends.
     Endless,
+    /// Sends these bytes and closes the connection.
+    Raw(&'static str),
+    /// Sends this head and then whatever it gets, until the connection is closed.
+    Echo(&'static str),
     /// Answers once [`Upstream::release`] lets it: with this status.
     Gate(u16),
     /// Of every so many requests the first ones fail with a 500: `(failing, of)`.
@@ -234,6 +238,7 @@ async fn converse(mut stream: TcpStream, shared: Arc<Shared>) {
 /// Reads one request, without a body or with a content-length, and gives its path and headers. `None`: there will be
 /// none.
 async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, BTreeMap<String, String>)> {
+    let mut continued = false;
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut request = httparse::Request::new(&mut headers);
@@ -250,6 +255,10 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(S
                     let headers = headers.collect();
                     buffer.drain(..whole);
                     return Some((path, headers));
+                }
+                if !continued && request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("expect")) {
+                    stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+                    continued = true;
                 }
             }
             Ok(httparse::Status::Partial) => {}
@@ -309,6 +318,15 @@ async fn answer(stream: &mut TcpStream, shared: &Shared, behaviour: Behaviour, n
             let _ = stream.flush().await;
             reset(stream)
         }
+        Behaviour::Raw(bytes) => {
+            let _ = stream.write_all(bytes.as_bytes()).await;
+            false
+        }
+        Behaviour::Echo(head) => {
+            let _ = stream.write_all(head.as_bytes()).await;
+            echo(stream).await;
+            false
+        }
         Behaviour::Close => false,
     }
 }
@@ -322,6 +340,15 @@ async fn send(stream: &mut TcpStream, status: u16) -> bool {
 fn reset(stream: &TcpStream) -> bool {
     let _ = stream.set_zero_linger();
     false
+}
+
+async fn echo(stream: &mut TcpStream) {
+    let mut bytes = [0; 256];
+    while let Ok(read @ 1..) = stream.read(&mut bytes).await {
+        if stream.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Until the other side has closed the connection.

@@ -2,7 +2,7 @@
 
 use circuit_breaker_integration::bootstrap::Cluster;
 use circuit_breaker_integration::for_one_and_four_workers;
-use circuit_breaker_integration::grpc::{self, GrpcUpstream};
+use circuit_breaker_integration::grpc::{self, Ending, GrpcUpstream};
 use circuit_breaker_integration::scenario::{LISTENER, Scenario, State};
 use circuit_breaker_integration::upstream::Behaviour;
 
@@ -130,15 +130,15 @@ async fn failing_grpc_statuses_in_trailers_and_in_headers_trip(workers: u32) {
     })
     .await;
     let to = scenario.envoy.address(LISTENER);
-    upstream.answer(5);
+    upstream.end_with(Ending::Trailers(5));
     for _ in 0..6 {
         assert_eq!(grpc::call(to, "/grpc").await.unwrap().field("grpc-status"), "5", "NOT_FOUND is no failure");
     }
     for turn in 0..5 {
         if turn % 2 == 0 {
-            upstream.answer(14)
+            upstream.end_with(Ending::Trailers(14))
         } else {
-            upstream.answer_in_headers(13)
+            upstream.end_with(Ending::Headers(13))
         }
         assert_eq!(grpc::call(to, "/grpc").await.unwrap().field("x-circuit-breaker"), "");
     }

@@ -184,8 +184,7 @@ fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<bool, 
         report::state(view, &vm.host)?;
         return Ok(true);
     }
-    let tally = view.words.tally(&vm.host)?;
-    view.window.roll(now, tally, view.policy.trip.window);
+    view.roll(vm, now)?;
     view.advance(vm, now)?;
     view.rest(vm, now)?;
     report::state(view, &vm.host)?;

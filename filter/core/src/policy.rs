@@ -85,7 +85,7 @@ pub enum Length {
 
 impl Length {
     /// Buckets of a window: a tenth is fine enough to forget smoothly and coarse enough for a tick of 100 ms or more.
-    const BUCKETS: u64 = 10;
+    pub(crate) const BUCKETS: u64 = 10;
 
     /// The whole, in its own unit.
     #[must_use]

@@ -207,6 +207,13 @@ impl View {
         Ok(())
     }
 
+    /// Takes a sample of the counters where one is due.
+    pub(crate) fn roll<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
+        let (tally, streak) = (self.words.tally(&vm.host)?, self.words.streak.get(&vm.host)?);
+        self.window.roll(now, tally, streak, self.policy.trip.window);
+        Ok(())
+    }
+
     /// Trips the circuit if a condition holds for this generation.
     pub(crate) fn judge<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         let tally = self.words.tally(&vm.host)?;
@@ -214,7 +221,7 @@ impl View {
         let at = Moment { now, tally, random: 0, retry_at: 0 };
         if self.sight(at, streak).condition().is_none() {
             // A window of calls moves with them and not with the tick.
-            self.window.roll(now, tally, self.policy.trip.window);
+            self.window.roll(now, tally, streak, self.policy.trip.window);
             return Ok(());
         }
         let generation = self.record.generation;

@@ -80,19 +80,47 @@ impl Window {
     }
 
     /// Takes a sample where the last one is a bucket old. Starts afresh where the counters or the clock went backwards.
-    pub(crate) fn roll(&mut self, now: u64, tally: Tally, length: Length) {
+    /// `streak` is the number of failures in a row that ended with the last call.
+    pub(crate) fn roll(&mut self, now: u64, tally: Tally, streak: u64, length: Length) {
         let Some(last) = self.len.checked_sub(1).and_then(|last| self.samples.get(last).copied()) else { return };
         if tally.is_before(last.tally) || clock::stepped_back(now, last.at) {
             *self = Window::starting(now, tally);
         } else if length.between((last.at, last.tally), (now, tally)) >= length.bucket() {
-            if self.len == SAMPLES {
-                self.samples.rotate_left(1);
-                self.len = self.len.saturating_sub(1);
+            if matches!(length, Length::Calls(_)) {
+                self.catch_up(last.tally, Sample { at: now, tally }, streak, length.bucket());
             }
-            if let Some(slot) = self.samples.get_mut(self.len) {
-                *slot = Sample { at: now, tally };
-                self.len = self.len.saturating_add(1);
+            self.push(Sample { at: now, tally });
+        }
+    }
+
+    /// Successes pass without a look at the window, so many calls may have come since its last sample. Where these were
+    /// successes and then the present streak, their order is known, and with it the samples between.
+    fn catch_up(&mut self, last: Tally, now: Sample, streak: u64, bucket: u64) {
+        let passed = now.tally.since(last);
+        if passed.failure != streak || passed.slow != 0 || passed.over != 0 {
+            return;
+        }
+        for behind in (1..=Length::BUCKETS).rev().map(|buckets| buckets.saturating_mul(bucket)) {
+            if behind < passed.calls() {
+                let failed = behind.min(streak);
+                let tally = Tally {
+                    failure: now.tally.failure.saturating_sub(failed),
+                    success: now.tally.success.saturating_sub(behind.saturating_sub(failed)),
+                    ..now.tally
+                };
+                self.push(Sample { at: now.at, tally });
             }
+        }
+    }
+
+    fn push(&mut self, sample: Sample) {
+        if self.len == SAMPLES {
+            self.samples.rotate_left(1);
+            self.len = self.len.saturating_sub(1);
+        }
+        if let Some(slot) = self.samples.get_mut(self.len) {
+            *slot = sample;
+            self.len = self.len.saturating_add(1);
         }
     }
 
@@ -121,7 +149,7 @@ mod tests {
         let mut window = Window::starting(0, tally(100, 0));
         for second in 1..=20 {
             // One failure in every second, sampled at its end.
-            window.roll(second * 10, tally(100, second), Length::Time(100));
+            window.roll(second * 10, tally(100, second), 0, Length::Time(100));
         }
         assert_eq!(window.count(200, tally(100, 20), Length::Time(100)), tally(0, 10));
         assert_eq!(
@@ -141,29 +169,50 @@ mod tests {
             let held = window.count(call, counted, Length::Calls(30));
             assert!(held.calls() >= call.min(27) && held.calls() <= 30, "{} after {call}", held.calls());
             assert!(held.failure.abs_diff(held.calls() / 3) <= 1);
-            window.roll(call, counted, Length::Calls(30));
+            window.roll(call, counted, 0, Length::Calls(30));
         }
         assert_eq!(window.count(301, tally(1000, 1000), Length::Calls(30)), tally(0, 0), "no sample is recent enough");
     }
 
     #[test]
+    fn good_calls_that_nobody_looked_at_are_in_a_window_of_calls() {
+        for good in [0, 1, 5, 29, 30, 31, 1000] {
+            let mut window = Window::starting(0, tally(7, 7));
+            window.roll(1, tally(7 + good, 7), 0, Length::Calls(30));
+            let counted = window.count(1, tally(7 + good, 8), Length::Calls(30));
+            assert_eq!(counted.failure, 1);
+            assert!(counted.success >= good.min(27) && counted.success <= good.min(29), "{counted:?} after {good}");
+        }
+        let mut window = Window::starting(0, tally(7, 7));
+        window.roll(1, tally(1000, 11), 4, Length::Calls(30));
+        assert_eq!(window.count(1, tally(1000, 11), Length::Calls(30)), tally(26, 4), "the last four failed");
+        window = Window::starting(0, tally(7, 7));
+        window.roll(1, tally(1000, 11), 3, Length::Calls(30));
+        assert_eq!(
+            window.count(1, tally(1000, 11), Length::Calls(30)),
+            tally(0, 0),
+            "who knows when the fourth failed"
+        );
+    }
+
+    #[test]
     fn counters_that_go_backwards_start_the_window_afresh() {
         let mut window = Window::starting(0, tally(50, 50));
-        window.roll(10, tally(0, 3), Length::Time(100));
+        window.roll(10, tally(0, 3), 0, Length::Time(100));
         assert_eq!(window.count(12, tally(0, 5), Length::Time(100)), tally(0, 2));
     }
 
     #[test]
     fn a_window_that_another_worker_began_a_moment_later_is_kept() {
         let mut window = Window::starting(1000, tally(1, 1));
-        window.roll(990, tally(2, 2), Length::Time(100));
+        window.roll(990, tally(2, 2), 0, Length::Time(100));
         assert_eq!(window.count(990, tally(2, 3), Length::Time(100)), tally(1, 2));
     }
 
     #[test]
     fn a_clock_that_steps_back_starts_the_window_afresh() {
         let mut window = Window::starting(10 * clock::SKEW, tally(1, 1));
-        window.roll(10, tally(2, 2), Length::Time(100));
+        window.roll(10, tally(2, 2), 0, Length::Time(100));
         assert_eq!(window.count(12, tally(2, 3), Length::Time(100)), tally(0, 1));
     }
 }

@@ -7,7 +7,7 @@ use crate::host::{Fault, Host};
 use crate::metrics;
 use crate::outcome::{Answer, FailureKind, Outcome};
 use crate::permit::Permit;
-use crate::policy::Mode;
+use crate::policy::{Length, Mode};
 use crate::record::Phase;
 use crate::view::View;
 use crate::vm::Vm;
@@ -139,6 +139,9 @@ impl View {
         self.refresh(vm, now)?;
         if !self.is_current(permit) {
             return self.count_late(vm, outcome);
+        }
+        if matches!(self.policy.trip.window, Length::Calls(_)) {
+            self.roll(vm, now)?;
         }
         self.count(vm, outcome)?;
         if over {
