@@ -20,6 +20,7 @@ mod waiting;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::clock;
 use crate::config::{Config, MILLISECOND};
 use crate::flights::Flights;
 use crate::host::{Fault, Host};
@@ -49,6 +50,8 @@ pub struct Breaker<H> {
     flights: Flights,
     /// The shortest `slowCallDuration` of all policies; `None` where none minds.
     shortest_slow: Option<u64>,
+    /// When it last ticked.
+    ticked: u64,
     /// A newer configuration has taken over: this one only serves the requests it has left.
     retired: bool,
 }
@@ -77,6 +80,7 @@ impl<H: Host> Breaker<H> {
             slots: 0,
             calm: None,
             probes: Vec::new(),
+            ticked: now,
             retired: false,
         };
         breaker.tick(now);
@@ -145,6 +149,11 @@ impl<H: Host> Breaker<H> {
 
     /// What time does: windows roll, OPEN ends, ramps climb, probes run out, and calm is found again.
     pub fn tick(&mut self, now: u64) {
+        if clock::stepped_back(now, self.ticked) {
+            self.flights.rebase(now);
+            self.rebase_probes(now);
+        }
+        self.ticked = now;
         self.end_probes(now);
         self.age_flights(now);
         self.settle_long_lived(now);

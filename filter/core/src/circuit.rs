@@ -215,6 +215,7 @@ impl Record {
     pub(crate) fn due(&self, policy: &Policy, at: &Moment) -> Option<Change> {
         match (self.phase, policy.mode) {
             (_, Mode::Disabled) => None,
+            _ if clock::stepped_back(at.now, self.since) => Some(self.rebased(at)),
             (_, Mode::ForceOpen) => (!self.forced).then(|| self.force_open(at)),
             (Phase::Open, _) if self.forced => Some(self.moved(Phase::Probe, at, Reason::ForceLifted)),
             (Phase::Open, _) => {
@@ -224,6 +225,12 @@ impl Record {
             (Phase::Ramp, _) => self.climb(policy, at),
             (Phase::Closed, _) => self.recover(policy, at),
         }
+    }
+
+    /// The same state from now on, after the clock stepped back: calls that begin now must not pass for older than it.
+    fn rebased(&self, at: &Moment) -> Change {
+        let outage_since = self.outage_since.min(at.now);
+        Change { record: Record { since: at.now, base: at.tally, outage_since, ..self.clone() }, reason: None }
     }
 
     /// The ramp's next step, where this one has run its time and shown enough good calls.

@@ -163,6 +163,13 @@ impl Flights {
         ended
     }
 
+    /// The clock has stepped back: what began later than now began now.
+    pub(crate) fn rebase(&mut self, now: u64) {
+        for flight in &mut self.places {
+            (flight.start, flight.joined) = (flight.start.min(now), flight.joined.min(now));
+        }
+    }
+
     /// A tick: what counts time where the clock may step.
     pub(crate) fn beat(&mut self) {
         self.beats = self.beats.saturating_add(1);

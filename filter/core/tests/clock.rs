@@ -1,0 +1,61 @@
+//! A clock that steps back: nothing waits for a time that was read from the old one.
+#![cfg(feature = "testing")]
+// Tests say what they expect by panicking.
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
+
+use circuit_breaker_core::config::SECOND;
+use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::testing::Proxy;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const A: &str = "outbound|80||a.default.svc.cluster.local";
+const HOUR: u64 = 3600 * SECOND;
+
+const CONFIG: &str = r#"{"default": {"trip": {"slowCallDuration": "2s", "slowCallRatePercent": 50}, "open": {"jitterPercent": 0},
+    "halfOpen": {"successThreshold": 1, "ramp": {"duration": "0s"}}}}"#;
+
+/// The clock steps back by an hour; the workers' next tick sees it.
+fn step_back(proxy: &mut Proxy) {
+    proxy.now -= HOUR;
+    proxy.pass(SECOND);
+}
+
+#[test]
+fn a_circuit_that_has_recovered_before_trips_after_it() {
+    for workers in [1, 4] {
+        let mut proxy = Proxy::start(workers, CONFIG);
+        proxy.fail(A, 5);
+        proxy.pass(31 * SECOND);
+        proxy.succeed(A, 1);
+        proxy.pass(20 * SECOND);
+        assert_eq!(proxy.state(A), 0);
+        step_back(&mut proxy);
+        proxy.fail(A, 5);
+        assert_eq!(proxy.reasons().last().unwrap(), "consecutive");
+    }
+}
+
+#[test]
+fn calls_that_hang_since_before_do_not_hide_those_that_hang_after() {
+    let mut proxy = Proxy::start(1, CONFIG);
+    proxy.succeed(A, 1);
+    proxy.admit(0, A);
+    step_back(&mut proxy);
+    for _ in 0..30 {
+        proxy.admit(0, A);
+    }
+    proxy.pass(3 * SECOND);
+    assert_eq!((proxy.reasons(), proxy.state(A)), (vec!["slow_rate".to_owned()], 2));
+}
+
+#[test]
+fn a_probe_that_hangs_since_before_times_out() {
+    let mut proxy = Proxy::start(1, CONFIG);
+    proxy.fail(A, 5);
+    proxy.pass(31 * SECOND);
+    assert!(matches!(proxy.admit(0, A), Admission::Pass(Permit::Probe { .. })));
+    step_back(&mut proxy);
+    proxy.pass(11 * SECOND);
+    assert_eq!(proxy.reasons().last().unwrap(), "probe_failed");
+}
