@@ -213,9 +213,8 @@ impl Record {
 
     /// What time, evidence and the policy alone make of this record now; `None` for nothing.
     pub(crate) fn due(&self, policy: &Policy, at: &Moment) -> Option<Change> {
-        match (self.phase, policy.mode) {
-            (_, Mode::Disabled) => None,
-            _ if clock::stepped_back(at.now, self.since) => Some(self.rebased(at)),
+        let change = match (self.phase, policy.mode) {
+            (_, Mode::Disabled) => return None,
             (_, Mode::ForceOpen) => (!self.forced).then(|| self.force_open(at)),
             (Phase::Open, _) if self.forced => Some(self.moved(Phase::Probe, at, Reason::ForceLifted)),
             (Phase::Open, _) => {
@@ -224,7 +223,8 @@ impl Record {
             (Phase::Probe, _) => None,
             (Phase::Ramp, _) => self.climb(policy, at),
             (Phase::Closed, _) => self.recover(policy, at),
-        }
+        };
+        change.or_else(|| clock::stepped_back(at.now, self.since).then(|| self.rebased(at)))
     }
 
     /// The same state from now on, after the clock stepped back: calls that begin now must not pass for older than it.

@@ -119,6 +119,11 @@ impl Flights {
         }
     }
 
+    /// What the call was admitted with, as the tick has set it right.
+    pub(crate) fn permit(&self, place: u32) -> Option<Permit> {
+        self.places.get(place as usize).filter(|flight| flight.state != State::Free).map(|flight| flight.permit)
+    }
+
     /// Its answer has begun: it no longer waits.
     pub(crate) fn arrive(&mut self, place: u32, now: u64) {
         if self.at(place).is_some_and(|flight| flight.state == State::Waiting) {
@@ -163,9 +168,15 @@ impl Flights {
         ended
     }
 
-    /// The clock has stepped back: what began later than now began now.
+    /// The clock has stepped back: what began later than now waits from now on, and where only its start tells in which
+    /// generation it was admitted, it was in an older one than any that there is.
     pub(crate) fn rebase(&mut self, now: u64) {
         for flight in &mut self.places {
+            if let Permit::Calm { start, .. } = &mut flight.permit
+                && *start > now
+            {
+                *start = 0;
+            }
             (flight.start, flight.joined) = (flight.start.min(now), flight.joined.min(now));
         }
     }

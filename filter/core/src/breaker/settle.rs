@@ -21,10 +21,12 @@ impl<H: Host> Breaker<H> {
             Permit::Call { circuit, .. } => Some(circuit),
             Permit::Uncounted | Permit::Probe { .. } => None,
         };
+        let permit = self.by_this_clock(permit);
         let Some((view, vm)) = circuit.and_then(|circuit| self.parts(circuit)) else { return false };
         let plain = view.policy.mode != Mode::Disabled
             && view.slowed(Outcome::Success, first_byte, None) == Outcome::Success
             && !view.is_over(first_byte)
+            && view.is_current(permit)
             && view.words.watch.get(&vm.host) == Ok(0);
         if !plain {
             return false;
@@ -46,6 +48,7 @@ impl<H: Host> Breaker<H> {
         first_byte: Option<u64>,
         now: u64,
     ) {
+        let permit = self.by_this_clock(permit);
         let ended = self.flights.end(permit.flight());
         let circuit = match permit {
             Permit::Uncounted => return,
@@ -79,6 +82,14 @@ impl<H: Host> Breaker<H> {
             }
         };
         self.noted(latency.and(heard).and(settled));
+    }
+
+    /// The permit as the tick has set it right, if the clock stepped back meanwhile.
+    fn by_this_clock(&self, permit: Permit) -> Permit {
+        match permit {
+            Permit::Calm { flight, .. } => self.flights.permit(flight).unwrap_or(permit),
+            Permit::Uncounted | Permit::Call { .. } | Permit::Probe { .. } => permit,
+        }
     }
 }
 
@@ -133,7 +144,7 @@ impl View {
     ) -> Result<(), Fault> {
         let over = outcome != Outcome::Neutral && self.is_over(waited);
         let watched = self.words.watch.get(&vm.host)? != 0;
-        if !watched && !over && outcome == Outcome::Success {
+        if !watched && !over && outcome == Outcome::Success && self.is_current(permit) {
             return self.words.add_success(&vm.host, &self.name);
         }
         self.refresh(vm, now)?;
