@@ -63,7 +63,10 @@ fn perform(worker: &Shared, operation: Operation, now: u64) -> &'static str {
             match admission {
                 Admission::Pass(Permit::Probe { .. }) => "probe",
                 Admission::Pass(_) => "admitted",
-                Admission::Reject { .. } => "rejected",
+                Admission::Reject { circuit, cause, .. } => {
+                    worker.breaker.rejected(circuit, cause);
+                    "rejected"
+                }
             }
         }
         Operation::Settle(outcome) => {
@@ -117,6 +120,10 @@ impl Start {
     }
 }
 
+fn hold_all(proxy: &mut Proxy) -> Vec<Permit> {
+    (0..proxy.vms.len()).map(|vm| hold(proxy, vm)).collect()
+}
+
 fn hold(proxy: &mut Proxy, vm: usize) -> Permit {
     match proxy.admit(vm, A) {
         Admission::Pass(permit) => permit,
@@ -124,8 +131,8 @@ fn hold(proxy: &mut Proxy, vm: usize) -> Permit {
     }
 }
 
-fn prepare(start: Start) -> (Memory, [Shared; 2], u64) {
-    let mut proxy = Proxy::start(2, CONFIG);
+fn prepare(start: Start, workers: u64) -> (Memory, Vec<Shared>, u64) {
+    let mut proxy = Proxy::start(workers, CONFIG);
     proxy.pass(SECOND);
     match start {
         Start::Healthy => proxy.succeed(A, 2),
@@ -143,36 +150,35 @@ fn prepare(start: Start) -> (Memory, [Shared; 2], u64) {
         Start::Open => {}
         Start::OpenTimeJustOver | Start::TwoProbesOut | Start::TwoProbesOutOneSuccessSeen => proxy.fail(A, 5),
     }
-    let mut held = [Permit::Uncounted; 2];
+    let mut held = vec![Permit::Uncounted; proxy.vms.len()];
     match start {
         Start::Healthy
         | Start::NothingToWatchAnyLonger
         | Start::OneFailureBelowTheStreak
         | Start::OneCallBelowTheMinimum => {
-            held = [hold(&mut proxy, 0), hold(&mut proxy, 1)];
+            held = hold_all(&mut proxy);
         }
         Start::Open => {
-            held = [hold(&mut proxy, 0), hold(&mut proxy, 1)];
+            held = hold_all(&mut proxy);
             proxy.fail(A, 5);
         }
         Start::OpenTimeJustOver => proxy.now += 30 * SECOND,
         Start::TwoProbesOut => {
             proxy.pass(30 * SECOND);
-            held = [hold(&mut proxy, 0), hold(&mut proxy, 1)];
+            held = hold_all(&mut proxy);
         }
         Start::TwoProbesOutOneSuccessSeen => {
             proxy.pass(30 * SECOND);
             assert!(proxy.request(0, A, Outcome::Success));
-            held = [hold(&mut proxy, 0), hold(&mut proxy, 1)];
+            held = hold_all(&mut proxy);
         }
     }
-    let mut workers =
-        proxy.vms.drain(..).zip(held).map(|(breaker, held)| Rc::new(RefCell::new(Worker { breaker, held })));
-    (proxy.host.clone(), [workers.next().unwrap(), workers.next().unwrap()], proxy.now)
+    let workers = proxy.vms.drain(..).zip(held).map(|(breaker, held)| Rc::new(RefCell::new(Worker { breaker, held })));
+    (proxy.host.clone(), workers.collect(), proxy.now)
 }
 
 /// All that can be seen from outside once everything has come to rest.
-fn seen(start: Start, host: &Memory, workers: &[Shared; 2], now: u64, told: [&'static str; 2]) -> String {
+fn seen(start: Start, host: &Memory, workers: &[Shared], now: u64, told: &[&'static str]) -> String {
     for worker in workers.iter().chain(workers) {
         worker.borrow_mut().breaker.tick(now);
     }
@@ -199,30 +205,68 @@ fn seen(start: Start, host: &Memory, workers: &[Shared; 2], now: u64, told: [&'s
 }
 
 /// One after the other.
-fn in_order(start: Start, operations: [Operation; 2], first: usize) -> String {
-    let (host, workers, now) = prepare(start);
-    let mut told = [""; 2];
-    for worker in [first, 1 - first] {
-        told[worker] = perform(&workers[worker], operations[worker], now);
+fn in_order(start: Start, operations: &[Operation], order: &[usize]) -> String {
+    let (host, workers, now) = prepare(start, operations.len() as u64);
+    let mut told = vec![""; operations.len()];
+    for worker in order {
+        told[*worker] = perform(&workers[*worker], operations[*worker], now);
     }
-    seen(start, &host, &workers, now, told)
+    seen(start, &host, &workers, now, &told)
 }
 
 /// The second in the middle of the first, before its `call`-th host call. `None`: the first makes fewer calls.
 fn nested(start: Start, operations: [Operation; 2], call: u64) -> Option<String> {
-    let (host, workers, now) = prepare(start);
+    let (host, workers, now) = prepare(start, 2);
     let inner = Rc::new(RefCell::new(None));
     let (worker, result) = (Rc::clone(&workers[1]), Rc::clone(&inner));
     host.before_call(call, move || *result.borrow_mut() = Some(perform(&worker, operations[1], now)));
     let outer = perform(&workers[0], operations[0], now);
     let told = [outer, inner.take()?];
-    Some(seen(start, &host, &workers, now, told))
+    Some(seen(start, &host, &workers, now, &told))
+}
+
+/// How three workers get in each other's way.
+#[derive(Clone, Copy, Debug)]
+enum Tangle {
+    /// The third runs in the middle of the second, which runs in the middle of the first.
+    Deep,
+    /// The first is stopped twice: once for the second, once for the third.
+    Twice,
+}
+
+/// The second before the first's `call`-th host call, the third before the `then`-th of what runs after that.
+fn tangled(start: Start, operations: [Operation; 3], tangle: Tangle, call: u64, then: u64) -> Option<String> {
+    let (host, workers, now) = prepare(start, 3);
+    let told: Rc<RefCell<[Option<&'static str>; 3]>> = Rc::default();
+    let run = |which: usize| {
+        let (worker, told) = (Rc::clone(&workers[which]), Rc::clone(&told));
+        move || {
+            let said = perform(&worker, operations[which], now);
+            told.borrow_mut()[which] = Some(said);
+        }
+    };
+    let (second, third, inside) = (run(1), run(2), host.clone());
+    host.before_call(call, move || match tangle {
+        Tangle::Deep => {
+            inside.before_call(then, third);
+            second();
+        }
+        Tangle::Twice => {
+            second();
+            inside.before_call(then, third);
+        }
+    });
+    run(0)();
+    let told = told.take();
+    let told = [told[0]?, told[1]?, told[2]?];
+    Some(seen(start, &host, &workers, now, &told))
 }
 
 /// The one thing that is looser than an order: calls that end together are counted together. At the tenth call half had
 /// failed and the circuit would trip; two good calls at once make eleven, of which fewer have, and no decision sees ten.
-fn is_diluted(start: Start, operations: [Operation; 2]) -> bool {
-    matches!(start, Start::OneCallBelowTheMinimum) && operations == [Operation::Settle(Outcome::Success); 2]
+fn is_diluted(start: Start, operations: &[Operation]) -> bool {
+    let good = operations.iter().filter(|operation| **operation == Operation::Settle(Outcome::Success)).count();
+    matches!(start, Start::OneCallBelowTheMinimum) && good >= 2
 }
 
 #[test]
@@ -232,11 +276,11 @@ fn a_worker_stopped_anywhere_leaves_what_one_of_the_two_orders_leaves() {
     for start in STARTS {
         for first in OPERATIONS {
             for second in OPERATIONS {
-                let legal = [in_order(start, [first, second], 0), in_order(start, [first, second], 1)];
+                let legal = [[0, 1], [1, 0]].map(|order| in_order(start, &[first, second], &order));
                 for call in 0.. {
                     let Some(found) = nested(start, [first, second], call) else { break };
                     explored += 1;
-                    if !legal.contains(&found) && !is_diluted(start, [first, second]) {
+                    if !legal.contains(&found) && !is_diluted(start, &[first, second]) {
                         wrong.push(format!("{start:?}: {second:?} before call {call} of {first:?}\n  gave {found}\n  not  {}\n  nor  {}", legal[0], legal[1]));
                     }
                 }
@@ -252,6 +296,45 @@ fn a_worker_stopped_anywhere_leaves_what_one_of_the_two_orders_leaves() {
     assert!(explored > 1000, "only {explored} interleavings were seen");
 }
 
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+
+/// Native only: some hundred thousand runs.
+#[cfg(not(target_arch = "wasm32"))]
+#[test]
+fn three_workers_stopped_anywhere_leave_what_one_of_the_six_orders_leaves() {
+    const MET: [Operation; 3] = [Operation::Admit, Operation::Settle(Outcome::Success), Operation::Settle(BAD)];
+    let mut explored = 0;
+    let mut wrong = Vec::new();
+    let all = MET.iter().flat_map(|a| MET.iter().flat_map(move |b| MET.iter().map(move |c| [*a, *b, *c])));
+    for (start, operations) in STARTS.iter().flat_map(|start| all.clone().map(move |operations| (*start, operations))) {
+        let legal = ORDERS.map(|order| in_order(start, &operations, &order));
+        for tangle in [Tangle::Deep, Tangle::Twice] {
+            for call in 0.. {
+                let found: Vec<String> =
+                    (0..).map_while(|then| tangled(start, operations, tangle, call, then)).collect();
+                if found.is_empty() {
+                    break;
+                }
+                explored += found.len();
+                let odd = found.iter().filter(|found| !legal.contains(found) && !is_diluted(start, &operations));
+                wrong.extend(odd.map(|found| {
+                    format!(
+                        "{start:?} {tangle:?} {operations:?} {call}\n  gave {found}\n  not {}",
+                        legal.join("\n   or ")
+                    )
+                }));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {explored} interleavings are no order:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(6)].join("\n")
+    );
+    assert!(explored > 10_000, "only {explored} interleavings were seen");
+}
+
 /// A success looks no closer while `watch` is 0: no failure may be left unwatched, wherever the tick that clears it stops.
 #[test]
 fn a_failure_is_watched_wherever_it_meets_the_tick_that_has_seen_none() {
@@ -259,7 +342,7 @@ fn a_failure_is_watched_wherever_it_meets_the_tick_that_has_seen_none() {
     for (first, second) in [(Operation::Tick, failing), (failing, Operation::Tick)] {
         let mut explored = 0;
         for call in 0.. {
-            let (host, workers, now) = prepare(Start::NothingToWatchAnyLonger);
+            let (host, workers, now) = prepare(Start::NothingToWatchAnyLonger, 2);
             let worker = Rc::clone(&workers[1]);
             let done = Rc::new(RefCell::new(false));
             let inner = Rc::clone(&done);
