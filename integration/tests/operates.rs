@@ -12,6 +12,7 @@ for_one_and_four_workers!(
     observe_rejects_nothing_and_counts_what_it_would_have,
     force_open_rejects_everything_until_it_is_lifted,
     a_new_configuration_keeps_an_open_circuit_open,
+    modes_are_switched_live_for_one_upstream_and_its_history_stays,
     a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on,
     without_metrics_the_circuit_works_all_the_same,
     without_expressions_requests_are_looked_at_property_by_property,
@@ -61,6 +62,56 @@ async fn a_new_configuration_keeps_an_open_circuit_open(workers: u32) {
     assert_eq!(scenario.sick.seen(), seen);
     assert_eq!(scenario.reasons(), ["consecutive"]);
     assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "failure").await, calls, "counters live on");
+}
+
+async fn modes_are_switched_live_for_one_upstream_and_its_history_stays(workers: u32) {
+    let mode = |mode: &str| {
+        format!(
+            r#"{{"default": {{"trip": {{"window": {{"duration": "60s"}}}}}}, "upstreams": [{{"match": {{"cluster": "sick"}}, "mode": "{mode}"}}]}}"#
+        )
+    };
+    let switch = async |scenario: &Scenario, to: &str| {
+        assert_eq!(scenario.configure(&mode(to)).await, Delivery::Taken, "{to}");
+    };
+    let scenario = Scenario::start(workers, &mode("enforce")).await;
+    scenario.sick.behave(Behaviour::Status(500));
+    scenario.get_times("/sick", 4).await;
+    switch(&scenario, "disabled").await;
+    until(
+        "nothing to be counted",
+        || async {
+            let before = scenario.metric("circuit_breaker_calls_total", "sick", "failure").await;
+            scenario.sick.behave(Behaviour::Status(200));
+            scenario.get_times("/sick", 4).await;
+            (before, scenario.metric("circuit_breaker_calls_total", "sick", "success").await)
+        },
+        |seen| *seen == (4, 0),
+    )
+    .await;
+    scenario.sick.behave(Behaviour::Status(500));
+    switch(&scenario, "observe").await;
+    until(
+        "the streak to go on where it was",
+        || async {
+            scenario.get("/sick").await;
+            scenario.state("sick").await
+        },
+        |state| *state == Some(State::Open),
+    )
+    .await;
+    assert_eq!(scenario.until_transition("consecutive").await["streak"], 5);
+    let would = || scenario.metric("circuit_breaker_would_reject_total", "sick", "open");
+    let before = would().await;
+    assert!(!scenario.get("/sick").await.is_rejection());
+    assert_eq!(would().await, before + 1);
+    switch(&scenario, "enforce").await;
+    until("the OPEN circuit to be enforced", || scenario.get("/sick"), |reply| reply.is_rejection()).await;
+    switch(&scenario, "disabled").await;
+    until("everything to pass", || scenario.get("/sick"), |reply| reply.status == 500).await;
+    switch(&scenario, "enforce").await;
+    until("the circuit still to be OPEN", || scenario.get("/sick"), |reply| reply.is_rejection()).await;
+    assert_eq!(scenario.reasons(), ["consecutive"]);
+    assert_eq!(scenario.get("/other").await.status, 200);
 }
 
 async fn a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on(workers: u32) {

@@ -14,6 +14,7 @@ for_one_and_four_workers!(
     good_probes_without_a_ramp_close,
     a_hung_probe_does_not_wedge_the_circuit,
     a_client_that_cancels_a_probe_does_not_wedge_the_circuit,
+    a_probe_that_another_filter_blocks_does_not_wedge_the_circuit,
     an_endless_answer_does_not_hold_the_only_probe_slot,
     a_probe_that_breaks_off_after_its_headers_has_failed,
     the_ramp_follows_its_schedule_to_closed,
@@ -112,6 +113,22 @@ async fn a_client_that_cancels_a_probe_does_not_wedge_the_circuit(workers: u32) 
     until("a free probe slot", || scenario.get("/sick"), |reply| reply.status == 200).await;
     scenario.until_transition("probes_succeeded").await;
     assert_eq!(scenario.metric("circuit_breaker_trips_total", "sick", "probe_failed").await, 0);
+}
+
+async fn a_probe_that_another_filter_blocks_does_not_wedge_the_circuit(workers: u32) {
+    let scenario = Scenario::start(workers, &half_open(r#"{"successThreshold": 1}"#)).await;
+    scenario.trip().await;
+    scenario.until_half_open().await;
+    let seen = scenario.sick.seen();
+    for _ in 0..5 {
+        let fault = [("x-envoy-fault-abort-request", "503")];
+        let reply = client::request(scenario.envoy.address(LISTENER), "GET", "/sick", &fault).await.unwrap();
+        assert!(reply.status == 503 && !reply.is_rejection(), "admitted as the probe, and blocked by the fault filter");
+    }
+    assert_eq!(scenario.sick.seen(), seen);
+    scenario.sick.behave(Behaviour::Status(200));
+    assert_eq!(scenario.get("/sick").await.status, 200, "the slot is free");
+    scenario.until_transition("probes_succeeded").await;
 }
 
 async fn an_endless_answer_does_not_hold_the_only_probe_slot(workers: u32) {

@@ -34,3 +34,5 @@ mod view;
 mod vm;
 mod window;
 mod words;
+
+pub use key::Upstream;
