@@ -80,14 +80,15 @@ impl Stream {
         }
         breaker.arrived(permit, now);
         if matches!(permit, Permit::Probe { .. }) {
-            breaker.answered(permit, &self.answer(false), now.saturating_sub(self.start), now);
+            breaker.answered(permit, &self.answer(true, false), now.saturating_sub(self.start), now);
         }
     }
 
-    fn answer(&self, count_attempts: bool) -> Answer {
+    /// What Envoy tells. A probe is to show that the upstream is well: there even a good answer may not be anybody's.
+    fn answer(&self, probe: bool, count_attempts: bool) -> Answer {
         let status = host::number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
         let flags = host::number("response\0flags").unwrap_or(0);
-        let from_upstream = !Answer::needs_origin(status, flags)
+        let from_upstream = !(probe || Answer::needs_origin(status, flags))
             || host::property("response\0code_details").is_some_and(|details| details == b"via_upstream");
         let attempts = if count_attempts { host::number("upstream\0request_attempt_count") } else { None };
         let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1);
@@ -117,14 +118,15 @@ impl Stream {
         if permit == Permit::Uncounted {
             return;
         }
-        if let Some(upstream) = self.well(&shared.glance, &breaker) {
+        let probe = matches!(permit, Permit::Probe { .. });
+        if !probe && let Some(upstream) = self.well(&shared.glance, &breaker) {
             if !breaker.settle_well(permit, &upstream, self.first_byte) {
                 breaker.settle(permit, Some(&upstream), &Answer::well(), self.first_byte, host::now());
             }
             return;
         }
         let upstream = if matches!(permit, Permit::Calm { .. }) { host::text(CLUSTER) } else { None };
-        let answer = self.answer(breaker.counts_attempts());
+        let answer = self.answer(probe, breaker.counts_attempts());
         breaker.settle(permit, upstream.as_deref(), &answer, self.first_byte, host::now());
     }
 

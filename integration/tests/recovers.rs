@@ -15,6 +15,7 @@ for_one_and_four_workers!(
     a_hung_probe_does_not_wedge_the_circuit,
     a_client_that_cancels_a_probe_does_not_wedge_the_circuit,
     a_probe_that_another_filter_blocks_does_not_wedge_the_circuit,
+    a_probe_that_another_filter_answers_well_proves_nothing,
     an_endless_answer_does_not_hold_the_only_probe_slot,
     a_probe_that_breaks_off_after_its_headers_has_failed,
     the_ramp_follows_its_schedule_to_closed,
@@ -126,6 +127,28 @@ async fn a_probe_that_another_filter_blocks_does_not_wedge_the_circuit(workers: 
         assert!(reply.status == 503 && !reply.is_rejection(), "admitted as the probe, and blocked by the fault filter");
     }
     assert_eq!(scenario.sick.seen(), seen);
+    scenario.sick.behave(Behaviour::Status(200));
+    assert_eq!(scenario.get("/sick").await.status, 200, "the slot is free");
+    scenario.until_transition("probes_succeeded").await;
+}
+
+async fn a_probe_that_another_filter_answers_well_proves_nothing(workers: u32) {
+    let config = half_open(r#"{"successThreshold": 1}"#);
+    let scenario = Scenario::start_with(workers, &config, |bootstrap| {
+        bootstrap.filters_after.push(serde_json::json!({"name": "health", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.health_check.v3.HealthCheck",
+            "pass_through_mode": false,
+            "headers": [{"name": ":path", "string_match": {"exact": "/sick/health"}}],
+        }}));
+    })
+    .await;
+    scenario.trip().await;
+    scenario.until_half_open().await;
+    for _ in 0..5 {
+        let reply = scenario.get("/sick/health").await;
+        assert_eq!((reply.status, reply.is_rejection()), (200, false), "a probe, and answered by the filter");
+    }
+    assert_eq!(scenario.reasons(), ["consecutive", "open_over"]);
     scenario.sick.behave(Behaviour::Status(200));
     assert_eq!(scenario.get("/sick").await.status, 200, "the slot is free");
     scenario.until_transition("probes_succeeded").await;
