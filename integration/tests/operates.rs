@@ -16,6 +16,7 @@ for_one_and_four_workers!(
     a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on,
     without_metrics_the_circuit_works_all_the_same,
     without_expressions_requests_are_looked_at_property_by_property,
+    policies_are_found_by_istios_cluster_names,
     state_survives_a_trap,
     a_probe_lost_in_a_trap_gives_its_slot_back,
 );
@@ -112,6 +113,29 @@ async fn modes_are_switched_live_for_one_upstream_and_its_history_stays(workers:
     until("the circuit still to be OPEN", || scenario.get("/sick"), |reply| reply.is_rejection()).await;
     assert_eq!(scenario.reasons(), ["consecutive"]);
     assert_eq!(scenario.get("/other").await.status, 200);
+}
+
+async fn policies_are_found_by_istios_cluster_names(workers: u32) {
+    let name = "outbound|8443|v2|api.payments.svc.cluster.local";
+    let config = r#"{"default": {"trip": {"consecutiveFailures": 9}}, "upstreams": [
+        {"match": {"host": "*.svc.cluster.local"}, "trip": {"consecutiveFailures": 7}},
+        {"match": {"host": "api.payments.svc.cluster.local", "port": 8443, "subset": "v2"}, "trip": {"consecutiveFailures": 2}},
+        {"match": {"host": "api.payments.svc.cluster.local"}, "trip": {"consecutiveFailures": 5}},
+        {"match": {"cluster": "sick"}, "trip": {"consecutiveFailures": 3}}]}"#;
+    let scenario = Scenario::start_with(workers, config, |bootstrap| {
+        let address = bootstrap.clusters[0].address.unwrap();
+        bootstrap.clusters.push(Cluster::new(name, address));
+        bootstrap.routes.push(serde_json::json!({"match": {"prefix": "/payments"}, "route": {"cluster": name}}));
+    })
+    .await;
+    scenario.sick.behave(Behaviour::Status(500));
+    for (path, upstream, failures) in [("/payments", name, 2), ("/sick", "sick", 3)] {
+        let replies = scenario.get_times(path, 10).await;
+        assert_eq!(replies.iter().filter(|reply| !reply.is_rejection()).count(), failures, "{path}");
+        scenario.until_state(upstream, State::Open).await;
+    }
+    let labels = format!(r#"tag="{name}""#);
+    assert!(scenario.envoy.prometheus().await.unwrap().lines().any(|line| line.contains(&labels)));
 }
 
 async fn a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on(workers: u32) {

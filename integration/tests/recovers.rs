@@ -18,6 +18,7 @@ for_one_and_four_workers!(
     a_probe_that_another_filter_answers_well_proves_nothing,
     an_endless_answer_does_not_hold_the_only_probe_slot,
     a_probe_that_breaks_off_after_its_headers_has_failed,
+    a_trip_is_forgotten_after_a_healthy_window_and_not_by_time_alone,
     the_ramp_follows_its_schedule_to_closed,
     a_failure_in_the_ramp_reopens,
 );
@@ -177,6 +178,40 @@ async fn a_probe_that_breaks_off_after_its_headers_has_failed(workers: u32) {
 type Sample = (Duration, bool);
 
 /// Sends requests from several clients until the circuit is CLOSED.
+async fn a_trip_is_forgotten_after_a_healthy_window_and_not_by_time_alone(workers: u32) {
+    let config = r#"{"default": {"trip": {"window": {"duration": "1s"}, "minimumCalls": 5},
+        "open": {"baseDuration": "300ms", "multiplier": 2, "jitterPercent": 0},
+        "halfOpen": {"successThreshold": 1, "ramp": {"duration": "0s"}}}}"#;
+    let scenario = Scenario::start(workers, config).await;
+    let recover = async || {
+        scenario.sick.behave(Behaviour::Status(200));
+        scenario.until_half_open().await;
+        scenario.get("/sick").await;
+        scenario.until_state("sick", State::Closed).await;
+        Instant::now()
+    };
+    let opened = async || {
+        let transitions = scenario.envoy.transitions().len();
+        scenario.trip().await;
+        let now = || async { scenario.envoy.transitions() };
+        let all = until("the transition line", now, |seen| seen.len() > transitions).await;
+        all[transitions]["open_ms"].as_u64().unwrap()
+    };
+    assert_eq!(opened().await, 300);
+    let closed = recover().await;
+    // Two windows without a call prove nothing.
+    until("two windows", || async { closed.elapsed() }, |time| *time > Duration::from_millis(2200)).await;
+    assert_eq!(opened().await, 600, "the second in a row");
+    let closed = recover().await;
+    // Two healthy windows forget two trips.
+    let calls = || async {
+        scenario.get("/sick").await;
+        closed.elapsed()
+    };
+    until("healthy windows", calls, |time| *time > Duration::from_millis(3500)).await;
+    assert_eq!(opened().await, 300);
+}
+
 async fn load(scenario: &Scenario, start: Instant) -> Vec<Sample> {
     let to = scenario.envoy.address(LISTENER);
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
