@@ -7,7 +7,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use circuit_breaker_core::config::{CONFIG, Field, Kind, print_duration};
+use circuit_breaker_core::config::{CONFIG, Field, Kind, effective, print_duration};
 use circuit_breaker_core::host::MetricKind;
 use circuit_breaker_core::metrics;
 
@@ -25,6 +25,30 @@ fn compare(name: &str, table: &str) {
             assert_eq!(found, row, "README.md's table differs; UPDATE_README=1 writes it");
         }
         assert_eq!(found.lines().count(), table.lines().count(), "rows of README.md's table {name}");
+    }
+}
+
+/// Each row of the table comes before all that stand below it.
+#[test]
+fn the_order_of_the_matches_is_the_parsers() {
+    let readme = fs::read_to_string(README).unwrap();
+    let table = readme.split_once("<!-- precedence -->").unwrap().1.split_once("<!-- /precedence -->").unwrap().0;
+    let matches: Vec<String> =
+        table.split('`').filter(|cell| cell.starts_with('{')).map(|cell| cell.replace("\\|", "|")).collect();
+    assert!(matches.len() > 8, "{matches:?}");
+    for first in 0..matches.len() {
+        for reversed in [false, true] {
+            let left = matches.iter().enumerate().skip(first);
+            let mut entries: Vec<String> = left
+                .map(|(row, given)| format!(r#"{{"match": {given}, "trip": {{"consecutiveFailures": {row}}}}}"#))
+                .collect();
+            if reversed {
+                entries.reverse();
+            }
+            let document = format!(r#"{{"upstreams": [{}]}}"#, entries.join(", "));
+            let policy = effective(document.as_bytes(), "outbound|80|v1|api.shop.svc").unwrap();
+            assert!(policy.contains(&format!("\"consecutiveFailures\": {first}")), "row {first} of {matches:?}");
+        }
     }
 }
 
