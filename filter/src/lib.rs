@@ -1,6 +1,6 @@
 //! The module that runs in Envoy: thin glue between proxy-wasm and `circuit-breaker-core`.
 //!
-//! `root` has the configuration and the breaker of this VM, `stream` one request, `reply` what a rejected request gets,
+//! `dispatch` is what Envoy calls, `root` has the configuration and the breaker of this VM, `stream` one request, `reply` what a rejected request gets,
 //! and `host` is the only place that calls Envoy. Nothing here decides anything about a circuit.
 //!
 //! The module keeps few exports (the build removes the rest): Envoy calls only those that are there, and each costs every
@@ -9,6 +9,7 @@
 // Natively only the tests of the parts are built: nothing enters.
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 
+mod dispatch;
 mod host;
 mod reply;
 mod root;
@@ -24,6 +25,5 @@ mod entry {
     proxy_wasm::main! {{
         // Also installs the panic hook that tells Envoy's log where we trapped.
         proxy_wasm::set_log_level(LogLevel::Info);
-        proxy_wasm::set_root_context(|id| Box::new(crate::root::Root::new(id)));
     }}
 }

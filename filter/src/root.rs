@@ -7,11 +7,8 @@ use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::config::Config;
 use circuit_breaker_core::host::{Host, MetricKind};
 use circuit_breaker_core::metrics;
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::ContextType;
 
 use crate::host::{self, Envoy, Glance};
-use crate::stream::Stream;
 
 /// The breaker that the streams of one configuration share.
 type SharedBreaker = Rc<RefCell<Breaker<Envoy>>>;
@@ -42,10 +39,23 @@ pub(crate) struct Root {
     shared: Option<Rc<Shared>>,
 }
 
-impl Context for Root {}
+impl Root {
+    pub(crate) fn new(id: u32) -> Root {
+        Root { envoy: Envoy { root: id }, shared: None }
+    }
 
-impl RootContext for Root {
-    fn on_configure(&mut self, _size: usize) -> bool {
+    /// Envoy's number of it.
+    pub(crate) fn id(&self) -> u32 {
+        self.envoy.root
+    }
+
+    /// What its streams share; `None` before it is configured.
+    pub(crate) fn shared(&self) -> Option<Rc<Shared>> {
+        self.shared.clone()
+    }
+
+    /// Takes the configuration into use. False: it is refused.
+    pub(crate) fn configure(&mut self) -> bool {
         let document = host::plugin_configuration();
         match Config::parse(&document) {
             Ok(config) => {
@@ -60,26 +70,12 @@ impl RootContext for Root {
         }
     }
 
-    fn on_tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         if let Some(shared) = &self.shared
             && let Ok(mut breaker) = shared.breaker.try_borrow_mut()
         {
             breaker.tick(host::now());
         }
-    }
-
-    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream::new(id, self.shared.clone())))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
-    }
-}
-
-impl Root {
-    pub(crate) fn new(id: u32) -> Root {
-        Root { envoy: Envoy { root: id }, shared: None }
     }
 
     fn start(&mut self, config: Config, document: Vec<u8>) {

@@ -11,8 +11,6 @@ use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::outcome::Answer;
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_core::retry_after;
-use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::Action;
 
 use crate::host::{self, ADDRESS, CLUSTER, Envoy, Glance, Headers};
 use crate::reply;
@@ -36,7 +34,7 @@ impl Stream {
     }
 
     /// Decides about this request. False: it was answered in the upstream's place.
-    fn admit(&mut self) -> bool {
+    pub(crate) fn admit(&mut self) -> bool {
         let Some(shared) = &self.shared else { return true };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return true };
         if breaker.has_exempt_paths()
@@ -67,6 +65,24 @@ impl Stream {
                 }
                 !sent
             }
+        }
+    }
+
+    /// The answer begins.
+    pub(crate) fn response_headers(&mut self, end_of_stream: bool) {
+        if let Some(permit) = self.permit {
+            let now = host::now();
+            self.first_byte = Some(now.saturating_sub(self.start));
+            if end_of_stream {
+                self.read_grpc_status(Headers::Response);
+            }
+            self.answered(permit, now);
+        }
+    }
+
+    pub(crate) fn response_trailers(&mut self) {
+        if self.permit.is_some() {
+            self.read_grpc_status(Headers::ResponseTrailers);
         }
     }
 
@@ -108,7 +124,7 @@ impl Stream {
         value.and_then(|value| retry_after::http(&value, host::now()))
     }
 
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let Some(mut permit) = self.permit.take() else { return };
         let Some(shared) = &self.shared else { return };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
@@ -169,37 +185,6 @@ fn land(breaker: &mut Breaker<Envoy>, from: u32, permit: Permit, start: u64) -> 
 
 fn exempts(breaker: &Breaker<Envoy>, path: &[u8]) -> bool {
     std::str::from_utf8(path).is_ok_and(|path| breaker.is_exempt(path))
-}
-
-impl Context for Stream {}
-
-impl HttpContext for Stream {
-    fn on_http_request_headers(&mut self, _headers: usize, _end_of_stream: bool) -> Action {
-        if self.admit() { Action::Continue } else { Action::Pause }
-    }
-
-    fn on_http_response_headers(&mut self, _headers: usize, end_of_stream: bool) -> Action {
-        if let Some(permit) = self.permit {
-            let now = host::now();
-            self.first_byte = Some(now.saturating_sub(self.start));
-            if end_of_stream {
-                self.read_grpc_status(Headers::Response);
-            }
-            self.answered(permit, now);
-        }
-        Action::Continue
-    }
-
-    fn on_http_response_trailers(&mut self, _trailers: usize) -> Action {
-        if self.permit.is_some() {
-            self.read_grpc_status(Headers::ResponseTrailers);
-        }
-        Action::Continue
-    }
-
-    fn on_log(&mut self) {
-        self.settle();
-    }
 }
 
 impl Drop for Stream {

@@ -2,7 +2,8 @@
 //!
 //! The SDK exports every callback of the ABI. Envoy calls each that it finds, for every request and every body chunk; one
 //! that does nothing costs about 1,900 instructions. It skips those that a module does not export. So the build removes
-//! the exports that the filter does not use, and with them the code that only they reached.
+//! the exports that the filter does not use, and with them the code that only they reached. Where the filter has a callback
+//! of its own (`own_proxy_on_log`), it gets the ABI's name in place of the SDK's.
 
 use anyhow::{Context, Result, bail, ensure};
 use walrus::{ExportItem, Module, ModuleConfig, passes};
@@ -35,6 +36,7 @@ pub fn trim(linked: &[u8]) -> Result<Vec<u8>> {
     let mut config = ModuleConfig::new();
     config.generate_name_section(false).generate_producers_section(false);
     let mut module = config.parse(linked).context("not a WebAssembly module")?;
+    name_own_exports(&mut module);
     for (name, why) in KEPT {
         let found = module.exports.iter().any(|export| export.name == *name);
         ensure!(found, "the module does not export {name}, which it must: {why}");
@@ -51,6 +53,21 @@ pub fn trim(linked: &[u8]) -> Result<Vec<u8>> {
         bail!("the trimmed module has {} bytes; at most {LARGEST} are allowed", trimmed.len());
     }
     Ok(trimmed)
+}
+
+/// What a module's own callbacks are called before they are named.
+const OWN: &str = "own_";
+
+/// Gives the module's own callbacks the names of the ABI, and takes the SDK's callbacks of the same names out.
+fn name_own_exports(module: &mut Module) {
+    let own = module.exports.iter().filter(|export| export.name.starts_with(OWN));
+    let own: Vec<_> = own.map(|export| (export.id(), export.name[OWN.len()..].to_owned())).collect();
+    for (id, name) in own {
+        let replaced: Vec<_> =
+            module.exports.iter().filter(|export| export.name == name).map(walrus::Export::id).collect();
+        replaced.into_iter().for_each(|id| module.exports.delete(id));
+        module.exports.get_mut(id).name = name;
+    }
 }
 
 /// Names and build notes are for debuggers; what the engine must know of the instruction set stays.
@@ -95,6 +112,20 @@ mod tests {
         assert!(!exported_functions(&trimmed).unwrap().contains(&"proxy_on_response_body".to_owned()));
         assert!(trimmed.len() < 1000, "{} bytes are left", trimmed.len());
         assert_eq!(trim(&trimmed).unwrap(), trimmed, "trimming again changes nothing");
+    }
+
+    #[test]
+    fn a_callback_of_the_modules_own_takes_the_place_of_the_sdks() {
+        let body = "i32.const 1 drop ".repeat(1000);
+        let more = format!("(func (export \"own_proxy_on_done\")) (func (export \"own_proxy_on_log\") {body})");
+        let trimmed = trim(&module("", &more)).unwrap();
+        assert!(trimmed.len() > 1000, "the own one stays");
+        let names = exported_functions(&trimmed).unwrap();
+        assert_eq!(names.iter().filter(|name| name.contains("proxy_on_log")).count(), 1);
+        assert!(
+            !names.iter().any(|name| name.contains("proxy_on_done")),
+            "what Envoy is not to call goes all the same"
+        );
     }
 
     #[test]

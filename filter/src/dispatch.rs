@@ -1,0 +1,125 @@
+//! What Envoy calls, and for whom.
+//!
+//! The SDK's dispatcher serves every kind of context: boxes behind trait objects in several maps, looked through at each
+//! callback. Here are two kinds, a root and a stream, and five callbacks of a stream; so they are told apart and found in
+//! one step. The build gives these functions the ABI's names in place of the SDK's (`filter/trim`); logging, the panic
+//! hook, the allocator and the ABI's version are the SDK's own.
+
+// A plain name for an export is what the language calls unsafe: another one might have it too, which the build sorts out.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::root::Root;
+use crate::stream::Stream;
+
+/// Envoy counts contexts up: their numbers are spread well enough as they are.
+#[derive(Default)]
+struct ByNumber(u64);
+
+impl Hasher for ByNumber {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // The map looks at the upper bits first.
+        self.0 = u64::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+struct Contexts {
+    roots: Vec<Root>,
+    streams: HashMap<u32, Stream, BuildHasherDefault<ByNumber>>,
+}
+
+thread_local! {
+    static CONTEXTS: RefCell<Contexts> = const {
+        RefCell::new(Contexts { roots: Vec::new(), streams: HashMap::with_hasher(BuildHasherDefault::new()) })
+    };
+}
+
+/// `None` where Envoy calls us from within one of our own calls, which it does not.
+fn with<T>(act: impl FnOnce(&mut Contexts) -> T) -> Option<T> {
+    CONTEXTS.with(|contexts| contexts.try_borrow_mut().ok().map(|mut contexts| act(&mut contexts)))
+}
+
+fn with_root<T>(id: u32, act: impl FnOnce(&mut Root) -> T) -> Option<T> {
+    with(|contexts| contexts.roots.iter_mut().find(|root| root.id() == id).map(act))?
+}
+
+fn with_stream<T>(id: u32, act: impl FnOnce(&mut Stream) -> T) -> Option<T> {
+    with(|contexts| contexts.streams.get_mut(&id).map(act))?
+}
+
+/// The ABI's `Action`.
+const CONTINUE: u32 = 0;
+const PAUSE: u32 = 1;
+
+/// A root context (it has no parent) or a stream of one.
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_context_create(id: u32, parent: u32) {
+    with(|contexts| {
+        if parent == 0 {
+            contexts.roots.push(Root::new(id));
+        } else if let Some(root) = contexts.roots.iter().find(|root| root.id() == parent) {
+            contexts.streams.insert(id, Stream::new(id, root.shared()));
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_vm_start(_root: u32, _size: usize) -> bool {
+    true
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_configure(root: u32, _size: usize) -> bool {
+    // A configuration that nobody could read must not pass for one in use.
+    with_root(root, Root::configure).unwrap_or(false)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_tick(root: u32) {
+    with_root(root, |root| root.tick());
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_request_headers(id: u32, _headers: usize, _end_of_stream: bool) -> u32 {
+    if with_stream(id, Stream::admit).unwrap_or(true) { CONTINUE } else { PAUSE }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_response_headers(id: u32, _headers: usize, end_of_stream: bool) -> u32 {
+    with_stream(id, |stream| stream.response_headers(end_of_stream));
+    CONTINUE
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_response_trailers(id: u32, _trailers: usize) -> u32 {
+    with_stream(id, Stream::response_trailers);
+    CONTINUE
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_log(id: u32) {
+    with_stream(id, Stream::settle);
+}
+
+/// The context is gone; a stream that was never logged is settled by its end.
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_delete(id: u32) {
+    with(|contexts| {
+        if contexts.streams.remove(&id).is_none() {
+            contexts.roots.retain(|root| root.id() != id);
+        }
+    });
+}
