@@ -17,13 +17,13 @@ mod probes;
 mod settle;
 mod waiting;
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::clock;
 use crate::config::{Config, MILLISECOND};
 use crate::flights::Flights;
 use crate::host::{Fault, Host};
+use crate::names::Names;
 use crate::permit::Cause;
 use crate::policy::{Length, Mode, Policy, Rejection};
 use crate::record::Phase;
@@ -37,7 +37,7 @@ pub struct Breaker<H> {
     vm: Vm<H>,
     config: Config,
     circuits: Vec<View>,
-    names: HashMap<String, u32>,
+    names: Names<u32>,
     /// Slots of the shared list that this VM has read or written.
     slots: u32,
     /// The epoch at which all circuits were CLOSED.
@@ -76,7 +76,7 @@ impl<H: Host> Breaker<H> {
             vm: Vm::new(host, seed),
             config,
             circuits: Vec::new(),
-            names: HashMap::new(),
+            names: Names::default(),
             slots: 0,
             calm: None,
             probes: Vec::new(),

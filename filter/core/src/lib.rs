@@ -17,6 +17,7 @@ mod flights;
 pub mod host;
 mod key;
 pub mod metrics;
+mod names;
 pub mod outcome;
 pub mod paths;
 pub mod permit;
