@@ -130,19 +130,22 @@ fn in_the_ramp_it_takes_more_than_one_call_over_the_threshold() {
             take(proxy, 1, 1);
         }
         assert_eq!(proxy.reasons(), ["latency", "open_over", "probes_succeeded"]);
-        // Far enough up that calls get through.
+        // Far enough up that calls get through, and with enough good ones for a percentile.
         proxy.pass(SECOND);
+        take(proxy, 1, 60);
     };
     let mut proxy = Proxy::start(1, P95);
     to_ramp(&mut proxy);
     let over = |proxy: &Proxy| proxy.host.value(&metrics::OVER_THRESHOLD, UPSTREAM, "");
     let before = over(&proxy);
-    while over(&proxy) < before + 2 {
-        take(&mut proxy, 2000, 1);
-    }
-    assert_eq!(proxy.reasons().len(), 3, "two calls are not enough");
-    while over(&proxy) < before + 3 {
-        take(&mut proxy, 2000, 1);
+    for (calls, transitions) in [(2, 3), (3, 4)] {
+        // The ramp admits a share: as many requests as it takes, and not for ever.
+        for _ in 0..200 {
+            if over(&proxy) < before + calls {
+                take(&mut proxy, 2000, 1);
+            }
+        }
+        assert_eq!((over(&proxy), proxy.reasons().len()), (before + calls, transitions), "{:?}", proxy.reasons());
     }
     assert_eq!(proxy.reasons()[3], "ramp_failed");
 }

@@ -172,6 +172,21 @@ fn probes_still_out_after_a_reopening_change_nothing() {
 }
 
 #[test]
+fn a_good_answer_from_before_the_trip_is_no_call_of_the_circuit_that_has_recovered() {
+    let mut proxy = half_open(r#"{"successThreshold": 1, "ramp": {"duration": "0s"}}"#);
+    let Admission::Pass(old) = Proxy::start(1, "").admit(0, A) else { panic!("calm") };
+    assert!(matches!(old, Permit::Calm { .. }));
+    proxy.succeed(A, 1);
+    proxy.pass(20 * SECOND);
+    assert_eq!((proxy.state(A), proxy.vms[0].is_calm()), (0, true));
+    let before = proxy.host.value(&CALLS, A, "success");
+    // Neither the short way nor the long one takes it for a success of now.
+    assert!(!proxy.vms[0].settle_well(old, A, Some(1)));
+    proxy.settle(0, A, old, Outcome::Success);
+    assert_eq!((proxy.host.value(&CALLS, A, "success"), proxy.host.value(&CALLS, A, "neutral")), (before, 1));
+}
+
+#[test]
 fn a_worker_that_read_the_clock_a_moment_earlier_sees_the_same_leases() {
     let mut proxy = half_open(r#"{"maxConcurrentProbes": 2}"#);
     assert!(probe(&mut proxy, 0).is_some());
