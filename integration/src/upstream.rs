@@ -37,6 +37,8 @@ pub enum Behaviour {
     Raw(&'static str),
     /// Sends this head and then whatever it gets, until the connection is closed.
     Echo(&'static str),
+    /// Sends headers and one chunk, and ends once [`Upstream::release`] lets it.
+    Download,
     /// Answers once [`Upstream::release`] lets it: with this status.
     Gate(u16),
     /// Of every so many requests the first ones fail with a 500: `(failing, of)`.
@@ -310,6 +312,19 @@ async fn answer(stream: &mut TcpStream, shared: &Shared, behaviour: Behaviour, n
             let _ = stream.write_all(head).await;
             gone(stream).await;
             false
+        }
+        Behaviour::Download => {
+            let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+            let _ = stream.write_all(head).await;
+            tokio::select! {
+                permit = shared.gate.acquire() => {
+                    if let Ok(permit) = permit {
+                        permit.forget();
+                    }
+                    stream.write_all(b"4\r\nlast\r\n0\r\n\r\n").await.is_ok()
+                }
+                () = gone(stream) => false,
+            }
         }
         Behaviour::ResetBeforeHeaders => reset(stream),
         Behaviour::ResetAfterHeaders => {

@@ -13,6 +13,7 @@ for_one_and_four_workers!(
     an_overflowing_pool_counts_where_the_policy_says_so,
     faults_that_another_filter_injects_are_neutral,
     a_stream_counts_as_good_while_it_lives,
+    a_long_download_counts_once_however_it_ends,
     requests_that_envoy_never_logs_are_settled_when_it_deletes_them,
     exempt_paths_are_neither_counted_nor_rejected,
     an_upstream_can_ask_for_a_longer_open_time,
@@ -143,6 +144,21 @@ async fn a_stream_counts_as_good_while_it_lives(workers: u32) {
     scenario.get("/sick").await;
     scenario.until_metric("circuit_breaker_calls_total", "sick", "success", 9).await;
     assert_eq!(scenario.metric("circuit_breaker_calls_total", "sick", "neutral").await, 0, "each counts once");
+}
+
+async fn a_long_download_counts_once_however_it_ends(workers: u32) {
+    let scenario = Scenario::start(workers, "").await;
+    scenario.sick.behave(Behaviour::Download);
+    let downloads: Vec<_> = (0..8).map(|_| scenario.begin("/sick")).collect();
+    scenario.until_metric("circuit_breaker_calls_total", "sick", "success", 8).await;
+    scenario.sick.release(8);
+    for download in downloads {
+        let reply = download.await.unwrap().unwrap();
+        assert_eq!((reply.text().as_str(), reply.whole), ("firstlast", true));
+    }
+    scenario.sick.behave(Behaviour::Status(200));
+    scenario.get("/sick").await;
+    scenario.until_metric("circuit_breaker_calls_total", "sick", "success", 9).await;
 }
 
 /// The module as HTTP/3 sees it: its `on_log` is never called.

@@ -366,10 +366,14 @@ impl Proxy {
         }
     }
 
-    /// Settles what a VM admitted.
+    /// Settles what a VM admitted, as the module does: the short way where that will do.
     pub fn settle(&mut self, vm: usize, upstream: &str, permit: Permit, outcome: Outcome) {
         let now = self.now;
         if let Some(breaker) = self.vms.get_mut(vm) {
+            let well = outcome == Outcome::Success && !matches!(permit, Permit::Probe { .. });
+            if well && breaker.settle_well(permit, upstream, Some(self.first_byte)) {
+                return;
+            }
             breaker.settle(permit, Some(upstream), &answer(outcome), Some(self.first_byte), now);
         }
     }

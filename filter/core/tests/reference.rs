@@ -11,7 +11,7 @@ mod model;
 use circuit_breaker_core::config::MILLISECOND;
 use circuit_breaker_core::outcome::{FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Cause, Permit};
-use circuit_breaker_core::testing::{Proxy, answer};
+use circuit_breaker_core::testing::Proxy;
 use model::{Came, Model, Phase, Rules, Verdict};
 use proptest::prelude::*;
 
@@ -193,7 +193,8 @@ impl Both {
             Came::Nothing => Outcome::Neutral,
         };
         let now = self.proxy.now;
-        self.proxy.vms[0].settle(permit, Some(A), &answer(outcome), Some(now.saturating_sub(start)), now);
+        self.proxy.first_byte = now.saturating_sub(start);
+        self.proxy.settle(0, A, permit, outcome);
         self.model.end(name, came, now / MILLISECOND);
     }
 

@@ -26,6 +26,27 @@ fn counts(proxy: &Proxy, upstream: &str) -> [u64; 4] {
 }
 
 #[test]
+fn a_call_that_the_tick_has_counted_is_not_counted_again_when_it_ends_well() {
+    for shortly in [false, true] {
+        let mut proxy = Proxy::start(1, SLOW);
+        proxy.succeed(A, 1);
+        proxy.pass(SECOND);
+        proxy.host.answers_begin(circuit_breaker_core::outcome::Answer::well());
+        let permit = begin(&mut proxy, 0, A);
+        let now = proxy.now;
+        proxy.vms[0].arrived(permit, now);
+        proxy.pass(3 * SECOND);
+        assert_eq!(counts(&proxy, A), [2, 0, 0, 0]);
+        if shortly {
+            assert!(proxy.vms[0].settle_well(permit, A, Some(1)));
+        } else {
+            proxy.settle(0, A, permit, Outcome::Success);
+        }
+        assert_eq!(counts(&proxy, A), [2, 0, 0, 0]);
+    }
+}
+
+#[test]
 fn answers_that_begin_late_trip_by_their_share() {
     let mut proxy = Proxy::start(4, SLOW);
     proxy.succeed(A, 5);

@@ -32,10 +32,17 @@ impl<H: Host> Breaker<H> {
             return false;
         }
         let latency = view.latency(vm, first_byte);
-        let counted = view.words.add_success(&vm.host, &view.name);
-        self.flights.end(permit.flight());
-        self.noted(latency.and(counted));
+        self.noted(latency);
+        if self.flights.end(permit.flight()) != Ended::SettledBefore {
+            self.count_success(circuit);
+        }
         true
+    }
+
+    fn count_success(&mut self, circuit: Option<u32>) {
+        let Some((view, vm)) = circuit.and_then(|circuit| self.parts(circuit)) else { return };
+        let counted = view.words.add_success(&vm.host, &view.name);
+        self.noted(counted);
     }
 
     /// Settles a request by what Envoy knows of its end. `upstream` is where it went; only [`Permit::Calm`] needs it.
