@@ -64,6 +64,8 @@ pub struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
     server: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Holds the port while nobody listens on it: free, it could become another test's.
+    reserved: Mutex<Option<TcpSocket>>,
 }
 
 impl Upstream {
@@ -92,7 +94,7 @@ impl Upstream {
             gate: Semaphore::new(0),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
-        Ok(Upstream { address, shared, server: Mutex::new(Some(server)) })
+        Ok(Upstream { address, shared, server: Mutex::new(Some(server)), reserved: Mutex::new(None) })
     }
 
     /// Where it listens.
@@ -158,13 +160,14 @@ impl Upstream {
     /// Closes the port and all connections: whoever connects is refused.
     ///
     /// # Panics
-    /// Never: nobody panics while holding the lock.
+    /// The port was taken by somebody else at this very moment.
     pub async fn refuse(&self) {
         let server = self.server.lock().expect("no holder panics").take();
         if let Some(server) = server {
             server.abort();
             let _ = server.await;
         }
+        *self.reserved.lock().expect("no holder panics") = Some(bound(self.address));
     }
 
     /// Listens again on the same port.
@@ -172,13 +175,20 @@ impl Upstream {
     /// # Panics
     /// The port was taken by somebody else meanwhile.
     pub fn accept_again(&self) {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_reuseaddr(true).expect("an option of every socket");
-        socket.bind(self.address).expect("the same port");
+        let reserved = self.reserved.lock().expect("no holder panics").take();
+        let socket = reserved.unwrap_or_else(|| bound(self.address));
         let listener = socket.listen(1024).expect("a bound socket listens");
         let server = tokio::spawn(serve(listener, Arc::clone(&self.shared)));
         *self.server.lock().expect("no holder panics") = Some(server);
     }
+}
+
+/// A socket that has the port and does not listen: whoever connects is refused.
+fn bound(address: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("an option of every socket");
+    socket.bind(address).expect("the same port");
+    socket
 }
 
 impl Drop for Upstream {
