@@ -67,6 +67,25 @@ test-envoy: build ## Test the module in a real Envoy (ENVOY=1.36.4 for another v
 	@$(INSTALL) envoy
 	@cargo test -p circuit-breaker-integration --profile tool --locked
 
+.PHONY: bench
+bench: build build-empty ## Count what a request costs, against no filter, an empty one, Lua and admission_control (4 min)
+	@$(INSTALL) envoy
+	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin bench
+
+.PHONY: bench-gate
+bench-gate: build build-empty ## Fail where a request costs 3 % more than integration/bench-baseline.json says
+	@$(INSTALL) envoy
+	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin bench -- gate
+
+.PHONY: bench-accept
+bench-accept: build build-empty ## Write today's cost as the baseline
+	@$(INSTALL) envoy
+	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin bench -- accept
+
+.PHONY: build-empty
+build-empty: rust-target
+	@cargo build --quiet --release --target $(WASM) -p circuit-breaker-empty --locked
+
 .PHONY: clean
 clean: ## Remove what was built (not the installed tools)
 	@cargo clean

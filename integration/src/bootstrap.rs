@@ -59,13 +59,18 @@ pub struct Listener {
     pub port: u16,
     /// HTTP/3 over QUIC, with the certificate of [`Bootstrap::certificate`]; HTTP/1.1 and HTTP/2 over TCP otherwise.
     pub quic: bool,
+    /// The module of its filter, where that is another one than the bootstrap's.
+    pub module: Option<PathBuf>,
+    /// Filters in the place of the breaker.
+    pub filters: Vec<Value>,
 }
 
 impl Listener {
     /// A listener over TCP on a free port.
     #[must_use]
     pub fn new(name: &str, filter: Option<&str>) -> Listener {
-        Listener { name: name.to_owned(), filter: filter.map(str::to_owned), port: 0, quic: false }
+        let filter = filter.map(str::to_owned);
+        Listener { name: name.to_owned(), filter, port: 0, quic: false, module: None, filters: Vec::new() }
     }
 }
 
@@ -90,6 +95,8 @@ pub struct Bootstrap {
     pub filters_after: Vec<Value>,
     /// Fields of the connection manager.
     pub connection_manager: Value,
+    /// Neither an access log nor the fault filter: what a benchmark does not want to measure.
+    pub bare: bool,
     /// Certificate and key for QUIC, as PEM.
     pub certificate: Option<(String, String)>,
 }
@@ -108,6 +115,7 @@ impl Bootstrap {
             filters_before: Vec::new(),
             filters_after: Vec::new(),
             connection_manager: json!({}),
+            bare: false,
             certificate: None,
         }
     }
@@ -143,19 +151,22 @@ impl Bootstrap {
                 },
             }));
         }
+        filters.extend(listener.filters.iter().cloned());
         filters.extend(self.filters_after.iter().cloned());
         // After the breaker, as in Istio; does something only where a request's headers ask for it.
-        filters.push(json!({"name": "envoy.filters.http.fault", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
-            "abort": {"header_abort": {}, "percentage": {"numerator": 100}},
-        }}));
+        if !self.bare {
+            filters.push(json!({"name": "envoy.filters.http.fault", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+                "abort": {"header_abort": {}, "percentage": {"numerator": 100}},
+            }}));
+        }
         filters.push(json!({"name": "envoy.filters.http.router", "typed_config": {"@type":
             "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}));
         let mut manager = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": listener.name,
             "codec_type": if listener.quic { "HTTP3" } else { "AUTO" },
-            "access_log": [access_log(directory)],
+            "access_log": if self.bare { json!([]) } else { json!([access_log(directory)]) },
             "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": self.routes()}]},
             "http_filters": filters,
         });
@@ -203,6 +214,7 @@ impl Bootstrap {
     /// The ECDS file of a listener's filter.
     #[must_use]
     pub fn filter_document(&self, listener: &str, plugin_config: &str) -> Value {
+        let own = self.listeners.iter().find(|known| known.name == listener).and_then(|known| known.module.as_ref());
         json!({"resources": [{
             "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             "name": filter_name(listener),
@@ -220,7 +232,7 @@ impl Bootstrap {
                     // Istio gives no vm_id: all plugins of a proxy share one key space.
                     "vm_config": {
                         "runtime": "envoy.wasm.runtime.v8",
-                        "code": {"local": {"filename": self.module}},
+                        "code": {"local": {"filename": own.unwrap_or(&self.module)}},
                     },
                 },
             },

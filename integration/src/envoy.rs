@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -25,7 +25,7 @@ pub struct Envoy {
 }
 
 /// Time that Envoy has to end by itself.
-const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Whether a new filter configuration is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,20 @@ impl Envoy {
     ///
     /// # Errors
     /// As [`Envoy::start`].
-    pub async fn start_by(bootstrap: Bootstrap, workers: u32, mut command: Command) -> Result<Envoy> {
+    pub async fn start_by(bootstrap: Bootstrap, workers: u32, command: Command) -> Result<Envoy> {
+        Envoy::start_within(PATIENCE, bootstrap, workers, command).await
+    }
+
+    /// As [`Envoy::start_by`], where it may take longer than usual.
+    ///
+    /// # Errors
+    /// As [`Envoy::start`].
+    pub async fn start_within(
+        patience: Duration,
+        bootstrap: Bootstrap,
+        workers: u32,
+        mut command: Command,
+    ) -> Result<Envoy> {
         ensure!(bootstrap.module.is_file(), "{} is not there: run `make build`", bootstrap.module.display());
         let directory = tempfile::Builder::new().prefix("circuit-breaker-").tempdir()?;
         for listener in &bootstrap.listeners {
@@ -99,14 +112,14 @@ impl Envoy {
             .context("cannot start Envoy")?;
         let admin = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut envoy = Envoy { child, directory, bootstrap, admin, ports: BTreeMap::new() };
-        if let Err(why) = envoy.become_ready().await {
+        if let Err(why) = envoy.become_ready(patience).await {
             bail!("{why:#}\n{}", tail(&envoy.log(), 60));
         }
         Ok(envoy)
     }
 
-    async fn become_ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+    async fn become_ready(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!("Envoy ended while starting: {status}");
@@ -114,8 +127,8 @@ impl Envoy {
             if self.is_ready().await.unwrap_or(false) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "Envoy was not ready after {PATIENCE:?}");
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            ensure!(Instant::now() < deadline, "Envoy was not ready after {patience:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits for a fixed time: [`wait`] polls conditions until a deadline and then says what it was waiting for.
 
+pub mod bench;
 pub mod bootstrap;
 pub mod client;
 pub mod demo;
