@@ -55,6 +55,40 @@ fn the_admitted_share_follows_the_schedule_to_closed() {
 }
 
 #[test]
+fn at_twenty_thousand_calls_a_second_it_does_not_overshoot() {
+    let config = r#"{"default": {"open": {"jitterPercent": 0}, "halfOpen": {"ramp": {"initialPercent": 10, "duration": "3s"}}}}"#;
+    let mut proxy = Proxy::start(4, config);
+    proxy.fail(A, 5);
+    proxy.pass(31 * SECOND);
+    proxy.succeed(A, 3);
+    let share = |milliseconds: u64| 0.1 + 0.9 * milliseconds as f64 / 3000.0;
+    for step in 0..29 {
+        let (mut admitted, mut rejected_in_a_row, mut longest) = (0_u64, 0, 0);
+        for _ in 0..100 {
+            for turn in 0..20 {
+                if proxy.request(turn % 4, A, Outcome::Success) {
+                    admitted += 1;
+                    rejected_in_a_row = 0;
+                } else {
+                    rejected_in_a_row += 1;
+                    longest = longest.max(rejected_in_a_row);
+                }
+            }
+            proxy.pass(SECOND / 1000);
+        }
+        // A step begins at a tick, so the share may lag behind the schedule; it never runs ahead of it.
+        let most = 2000.0 * share((step + 1) * 100) + 8.0;
+        assert!((admitted as f64) < most, "tenth {step}: {admitted} admitted, at most {most:.0} scheduled");
+        let gap = (4.0 / share(step * 100)).ceil() as u64 + 4;
+        assert!(longest <= gap, "tenth {step}: {longest} rejected in a row");
+    }
+    proxy.pass(SECOND);
+    proxy.succeed(A, 20);
+    proxy.pass(SECOND);
+    assert_eq!(proxy.state(A), 0, "{:?}", proxy.reasons());
+}
+
+#[test]
 fn failures_in_the_ramp_reopen_after_as_many_calls_as_end_the_probes() {
     let mut proxy = ramping();
     second(&mut proxy, 200, Outcome::Success);
