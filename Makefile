@@ -82,6 +82,10 @@ bench-accept: build build-empty ## Write today's cost as the baseline
 	@$(INSTALL) envoy
 	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin bench -- accept
 
+.PHONY: bench-core
+bench-core: ## Time a decision natively, against recloser, failsafe and tower-resilience (2 min)
+	@cargo bench --quiet -p circuit-breaker-integration --locked --bench decisions
+
 .PHONY: build-empty
 build-empty: rust-target
 	@cargo build --quiet --release --target $(WASM) -p circuit-breaker-empty --locked

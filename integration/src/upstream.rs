@@ -247,8 +247,8 @@ async fn converse(mut stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Reads one request, without a body or with a content-length, and gives its path and headers. `None`: there will be
-/// none.
+/// Reads one request, without a body, with a content-length or with an empty chunked body (what Envoy makes of a request
+/// whose end came after its headers), and gives its path and headers. `None`: there will be none.
 async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, BTreeMap<String, String>)> {
     let mut continued = false;
     loop {
@@ -258,7 +258,9 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(S
             Ok(httparse::Status::Complete(head)) => {
                 let length = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
                 let body = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
-                let whole = head + body.unwrap_or(0);
+                let chunked =
+                    request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("transfer-encoding"));
+                let whole = head + if chunked { LAST_CHUNK.len() } else { body.unwrap_or(0) };
                 if buffer.len() >= whole {
                     let path = request.path.unwrap_or_default().to_owned();
                     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
@@ -282,6 +284,9 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(S
         }
     }
 }
+
+/// The end of a chunked body.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// False: the connection is not to be used again.
 async fn answer(stream: &mut TcpStream, shared: &Shared, behaviour: Behaviour, number: u64) -> bool {

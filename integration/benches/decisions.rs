@@ -1,0 +1,259 @@
+//! What a decision costs natively, beside the breakers that Rust has: `make bench-core`.
+//!
+//! The host here is what Envoy is to the module, at its cheapest: metrics are atomics, shared data is a map behind a lock.
+//! Peers keep their state in the process and share nothing with others; ours goes through the host at every step.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::{Duration, Instant};
+
+use circuit_breaker_core::breaker::Breaker;
+use circuit_breaker_core::config::{Config, SECOND};
+use circuit_breaker_core::host::{ABSENT, Host, HostError, Level, MetricKind};
+use circuit_breaker_core::outcome::Answer;
+use circuit_breaker_core::permit::{Admission, Permit};
+use criterion::{Criterion, criterion_group, criterion_main};
+use failsafe::CircuitBreaker;
+use tower::{Service, ServiceExt};
+use tower_resilience_circuitbreaker::CircuitBreakerLayer;
+
+const A: &str = "outbound|80||a.default.svc.cluster.local";
+
+/// More metrics than one circuit has.
+const METRICS: usize = 64;
+
+struct Store {
+    values: [AtomicU64; METRICS],
+    names: Mutex<HashMap<String, u32>>,
+    data: Mutex<HashMap<String, (Vec<u8>, u32)>>,
+}
+
+/// A host over atomics, for any number of threads.
+#[derive(Clone)]
+struct Atomics(Arc<Store>);
+
+impl Atomics {
+    fn new() -> Atomics {
+        let values = std::array::from_fn(|_| AtomicU64::new(0));
+        Atomics(Arc::new(Store { values, names: Mutex::default(), data: Mutex::default() }))
+    }
+}
+
+impl Host for Atomics {
+    fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
+        Ok(self.0.data.lock().unwrap().get(key).cloned())
+    }
+
+    fn swap(&self, key: &str, value: &[u8], expected: u32) -> Result<bool, HostError> {
+        let mut data = self.0.data.lock().unwrap();
+        let next = match data.get(key) {
+            Some((_, cas)) if *cas == expected => cas + 1,
+            None if expected == ABSENT => 1,
+            _ => return Ok(false),
+        };
+        data.insert(key.to_owned(), (value.to_owned(), next));
+        Ok(true)
+    }
+
+    fn define(&self, _kind: MetricKind, name: &str) -> Result<u32, HostError> {
+        let mut names = self.0.names.lock().unwrap();
+        let next = u32::try_from(names.len()).unwrap();
+        Ok(*names.entry(name.to_owned()).or_insert(next))
+    }
+
+    fn add(&self, metric: u32, delta: i64) -> Result<(), HostError> {
+        self.0.values[metric as usize].fetch_add(delta.cast_unsigned(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn record(&self, metric: u32, value: u64) -> Result<(), HostError> {
+        self.0.values[metric as usize].store(value, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn read(&self, metric: u32) -> Result<u64, HostError> {
+        Ok(self.0.values[metric as usize].load(Ordering::Relaxed))
+    }
+
+    fn upstream_of(&self, _stream: u32) -> Option<String> {
+        None
+    }
+
+    fn answer_of(&self, _stream: u32) -> Option<Answer> {
+        None
+    }
+
+    fn log(&self, _level: Level, _line: &str) {}
+}
+
+const START: u64 = 1_790_000_000 * SECOND;
+
+/// A worker, its clock, and a request from its admission to its end.
+struct Worker {
+    breaker: Breaker<Atomics>,
+    now: u64,
+}
+
+impl Worker {
+    fn new(host: &Atomics) -> Worker {
+        let config = r#"{"default": {"open": {"baseDuration": "24h", "maxDuration": "24h"}, "trip": {"failureRatePercent": 0}}}"#;
+        let config = Config::parse(config.as_bytes()).unwrap();
+        Worker { breaker: Breaker::start(host.clone(), config, START, 1), now: START }
+    }
+
+    fn admit(&mut self) -> Option<Permit> {
+        self.now += 1000;
+        if self.breaker.is_calm() {
+            return Some(self.breaker.admit_unseen(1, self.now));
+        }
+        match self.breaker.admit(1, A, self.now) {
+            Admission::Pass(permit) => Some(permit),
+            Admission::Reject { .. } => None,
+        }
+    }
+
+    fn request(&mut self, answer: &Answer) -> bool {
+        let Some(permit) = self.admit() else { return false };
+        self.breaker.arrived(permit, self.now);
+        if answer.status >= 500 || !self.breaker.settle_well(permit, A, Some(1000)) {
+            self.breaker.settle(permit, Some(A), answer, Some(1000), self.now);
+        }
+        true
+    }
+
+    fn trip(&mut self) {
+        while self.request(&Answer { status: 500, ..Answer::default() }) {}
+    }
+}
+
+fn closed(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("closed: admit and settle a success");
+    group.bench_function("this breaker", |bencher| {
+        let mut worker = Worker::new(&Atomics::new());
+        worker.request(&Answer::well());
+        worker.breaker.tick(START);
+        bencher.iter(|| black_box(worker.request(&Answer::well())));
+    });
+    group.bench_function("recloser", |bencher| {
+        let breaker = recloser::Recloser::custom().build();
+        bencher.iter(|| black_box(breaker.call(|| Ok::<_, ()>(())).is_ok()));
+    });
+    group.bench_function("failsafe", |bencher| {
+        let breaker = failsafe::Config::new().build();
+        bencher.iter(|| black_box(breaker.call(|| Ok::<_, ()>(())).is_ok()));
+    });
+    group.bench_function("tower-resilience", |bencher| {
+        bencher.iter_custom(|requests| tower_resilience(false, requests));
+    });
+    group.finish();
+}
+
+fn open(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("open: reject");
+    group.bench_function("this breaker", |bencher| {
+        let mut worker = Worker::new(&Atomics::new());
+        worker.trip();
+        bencher.iter(|| black_box(worker.admit().is_none()));
+    });
+    group.bench_function("recloser", |bencher| {
+        let breaker = recloser::Recloser::custom().closed_len(2).open_wait(Duration::from_secs(3600)).build();
+        while !matches!(breaker.call(|| Err::<(), _>(())), Err(recloser::Error::Rejected)) {}
+        bencher.iter(|| black_box(breaker.call(|| Ok::<_, ()>(())).is_err()));
+    });
+    group.bench_function("failsafe", |bencher| {
+        let long = failsafe::backoff::constant(Duration::from_secs(3600));
+        let policy = failsafe::failure_policy::consecutive_failures(2, long);
+        let breaker = failsafe::Config::new().failure_policy(policy).build();
+        while !matches!(breaker.call(|| Err::<(), _>(())), Err(failsafe::Error::Rejected)) {}
+        bencher.iter(|| black_box(breaker.call(|| Ok::<_, ()>(())).is_err()));
+    });
+    group.bench_function("tower-resilience", |bencher| {
+        bencher.iter_custom(|requests| tower_resilience(true, requests));
+    });
+    group.finish();
+}
+
+/// A whole fleet of threads on one circuit: time a request when four ask at once.
+fn four_threads(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("closed: four threads");
+    group.bench_function("this breaker", |bencher| {
+        bencher.iter_custom(|requests| {
+            let host = Atomics::new();
+            in_four_threads(requests, || {
+                let mut worker = Worker::new(&host);
+                worker.request(&Answer::well());
+                worker.breaker.tick(START);
+                move || worker.request(&Answer::well())
+            })
+        });
+    });
+    group.bench_function("recloser", |bencher| {
+        let breaker = Arc::new(recloser::Recloser::custom().build());
+        bencher.iter_custom(|requests| {
+            in_four_threads(requests, || {
+                let breaker = Arc::clone(&breaker);
+                move || breaker.call(|| Ok::<_, ()>(())).is_ok()
+            })
+        });
+    });
+    group.bench_function("failsafe", |bencher| {
+        let breaker = failsafe::Config::new().build();
+        bencher.iter_custom(|requests| {
+            in_four_threads(requests, || {
+                let breaker = breaker.clone();
+                move || breaker.call(|| Ok::<_, ()>(())).is_ok()
+            })
+        });
+    });
+    group.finish();
+}
+
+/// Time of `requests` requests, a quarter of them in each thread. Each thread makes its own caller.
+fn in_four_threads<F: FnMut() -> bool>(requests: u64, make: impl Fn() -> F + Sync) -> Duration {
+    let barrier = Barrier::new(4);
+    let times = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut request = make();
+                    barrier.wait();
+                    let start = Instant::now();
+                    for _ in 0..requests.div_ceil(4) {
+                        black_box(request());
+                    }
+                    start.elapsed()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    times.into_iter().max().unwrap_or_default()
+}
+
+/// Time of so many requests through tower-resilience's breaker, all in one run of the executor, so that only its own
+/// work is in them. `fails`: the inner service does, and the circuit is OPEN when the clock starts.
+fn tower_resilience(fails: bool, requests: u64) -> Duration {
+    let layer = CircuitBreakerLayer::builder().wait_duration_in_open(Duration::from_secs(3600)).build().unwrap();
+    let mut service =
+        layer.layer_fn(tower::service_fn(move |()| async move { if fails { Err("down") } else { Ok(()) } }));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for _ in 0..200 {
+            let _ = service.ready().await.unwrap().call(()).await;
+        }
+        let start = Instant::now();
+        for _ in 0..requests {
+            let _ = black_box(service.ready().await.unwrap().call(()).await);
+        }
+        start.elapsed()
+    })
+}
+
+criterion_group! {
+    name = decisions;
+    config = Criterion::default().sample_size(30).measurement_time(Duration::from_secs(2)).without_plots();
+    targets = closed, open, four_threads
+}
+criterion_main!(decisions);
