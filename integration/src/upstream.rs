@@ -82,7 +82,7 @@ impl Upstream {
     /// # Errors
     /// The port is taken.
     pub async fn listen(port: u16) -> std::io::Result<Upstream> {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        let listener = bound(SocketAddr::from(([127, 0, 0, 1], port)))?.listen(1024)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             behaviour: Mutex::new(Behaviour::Status(200)),
@@ -160,35 +160,25 @@ impl Upstream {
     /// Closes the port and all connections: whoever connects is refused.
     ///
     /// # Panics
-    /// The port was taken by somebody else at this very moment.
+    /// The system has no socket left.
     pub async fn refuse(&self) {
+        // Before the listener lets it go, so that the port is never free.
+        *self.reserved.lock().expect("no holder panics") = Some(bound(self.address).expect("a port may be shared"));
         let server = self.server.lock().expect("no holder panics").take();
         if let Some(server) = server {
             server.abort();
             let _ = server.await;
         }
-        *self.reserved.lock().expect("no holder panics") = Some(bound(self.address));
-    }
-
-    /// Listens again on the same port.
-    ///
-    /// # Panics
-    /// The port was taken by somebody else meanwhile.
-    pub fn accept_again(&self) {
-        let reserved = self.reserved.lock().expect("no holder panics").take();
-        let socket = reserved.unwrap_or_else(|| bound(self.address));
-        let listener = socket.listen(1024).expect("a bound socket listens");
-        let server = tokio::spawn(serve(listener, Arc::clone(&self.shared)));
-        *self.server.lock().expect("no holder panics") = Some(server);
     }
 }
 
-/// A socket that has the port and does not listen: whoever connects is refused.
-fn bound(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("an option of every socket");
-    socket.bind(address).expect("the same port");
-    socket
+/// A socket that has the port, beside others of ours that have it. Until it listens, whoever connects is refused.
+fn bound(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 impl Drop for Upstream {
