@@ -41,8 +41,7 @@ fn transition<H: Host>(
     Ok(())
 }
 
-/// Sets the gauges to what the record says. Also done at every tick: two workers that publish two transitions at the
-/// same time may do so in the wrong order.
+/// Sets the gauges to what the record says.
 pub(crate) fn state<H: Host>(view: &View, host: &H) -> Result<(), Fault> {
     gauges(view, host, &view.record)
 }
