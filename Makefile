@@ -67,6 +67,10 @@ test-envoy: build ## Test the module in a real Envoy (ENVOY=1.36.4 for another v
 	@$(INSTALL) envoy
 	@cargo test -p circuit-breaker-integration --profile tool --locked
 
+.PHONY: test-alerts
+test-alerts: ## Check the alerts in istio/monitoring with promtool (Debian's prometheus)
+	@istio/monitoring/test
+
 .PHONY: bench
 bench: build build-empty ## Count what a request costs, against no filter, an empty one, Lua and admission_control (4 min)
 	@$(INSTALL) envoy
