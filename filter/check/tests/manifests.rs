@@ -195,3 +195,45 @@ fn every_policy_in_the_documents_is_valid() {
     }
     assert!(seen >= 2, "{seen} policies in the documents");
 }
+
+/// `resilience.md` says how the numbers of the layers go together, and by which test.
+#[test]
+fn the_numbers_of_the_layers_go_together() {
+    let only = |file: &str| documents(&read(file)).remove(0);
+    let seconds = |value: &Value| -> u64 {
+        let text = value.as_str().unwrap_or_else(|| panic!("{value} is no duration"));
+        text.strip_suffix('s')
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_else(|| panic!("{text} is no whole second"))
+    };
+    let rule = only("istio/mesh/shop/shop-destinationRule.yaml");
+    let ejection = &rule["spec"]["trafficPolicy"]["outlierDetection"];
+    let connect = &rule["spec"]["trafficPolicy"]["connectionPool"]["tcp"]["connectTimeout"];
+    let policy = &base()["spec"]["pluginConfig"]["default"];
+    for file in ["istio/mesh/shop/shop-virtualService.yaml", "istio/overlays/fallback/shop-virtualService.yaml"] {
+        for route in only(file)["spec"]["http"].as_array().unwrap() {
+            let (timeout, retries) = (seconds(&route["timeout"]), &route["retries"]);
+            let (tries, per_try) = (1 + retries["attempts"].as_u64().unwrap(), seconds(&retries["perTryTimeout"]));
+            assert!(timeout > tries * per_try, "{file}: the last tries are cut off");
+            assert!(seconds(connect) < per_try, "{file}: a host that is gone uses up a try");
+            let slow = seconds(&policy["trip"]["slowCallDuration"]);
+            assert!(2 * per_try < slow && slow < timeout, "{file}: slowCallDuration");
+            assert!(seconds(&policy["halfOpen"]["probeTimeout"]) >= timeout, "{file}: probeTimeout");
+        }
+    }
+    let back = seconds(&ejection["baseEjectionTime"]) + seconds(&ejection["interval"]);
+    assert!(seconds(&policy["open"]["baseDuration"]) >= back, "a probe meets ejected hosts");
+    assert_eq!(policy["trip"]["consecutiveFailures"], ejection["consecutive5xxErrors"]);
+}
+
+#[test]
+fn the_tests_that_resilience_names_are_there() {
+    let tests = read("integration/tests/layers.rs");
+    let document = read("istio/resilience.md");
+    // Names of tests are the only words in code font with so many underscores.
+    let named: Vec<_> = document.split('`').skip(1).step_by(2).filter(|word| word.matches('_').count() > 3).collect();
+    assert!(named.len() >= 8, "{named:?}");
+    for name in named {
+        assert!(tests.contains(&format!("async fn {name}(")), "{name}");
+    }
+}
