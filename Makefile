@@ -20,9 +20,12 @@ export CIRCUIT_BREAKER_MODULE := $(MODULE)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Panic messages name their source files: without these, each machine's paths would make another module of the same commit.
+REPRODUCIBLE := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/circuit-breaker
+
 .PHONY: build
 build: rust-target ## Build the module for Envoy, trimmed
-	@cargo build --release --target $(WASM) -p circuit-breaker-filter --lib --locked
+	@RUSTFLAGS="$(REPRODUCIBLE)" cargo build --release --target $(WASM) -p circuit-breaker-filter --lib --locked
 	@cargo run --quiet --profile tool -p circuit-breaker-trim --locked -- $(LINKED) $(MODULE) || \
 	  { rm -f $(MODULE); exit 1; } # cargo has put the linked module there: it must not pass for the trimmed one
 
@@ -55,7 +58,7 @@ lint: rust-target ## Check format, lints and dependencies
 
 .PHONY: test-core
 test-core: ## Test the core, the module's glue and the tools natively
-	@cargo test -p circuit-breaker-core -p circuit-breaker-filter -p circuit-breaker-trim -p circuit-breaker-check --locked
+	@cargo test -p circuit-breaker-core -p circuit-breaker-filter -p circuit-breaker-trim -p circuit-breaker-check -p circuit-breaker-image --locked
 
 .PHONY: test-wasm
 test-wasm: rust-target ## Test the core on wasm32 under Node
@@ -66,6 +69,10 @@ test-wasm: rust-target ## Test the core on wasm32 under Node
 test-envoy: build ## Test the module in a real Envoy (ENVOY=1.36.4 for another version)
 	@$(INSTALL) envoy
 	@cargo test -p circuit-breaker-integration --profile tool --locked
+
+.PHONY: test-alerts
+test-alerts: ## Check the alerts in istio/monitoring with promtool (Debian's prometheus)
+	@istio/monitoring/test
 
 .PHONY: bench
 bench: build build-empty ## Count what a request costs, against no filter, an empty one, Lua and admission_control (4 min)
@@ -89,6 +96,20 @@ bench-core: ## Time a decision natively, against recloser, failsafe and tower-re
 .PHONY: build-empty
 build-empty: rust-target
 	@cargo build --quiet --release --target $(WASM) -p circuit-breaker-empty --locked
+
+.PHONY: image
+image: build ## Make the OCI image of the module in target/image, the same bytes each time, and its SBOM
+	@cargo run --quiet --profile tool -p circuit-breaker-image --locked -- --module $(MODULE) --output target/image \
+	  --revision "$$(git describe --always --abbrev=40 --exclude '*' --dirty)" \
+	  --created "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" $(if $(SOURCE),--source $(SOURCE))
+
+.PHONY: test-image
+test-image: ## Build the image here and in a clone elsewhere, and compare digests (a committed tree)
+	@istio/image/test-reproducible
+
+.PHONY: push
+push: image ## Push it: IMAGE=registry/name, all tags, or IMAGE=registry/name:tag (SKOPEO_FLAGS for skopeo copy)
+	@istio/image/push "$(IMAGE)" $(SKOPEO_FLAGS)
 
 .PHONY: clean
 clean: ## Remove what was built (not the installed tools)
