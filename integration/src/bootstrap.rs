@@ -89,6 +89,8 @@ pub struct Bootstrap {
     pub admin_port: u16,
     /// Routes that stand before those of the clusters.
     pub routes: Vec<Value>,
+    /// A header that names the cluster, in the place of a route to each.
+    pub cluster_header: Option<&'static str>,
     /// Filters before the breaker.
     pub filters_before: Vec<Value>,
     /// Filters after it.
@@ -112,6 +114,7 @@ impl Bootstrap {
             excluded_stats: None,
             admin_port: 0,
             routes: Vec::new(),
+            cluster_header: None,
             filters_before: Vec::new(),
             filters_after: Vec::new(),
             connection_manager: json!({}),
@@ -197,6 +200,9 @@ impl Bootstrap {
     }
 
     fn routes(&self) -> Vec<Value> {
+        if let Some(header) = self.cluster_header {
+            return vec![json!({"match": {"prefix": "/"}, "route": {"cluster_header": header, "timeout": "0s"}})];
+        }
         let route = |prefix: &str, cluster: &Cluster| {
             let mut action = json!({"cluster": cluster.name, "timeout": cluster.timeout});
             if cluster.retries > 0 {
