@@ -68,7 +68,7 @@ test-envoy: build ## Test the module in a real Envoy (ENVOY=1.36.4 for another v
 	@cargo test -p circuit-breaker-integration --profile tool --locked
 
 .PHONY: bench
-bench: build build-empty ## Count what a request costs, against no filter, an empty one, Lua and admission_control (4 min)
+bench: build build-empty ## Measure what the breaker costs, against no filter, an empty one, Lua and admission_control (8 min)
 	@$(INSTALL) envoy
 	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin bench
 

@@ -91,7 +91,11 @@ impl Proxy {
         }
         let state = self.envoy.metric("circuit_breaker_state", "nginx", "").await?;
         let wanted = if self.variant == Variant::Ramp { 1 } else { 2 };
-        ensure!(state == wanted, "{}: the circuit's state is {state} where it was to be {wanted}", self.variant.title());
+        ensure!(
+            state == wanted,
+            "{}: the circuit's state is {state} where it was to be {wanted}",
+            self.variant.title()
+        );
         Ok(())
     }
 

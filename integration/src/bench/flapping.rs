@@ -54,9 +54,8 @@ pub async fn measure() -> Result<Flapping> {
     let transitions = envoy.transitions();
     ensure!(transitions.len() >= 10, "the circuit has changed its state {} times only", transitions.len());
     let stats = envoy.stats().await?;
-    let sum = |metric: &str| -> u64 {
-        stats.iter().filter(|(name, _)| name.ends_with(metric)).map(|(_, value)| value).sum()
-    };
+    let sum =
+        |metric: &str| -> u64 { stats.iter().filter(|(name, _)| name.ends_with(metric)).map(|(_, value)| value).sum() };
     let logged = transitions.iter().filter(|line| line["to"] == "OPEN").count() as u64;
     Ok(Flapping {
         rate: load.rate,

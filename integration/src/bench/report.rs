@@ -65,10 +65,8 @@ impl Report {
         for cost in &self.costs {
             let Cost { variant, cpu, rate, p50, p99, p999, resident, .. } = cost;
             let title = variant.title();
-            let _ = writeln!(
-                text,
-                "| {title} | {cpu:.1} | {rate:.0} | {p50:.2} | {p99:.2} | {p999:.2} | {resident:.0} |"
-            );
+            let _ =
+                writeln!(text, "| {title} | {cpu:.1} | {rate:.0} | {p50:.2} | {p99:.2} | {p999:.2} | {resident:.0} |");
         }
         text += "\n| measure | found | must | aim |\n|---|---|---|---|\n";
         for row in &self.rows {

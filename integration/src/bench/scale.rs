@@ -27,7 +27,7 @@ const WARM_UP: usize = 4000;
 /// the breaker's ticks, which look at each circuit, twice a second; so a long batch would have fifty times the ticks that
 /// it has in life. What they cost is [`Memory::idle`].
 const BATCH: usize = 25;
-const COUNTS: usize = 40;
+const COUNTS: usize = 24;
 
 /// The header that names the upstream.
 const HEADER: &str = "x-upstream";
