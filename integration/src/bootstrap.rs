@@ -26,6 +26,8 @@ pub struct Cluster {
     pub connect_timeout: String,
     /// Requests that Envoy lets be in flight to it (`connectionPool`).
     pub max_requests: u32,
+    /// Bytes that Envoy takes from it at once; 0 for Envoy's own choice.
+    pub buffer: u32,
 }
 
 /// The breaker is under test, not Envoy's own limits.
@@ -44,6 +46,7 @@ impl Cluster {
             per_try_timeout: "0s".to_owned(),
             connect_timeout: "1s".to_owned(),
             max_requests: PLENTY,
+            buffer: 0,
         }
     }
 }
@@ -301,6 +304,9 @@ fn cluster(cluster: &Cluster) -> Value {
             "max_retries": PLENTY,
         }]},
     });
+    if cluster.buffer > 0 {
+        document["per_connection_buffer_limit_bytes"] = cluster.buffer.into();
+    }
     if cluster.http2 {
         document["typed_extension_protocol_options"] = json!({
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {

@@ -23,11 +23,10 @@ const MOST: usize = 1000;
 /// Requests before the first count.
 const WARM_UP: usize = 4000;
 
-/// Batches are short and many, and the lower quartile is taken: callgrind makes a request fifty times as long and leaves
-/// the breaker's ticks, which look at each circuit, twice a second; so a long batch would have fifty times the ticks that
-/// it has in life. What they cost is [`Memory::idle`].
-const BATCH: usize = 25;
-const COUNTS: usize = 24;
+/// Requests of one count, and counts, of which the least is taken: the one without a tick, which looks at each circuit and
+/// takes long under callgrind. What ticks cost is [`Memory::idle`].
+const BATCH: usize = 5;
+const COUNTS: usize = 60;
 
 /// The header that names the upstream.
 const HEADER: &str = "x-upstream";
@@ -73,7 +72,7 @@ pub async fn instructions() -> Result<Vec<Spread>> {
             let to = callgrind.envoy.address(variant.name());
             let mut client = Client::taking_turns(to, requests(upstreams), "200").await?;
             client.send(if spreads.is_empty() { WARM_UP } else { upstreams }).await?;
-            costs.push(callgrind.count(&mut client, COUNTS, BATCH).await?[COUNTS / 4]);
+            costs.push(callgrind.count(&mut client, COUNTS, BATCH, 0.0).await?);
         }
         spreads.push(Spread { upstreams, none: costs[0], breaker: costs[1] });
     }

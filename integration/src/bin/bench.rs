@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use circuit_breaker_integration::bench::cpu::{self, Cost};
 use circuit_breaker_integration::bench::flapping::{self, Flapping};
-use circuit_breaker_integration::bench::instructions::Bench;
+use circuit_breaker_integration::bench::instructions::{Bench, CHUNKS};
 use circuit_breaker_integration::bench::report::{Report, Row};
 use circuit_breaker_integration::bench::scale::{self, Memory, Spread};
 use circuit_breaker_integration::bench::{Variant, picture};
@@ -142,9 +142,6 @@ async fn instructions() -> Result<Vec<Row>> {
         ),
     ])
 }
-
-/// Envoy reads a megabyte in so many pieces, or more.
-const CHUNKS: f64 = 64.0;
 
 fn spread_rows(spreads: &[Spread]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
