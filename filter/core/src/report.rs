@@ -55,7 +55,10 @@ fn gauges<H: Host>(view: &View, host: &H, record: &Record) -> Result<(), Fault> 
         Phase::Open => (2, record.open_until.div_ceil(SECOND)),
     };
     view.series.record(host, &metrics::STATE, &view.name, state)?;
-    view.series.record(host, &metrics::OPEN_UNTIL, &view.name, open_until)?;
+    // What was never OPEN has no such gauge.
+    if record.generation > 0 {
+        view.series.record(host, &metrics::OPEN_UNTIL, &view.name, open_until)?;
+    }
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use crate::circuit::{Change, Moment, Reason, condition, ramp_conditions};
 use crate::clock;
 use crate::fallback::Landing;
-use crate::host::{ABSENT, Fault, Host, TRIES};
+use crate::host::{ABSENT, Fault, Host, TRIES, Word};
 use crate::key;
 use crate::policy::{Length, Policy};
 use crate::ramp::Spread;
@@ -101,6 +101,10 @@ impl View {
         key::record_key(&self.name)
     }
 
+    pub(crate) fn streak<H: Host>(&self, vm: &Vm<H>) -> Result<&Word, Fault> {
+        self.words.streak(&vm.host, &self.name)
+    }
+
     /// Reads the record again if anyone has written it.
     pub(crate) fn refresh<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         let epoch = self.words.epoch.get(&vm.host)?;
@@ -174,7 +178,7 @@ impl View {
             let tally = self.words.tally(&vm.host)?;
             self.take(vm, record, now, tally);
             self.epoch = Some(epoch);
-            let streak = self.words.streak.get(&vm.host)?;
+            let streak = self.streak(vm)?.get(&vm.host)?;
             let at = Moment { now, tally, random: vm.random.draw(), retry_at: self.retry_at };
             let Some(change) = decide(&self.sight(at, streak)) else { return Ok(None) };
             self.prepare(vm, &change)?;
@@ -201,7 +205,7 @@ impl View {
             self.words.watch.set(&vm.host, 1)?;
         }
         if change.record.is_counting() && !self.record.is_counting() {
-            self.words.streak.set(&vm.host, 0)?;
+            self.streak(vm)?.set(&vm.host, 0)?;
         }
         Ok(())
     }
@@ -210,7 +214,7 @@ impl View {
     pub(crate) fn roll<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
         let length = self.policy.trip.window;
         // Only a window of calls asks in which order they came.
-        let streak = if matches!(length, Length::Calls(_)) { self.words.streak.get(&vm.host)? } else { 0 };
+        let streak = if matches!(length, Length::Calls(_)) { self.streak(vm)?.get(&vm.host)? } else { 0 };
         self.window.roll(now, tally, streak, length);
         Ok(())
     }
@@ -228,7 +232,7 @@ impl View {
     /// Trips the circuit if a condition holds for this generation.
     pub(crate) fn judge<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         let tally = self.words.tally(&vm.host)?;
-        let streak = self.words.streak.get(&vm.host)?;
+        let streak = self.streak(vm)?.get(&vm.host)?;
         let at = Moment { now, tally, random: 0, retry_at: 0 };
         if self.sight(at, streak).condition().is_none() {
             // A window of calls moves with them and not with the tick.

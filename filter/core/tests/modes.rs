@@ -4,8 +4,9 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::config::SECOND;
+use circuit_breaker_core::host::{Host, MetricKind};
 use circuit_breaker_core::metrics::{
-    CALLS, CIRCUITS, INTERNAL_ERRORS, LATENCY, REJECTED, TRIPS, UNPROTECTED, WOULD_REJECT,
+    CALLS, CIRCUITS, INTERNAL_ERRORS, LATENCY, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT, stat,
 };
 use circuit_breaker_core::outcome::{FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Cause, Permit};
@@ -19,6 +20,16 @@ const BAD: Outcome = Outcome::Failure(FailureKind::Http);
 
 fn mode(mode: &str) -> String {
     format!(r#"{{"default": {{"mode": "{mode}", "open": {{"jitterPercent": 0}}}}}}"#)
+}
+
+#[test]
+fn a_gauge_that_two_workers_have_set_in_the_wrong_order_is_set_right_by_their_ticks() {
+    let mut proxy = Proxy::start(2, "");
+    proxy.fail(A, 5);
+    let gauge = proxy.host.define(MetricKind::Gauge, &stat(&STATE, A, "")).unwrap();
+    proxy.host.record(gauge, 0).unwrap();
+    proxy.pass(SECOND);
+    assert_eq!(proxy.state(A), 2);
 }
 
 #[test]

@@ -22,7 +22,7 @@ async fn main() -> ExitCode {
         Some("gate") => gate().await,
         Some("accept") => accept().await,
         None => bench().await,
-        Some(other) => Err(anyhow!("there is no `{other}`; there are `gate` and `accept`")),
+        Some(part) => only(part).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -100,6 +100,28 @@ async fn bench() -> Result<()> {
     std::fs::write(&file, format!("{:#}\n", report.json()))?;
     std::fs::write(&picture, picture::draw(&report)?)?;
     println!("written to {} and {}", file.display(), picture.display());
+    judged(&report)
+}
+
+/// One part of it by itself, printed and judged and not written.
+async fn only(part: &str) -> Result<()> {
+    let rows = match part {
+        "instructions" => instructions().await?,
+        "upstreams" => spread_rows(&scale::instructions().await?)?,
+        "load" => load_rows(&cpu::measure().await?)?,
+        "flapping" => flapping_rows(&flapping::measure().await?),
+        "memory" => memory_rows(&scale::memory().await?),
+        other => {
+            let parts = "instructions, upstreams, load, flapping, memory";
+            return Err(anyhow!("there is no `{other}`; there are gate, accept, and the parts {parts}"));
+        }
+    };
+    let report = Report { costs: Vec::new(), rows };
+    println!("{}", report.tables());
+    judged(&report)
+}
+
+fn judged(report: &Report) -> Result<()> {
     let missed = report.missed();
     if missed.is_empty() { Ok(()) } else { bail!("over what must be: {}", missed.join("; ")) }
 }

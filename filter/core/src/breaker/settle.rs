@@ -171,8 +171,8 @@ impl View {
         match outcome {
             Outcome::Neutral => Ok(()),
             Outcome::Success => {
-                if self.words.streak.get(&vm.host)? != 0 {
-                    self.words.streak.set(&vm.host, 0)?;
+                if self.streak(vm)?.get(&vm.host)? != 0 {
+                    self.streak(vm)?.set(&vm.host, 0)?;
                 }
                 self.judge(vm, now)?;
                 if self.record.phase != Phase::Ramp {
@@ -187,7 +187,7 @@ impl View {
             }
             Outcome::Failure(_) => {
                 self.words.watch.set(&vm.host, 1)?;
-                self.words.streak.add_one(&vm.host)?;
+                self.streak(vm)?.add_one(&vm.host)?;
                 self.judge(vm, now)
             }
         }
@@ -231,7 +231,7 @@ impl View {
             return Ok(());
         }
         let counted = self.window.count(now, tally, self.policy.trip.window);
-        if !counted.is_healthy() || self.words.streak.get(host)? != 0 {
+        if !counted.is_healthy() || self.streak(vm)?.get(host)? != 0 {
             return Ok(());
         }
         let epoch = self.words.epoch.get(host)?;

@@ -294,7 +294,7 @@ static LIMITS: &[Field] = &[
     field(
         "latencyHistograms",
         Kind::Integer { min: 0, max: 10_000 },
-        "256",
+        "128",
         "upstreams with a `circuit_breaker_latency_ms`, first come, first served: Envoy takes several KB for each",
     ),
 ];
