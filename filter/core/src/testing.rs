@@ -44,7 +44,9 @@ pub enum Touch {
 
 /// Told of every host call right before it is made.
 #[derive(Clone, Default)]
-struct Watcher(Option<Rc<dyn Fn(&str, Touch)>>);
+struct Watcher(Option<Rc<Watch>>);
+
+type Watch = dyn Fn(&str, Touch);
 
 impl std::fmt::Debug for Watcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
