@@ -55,7 +55,7 @@ lint: rust-target ## Check format, lints and dependencies
 
 .PHONY: test-core
 test-core: ## Test the core, the module's glue and the tools natively
-	@cargo test -p circuit-breaker-core -p circuit-breaker-filter -p circuit-breaker-trim -p circuit-breaker-check --locked
+	@cargo test -p circuit-breaker-core -p circuit-breaker-filter -p circuit-breaker-trim -p circuit-breaker-check -p circuit-breaker-image --locked
 
 .PHONY: test-wasm
 test-wasm: rust-target ## Test the core on wasm32 under Node
@@ -89,6 +89,16 @@ bench-core: ## Time a decision natively, against recloser, failsafe and tower-re
 .PHONY: build-empty
 build-empty: rust-target
 	@cargo build --quiet --release --target $(WASM) -p circuit-breaker-empty --locked
+
+.PHONY: image
+image: build ## Make the OCI image of the module in target/image, the same bytes each time, and its SBOM
+	@cargo run --quiet --profile tool -p circuit-breaker-image --locked -- --module $(MODULE) --output target/image \
+	  --revision "$$(git describe --always --abbrev=40 --exclude '*' --dirty)" \
+	  --created "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" $(if $(SOURCE),--source $(SOURCE))
+
+.PHONY: push
+push: image ## Push it: IMAGE=registry/name, all tags, or IMAGE=registry/name:tag (SKOPEO_FLAGS for skopeo copy)
+	@istio/image/push "$(IMAGE)" $(SKOPEO_FLAGS)
 
 .PHONY: clean
 clean: ## Remove what was built (not the installed tools)
