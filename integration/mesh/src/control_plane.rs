@@ -15,7 +15,7 @@ use circuit_breaker_integration::wait::until;
 use serde_json::json;
 
 use crate::kubectl::Kubectl;
-use crate::network::SERVICES;
+use crate::network::{HOST, SERVICES};
 use crate::process::Program;
 
 /// The version of Istio, by the name of its tools module.
@@ -77,9 +77,8 @@ impl ControlPlane {
     pub async fn start(directory: &Path, istio: Istio) -> Result<ControlPlane> {
         fs::create_dir_all(directory)?;
         let etcd = start_etcd(directory).await?;
-        let api_server = start_api_server(directory).await?;
         let kubectl = Kubectl::new(tool("kubernetes")?.with_file_name("kubectl"), kubeconfig(directory)?);
-        until("Kubernetes' API", || async { kubectl.run(&["get", "namespace", "default"]).is_ok() }, |seen| *seen).await;
+        let api_server = start_api_server(directory, &kubectl).await?;
         kubectl.run(&["apply", "--server-side", "-f", &istio.file("crd-all.gen.yaml")?.display().to_string()])?;
         kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinition", "--all"])?;
         kubectl.apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}})])?;
@@ -179,9 +178,13 @@ async fn start_etcd(directory: &Path) -> Result<Program> {
     Ok(etcd)
 }
 
-async fn start_api_server(directory: &Path) -> Result<Program> {
-    let (key, tokens) = (directory.join("service-account.key"), directory.join("tokens.csv"));
-    fs::write(&key, rcgen::KeyPair::generate()?.serialize_pem())?;
+async fn start_api_server(directory: &Path, kubectl: &Kubectl) -> Result<Program> {
+    let [private, public, tokens] =
+        ["service-account.key", "service-account.pub", "tokens.csv"].map(|n| directory.join(n));
+    let key = rcgen::KeyPair::generate()?;
+    fs::write(&private, key.serialize_pem())?;
+    // It reads no public key out of a private one in this format.
+    fs::write(&public, key.public_key_pem())?;
     fs::write(&tokens, format!("{TOKEN},administrator,1,system:masters\n"))?;
     let mut command = Command::new(tool("kubernetes")?);
     command
@@ -189,16 +192,17 @@ async fn start_api_server(directory: &Path) -> Result<Program> {
         .arg("--cert-dir")
         .arg(directory.join("certificates"))
         .arg("--service-account-key-file")
-        .arg(&key)
+        .arg(&public)
         .arg("--service-account-signing-key-file")
-        .arg(&key)
+        .arg(&private)
         .args(["--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--authorization-mode=RBAC"])
         .arg("--token-auth-file")
         .arg(&tokens)
+        // It would look for the way out of the machine, and there is none.
+        .args(["--advertise-address", &HOST.to_string()])
         .args(["--service-cluster-ip-range", SERVICES, "--disable-admission-plugins=ServiceAccount"]);
     let server = Program::start(directory, "kube-apiserver", command)?;
-    let listens = || async { tokio::net::TcpStream::connect(("127.0.0.1", API)).await.is_ok() };
-    server.until_ready(listens).await?;
+    server.until_ready(|| async { kubectl.run(&["get", "namespace", "default"]).is_ok() }).await?;
     Ok(server)
 }
 

@@ -60,7 +60,8 @@ impl Kubectl {
             stdin.write_all(input.as_bytes())?;
         }
         let output = child.wait_with_output()?;
-        let (said, complaint) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr).into_owned());
+        let (said, complaint) =
+            (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr).into_owned());
         ensure!(output.status.success(), "kubectl {}: {}\n{input}", arguments.join(" "), complaint.trim());
         Ok(said)
     }

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 use std::sync::{Mutex, Weak};
-use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
 
 use anyhow::Result;
 use serde_json::json;
@@ -153,7 +156,8 @@ impl Lab {
     /// What to read when a test fails.
     pub async fn print_what_is_known(&self) {
         eprintln!("--- istiod's log\n{}", tail(&self.plane.log(), 40));
-        let pods: Vec<_> = self.pods.lock().map(|pods| pods.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default();
+        let pods: Vec<_> =
+            self.pods.lock().map(|pods| pods.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default();
         for pod in pods {
             eprintln!("--- the log of {}'s agent and Envoy\n{}", pod.spec().name, tail(&pod.log(), 60));
             let stats = pod.admin("/stats?filter=circuit_breaker_").await.unwrap_or_default();

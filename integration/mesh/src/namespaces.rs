@@ -16,6 +16,9 @@ use anyhow::{Context, Result, bail, ensure};
 /// Tells the program that it is inside already.
 const INSIDE: &str = "CIRCUIT_BREAKER_MESH_INSIDE";
 
+/// The process that others enter the lab by.
+const OUTSIDE: &str = "CIRCUIT_BREAKER_MESH_OUTSIDE";
+
 /// Where the lab keeps its files: memory that goes with the namespaces.
 pub const DIRECTORY: &str = "/run/mesh";
 
@@ -26,6 +29,13 @@ pub enum Rights {
     Full,
     /// We are root only in a namespace of our own, where there is no other user: no sidecars.
     OneUser,
+}
+
+/// What to put before a command to run it inside the lab, from another terminal.
+#[must_use]
+pub fn way_in(rights: Rights) -> String {
+    let user = if rights == Rights::Full { "" } else { " --user --preserve-credentials" };
+    format!("nsenter --target {}{user} --net --mount", env::var(OUTSIDE).unwrap_or_default())
 }
 
 /// Goes on inside new namespaces.
@@ -47,7 +57,8 @@ fn unshare() -> Result<anyhow::Error> {
     let namespaces: &[&str] = if root { &[] } else { &["--user", "--map-root-user"] };
     let mut command = Command::new("unshare");
     command.args(namespaces).args(["--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]);
-    let possible = command.arg("true").output().context("`unshare` is not here: install Debian's package util-linux")?;
+    let possible =
+        command.arg("true").output().context("`unshare` is not here: install Debian's package util-linux")?;
     ensure!(
         possible.status.success(),
         "namespaces are needed for the lab, and the kernel gives us none ({}): be root, or allow user namespaces",
@@ -57,6 +68,8 @@ fn unshare() -> Result<anyhow::Error> {
     command.args(namespaces).args(["--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]);
     command.arg(env::current_exe()?).args(env::args_os().skip(1));
     command.env(INSIDE, if root { "full" } else { "one-user" });
+    // It becomes our process, and inside nobody could tell under which number the machine knows it.
+    command.env(OUTSIDE, std::process::id().to_string());
     Ok(command.exec().into())
 }
 
@@ -64,14 +77,10 @@ fn unshare() -> Result<anyhow::Error> {
 /// agent's cache of modules in /var/lib, the names in /etc/hosts.
 fn mount() -> Result<()> {
     run("mount", &["-t", "tmpfs", "tmpfs", "/run"])?;
-    for directory in ["hosts", "upper", "work"].map(|name| Path::new(DIRECTORY).join(name)) {
-        if directory.ends_with("hosts") {
-            fs::create_dir_all(DIRECTORY)?;
-            fs::write(directory, "127.0.0.1 localhost\n")?;
-        } else {
-            fs::create_dir_all(directory)?;
-        }
+    for layer in ["upper", "work"] {
+        fs::create_dir_all(Path::new(DIRECTORY).join(layer))?;
     }
+    fs::write(Path::new(DIRECTORY).join("hosts"), "127.0.0.1 localhost\n")?;
     let layers = format!("lowerdir=/var/lib,upperdir={DIRECTORY}/upper,workdir={DIRECTORY}/work");
     run("mount", &["-t", "overlay", "overlay", "-o", &layers, "/var/lib"])?;
     run("mount", &["--bind", &format!("{DIRECTORY}/hosts"), "/etc/hosts"])?;

@@ -122,7 +122,15 @@ impl Pod {
             "conditions": [{"type": "Ready", "status": "True"}],
         }});
         plane.kubectl().run(&[
-            "patch", "pod", name, "-n", namespace, "--subresource=status", "--type=merge", "-p", &status.to_string(),
+            "patch",
+            "pod",
+            name,
+            "-n",
+            namespace,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status.to_string(),
         ])?;
         Ok(())
     }

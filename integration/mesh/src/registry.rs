@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
+use circuit_breaker_integration::envoy::workspace;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -73,11 +74,20 @@ impl Registry {
         format!("{HOST}:{PORT}/circuit-breaker")
     }
 
-    /// Pushes an image of the layout that `make image` made.
+    /// Pushes what `make image` made, by what `make push` calls.
     ///
     /// # Errors
     /// There is none, or the registry refuses.
-    pub fn push(&self, layout: &Path, from: &str, tag: &str) -> Result<()> {
+    pub fn push_build(&self, tag: &str) -> Result<()> {
+        let push = workspace().join("istio/image/push").display().to_string();
+        run(&push, &[&format!("{}:{tag}", Registry::image()), "--dest-tls-verify=false"])
+    }
+
+    /// Pushes an image of a layout.
+    ///
+    /// # Errors
+    /// There is none, or the registry refuses.
+    fn push(&self, layout: &Path, from: &str, tag: &str) -> Result<()> {
         let source = format!("oci:{}:{from}", layout.display());
         let target = format!("docker://{}:{tag}", Registry::image());
         run("skopeo", &["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", &source, &target])
@@ -104,7 +114,8 @@ impl Registry {
         let mut entry = blob(manifest.to_string().as_bytes(), media)?;
         entry["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
         fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [entry]}).to_string())?;
-        fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).context("cannot write the layout")?;
+        fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#)
+            .context("cannot write the layout")?;
         self.push(&layout, tag, tag)
     }
 }

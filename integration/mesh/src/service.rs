@@ -26,8 +26,10 @@ impl Service {
     /// # Errors
     /// The API server refuses.
     pub fn create(kubectl: &Kubectl, namespace: &str, name: &str, ports: &[u16]) -> Result<Service> {
-        let entries: Vec<_> =
-            ports.iter().map(|port| json!({"name": format!("http-{port}"), "port": port, "targetPort": port})).collect();
+        let entries: Vec<_> = ports
+            .iter()
+            .map(|port| json!({"name": format!("http-{port}"), "port": port, "targetPort": port}))
+            .collect();
         kubectl.apply(&[json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
             "spec": {"ports": entries},

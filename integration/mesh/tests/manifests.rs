@@ -1,0 +1,76 @@
+//! Every kustomization under `istio/` is taken by the real API server, with the real schemas and validation rules, and
+//! `istioctl analyze` has nothing to say about what is then there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use circuit_breaker_mesh::control_plane::{Istio, manifests};
+use circuit_breaker_mesh::lab::Lab;
+use circuit_breaker_mesh::namespaces;
+use libtest_mimic::{Arguments, Trial};
+
+/// What goes with only the newest Istio.
+const NEWEST_ONLY: &str = "traffic-extension";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let name = "every_manifest_is_taken_by_the_api_server_and_istioctl_analyze_is_clean";
+    if arguments.list {
+        return libtest_mimic::run(&arguments, vec![Trial::test(name, || Ok(()))]).exit_code();
+    }
+    let rights = match namespaces::enter() {
+        Ok(rights) => rights,
+        Err(why) => {
+            eprintln!("skipped: {why:#}");
+            let must = std::env::var("CI").is_ok_and(|value| value == "true");
+            return if must { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let test = move || {
+        let runtime = tokio::runtime::Runtime::new().expect("threads can be had");
+        runtime.block_on(async {
+            let istio = Istio::chosen().expect("a version that is tested");
+            let lab = Lab::start(rights, istio).await.unwrap_or_else(|why| panic!("{why:#}"));
+            check(&lab, istio);
+        });
+        Ok(())
+    };
+    libtest_mimic::run(&arguments, vec![Trial::test(name, test)]).exit_code()
+}
+
+fn check(lab: &Lab, istio: Istio) {
+    let all = kustomizations(&manifests());
+    let chosen = all.iter().filter(|path| istio == Istio::Newest || !path.ends_with(NEWEST_ONLY));
+    let mut taken = 0;
+    for directory in chosen {
+        for namespace in ["istio-ingress", "shop", "monitoring"] {
+            lab.namespace(namespace).expect("the API server takes it");
+        }
+        // Applied for real, not as a dry run: some rules look at what is there.
+        let said = lab.kubectl().apply_kustomization(directory).unwrap_or_else(|why| panic!("{why:#}"));
+        assert!(said.contains("serverside-applied"), "{}: {said}", directory.display());
+        taken += 1;
+    }
+    assert!(taken >= 5, "there are base and overlays: {all:?}");
+    let analysis = Command::new(istio.file("istioctl").expect("it is installed"))
+        .args(["analyze", "--all-namespaces", "--failure-threshold", "Info"])
+        .env("KUBECONFIG", lab.kubectl().kubeconfig())
+        .env("HOME", lab.directory())
+        .output()
+        .expect("istioctl runs");
+    let said = String::from_utf8_lossy(&[analysis.stdout, analysis.stderr].concat()).into_owned();
+    assert!(analysis.status.success() && said.contains("No validation issues found"), "{said}");
+}
+
+/// All directories with a kustomization, the deepest last.
+fn kustomizations(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    if directory.join("kustomization.yaml").is_file() {
+        found.push(directory.to_owned());
+    }
+    let mut below: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    below.sort();
+    found.extend(below.iter().filter(|path| path.is_dir()).flat_map(|path| kustomizations(path)));
+    found
+}
