@@ -82,6 +82,10 @@ test-mesh: image mesh-tools ## Test what istio/ gives a cluster on a real mesh (
 mesh-tools:
 	@$(INSTALL) envoy etcd kubernetes $(ISTIO_TOOL)
 
+.PHONY: test-alerts
+test-alerts: ## Check the alerts in istio/monitoring with promtool (Debian's prometheus)
+	@istio/monitoring/test
+
 .PHONY: bench
 bench: build build-empty ## Count what a request costs, against no filter, an empty one, Lua and admission_control (4 min)
 	@$(INSTALL) envoy

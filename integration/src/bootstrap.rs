@@ -12,8 +12,12 @@ use crate::envoy::module;
 pub struct Cluster {
     /// Name of the cluster: the breaker's upstream. Requests to `/<name>` go there.
     pub name: String,
-    /// The only endpoint; none for a cluster without hosts.
+    /// Its first endpoint; none for a cluster without hosts.
     pub address: Option<SocketAddr>,
+    /// Further endpoints.
+    pub more_addresses: Vec<SocketAddr>,
+    /// Envoy's outlier detection. With it all hosts may be ejected: Istio sets the panic threshold to 0 then.
+    pub outlier_detection: Option<Value>,
     /// HTTP/2 to the upstream.
     pub http2: bool,
     /// Route timeout, as Envoy writes durations (`0.5s`); `0s` for none.
@@ -38,6 +42,8 @@ impl Cluster {
         Cluster {
             name: name.to_owned(),
             address: Some(address),
+            more_addresses: Vec::new(),
+            outlier_detection: None,
             http2: false,
             timeout: "0s".to_owned(),
             retries: 0,
@@ -283,6 +289,7 @@ fn cluster(cluster: &Cluster) -> Value {
     let endpoints: Vec<Value> = cluster
         .address
         .iter()
+        .chain(&cluster.more_addresses)
         .map(|address| json!({"lb_endpoints": [{"endpoint": {"address": socket(address.port())}}]}))
         .collect();
     let mut document = json!({
@@ -295,6 +302,10 @@ fn cluster(cluster: &Cluster) -> Value {
             "max_retries": PLENTY,
         }]},
     });
+    if let Some(outlier_detection) = &cluster.outlier_detection {
+        document["outlier_detection"] = outlier_detection.clone();
+        document["common_lb_config"] = json!({"healthy_panic_threshold": {"value": 0}});
+    }
     if cluster.http2 {
         document["typed_extension_protocol_options"] = json!({
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
