@@ -106,7 +106,7 @@ impl ControlPlane {
         self.istio
     }
 
-    /// Starts istiod and waits until it serves.
+    /// Starts istiod, if it does not run, and waits until it serves.
     ///
     /// # Errors
     /// It does not start; with its log.
@@ -114,6 +114,9 @@ impl ControlPlane {
     /// # Panics
     /// Never: nobody panics while holding the lock.
     pub async fn start_istiod(&self) -> Result<()> {
+        if self.istiod.lock().expect("no holder panics").is_some() {
+            return Ok(());
+        }
         let mesh = self.directory.join("mesh.yaml");
         // Logs to where the agent's go, in Istio's own format.
         fs::write(&mesh, "accessLogFile: /dev/stdout\n")?;

@@ -10,11 +10,12 @@ use std::sync::{
 use std::sync::{Mutex, Weak};
 
 use anyhow::Result;
+use circuit_breaker_integration::envoy::tool;
 use serde_json::json;
 
 use crate::control_plane::{ControlPlane, Istio};
 use crate::kubectl::Kubectl;
-use crate::namespaces::{DIRECTORY, Rights};
+use crate::namespaces::{DIRECTORY, Rights, run};
 use crate::network::Network;
 use crate::pod::{Pod, Spec, istiod_name};
 use crate::process::tail;
@@ -40,6 +41,12 @@ impl Lab {
     /// A part does not start; with its log.
     pub async fn start(rights: Rights, istio: Istio) -> Result<Lab> {
         let directory = PathBuf::from(DIRECTORY);
+        // Where they are installed may be closed to the proxy's user, as root's home is.
+        for (name, program) in [("envoy", tool("envoy")?), ("istio", istio.file("pilot-agent")?)] {
+            let (from, to) = (program.parent().unwrap_or(&program), directory.join("tools").join(name));
+            fs::create_dir_all(&to)?;
+            run("mount", &["--bind", &from.display().to_string(), &to.display().to_string()])?;
+        }
         let network = Network::lay()?;
         let registry = Registry::start(&directory.join("registry")).await?;
         let plane = ControlPlane::start(&directory.join("control-plane"), istio).await?;

@@ -9,14 +9,13 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use circuit_breaker_integration::client::{self, Reply};
-use circuit_breaker_integration::envoy::tool;
 use circuit_breaker_integration::scenario::State;
 use circuit_breaker_integration::upstream::Upstream;
 use circuit_breaker_integration::wait::until;
 use serde_json::{Value, json};
 
 use crate::control_plane::ControlPlane;
-use crate::namespaces::Rights;
+use crate::namespaces::{DIRECTORY, Rights};
 use crate::network::{HOST, Netns};
 use crate::process::Program;
 
@@ -97,7 +96,7 @@ impl Pod {
         pod.announce(plane)?;
         if pod.spec.proxy != Proxy::None {
             pod.prepare_agent(plane).await?;
-            pod.start_agent(plane.istio()).await?;
+            pod.start_agent().await?;
         }
         Ok(pod)
     }
@@ -150,7 +149,7 @@ impl Pod {
             own(&self.directory)?;
         }
         if self.spec.proxy == Proxy::Sidecar {
-            let mut command = self.netns.command(&plane.istio().file("pilot-agent")?.display().to_string());
+            let mut command = self.netns.command(&installed("istio/pilot-agent").display().to_string());
             command.arg("istio-iptables").args(["-p", "15001", "-z", "15006", "-u", "1337", "-g", "1337"]);
             command.args(["-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*", "-d", "15090,15021,15020"]);
             let output = command.env("INSTANCE_IP", self.address().to_string()).output()?;
@@ -166,7 +165,7 @@ impl Pod {
     ///
     /// # Panics
     /// Never: nobody panics while holding the lock.
-    pub async fn start_agent(&self, istio: crate::control_plane::Istio) -> Result<()> {
+    pub async fn start_agent(&self) -> Result<()> {
         // The cache of modules is the pod's own, as /var/lib/istio is an emptyDir in Kubernetes.
         const START: &str = r#"mount --bind "$DATA" /var/lib/istio/data && cd "$HOME" && exec "$@""#;
         let mut command = self.netns.command("sh");
@@ -177,14 +176,14 @@ impl Pod {
         }
         let kind = if self.spec.proxy == Proxy::Gateway { "router" } else { "sidecar" };
         command
-            .arg(istio.file("pilot-agent")?)
+            .arg(installed("istio/pilot-agent"))
             .args(["proxy", kind, "--proxyLogLevel=warning", "--proxyComponentLogLevel=misc:error,wasm:info"])
             .args(["--domain", &format!("{}.svc.cluster.local", self.spec.namespace)])
             .arg("--templateFile")
-            .arg(istio.file("envoy_bootstrap.json")?)
+            .arg(installed("istio/envoy_bootstrap.json"))
             .env("HOME", &self.directory)
             .env("DATA", self.directory.join("data"))
-            .envs(self.environment()?);
+            .envs(self.environment());
         let agent = Program::start(&self.directory, "agent", command)?;
         let ready = SocketAddr::from((self.address(), READY));
         agent
@@ -196,14 +195,14 @@ impl Pod {
         Ok(())
     }
 
-    fn environment(&self) -> Result<BTreeMap<&'static str, String>> {
+    fn environment(&self) -> BTreeMap<&'static str, String> {
         let config = json!({
-            "binaryPath": tool("envoy")?,
+            "binaryPath": installed("envoy/envoy"),
             "configPath": self.directory.join("etc/istio/proxy"),
             "discoveryAddress": "istiod.istio-system.svc:15012",
             "concurrency": 2, "statusPort": 15020, "proxyAdminPort": ADMIN, "terminationDrainDuration": "1s",
         });
-        Ok(BTreeMap::from([
+        BTreeMap::from([
             ("PROXY_CONFIG", config.to_string()),
             ("POD_NAME", self.spec.name.clone()),
             ("POD_NAMESPACE", self.spec.namespace.clone()),
@@ -214,7 +213,9 @@ impl Pod {
             ("ISTIO_META_WORKLOAD_NAME", self.spec.name.clone()),
             ("ISTIO_METAJSON_LABELS", json!(self.spec.labels).to_string()),
             ("WASM_INSECURE_REGISTRIES", "*".to_owned()),
-        ]))
+            // It would ask the clouds' metadata servers which of them this is, and wait for two seconds.
+            ("CLOUD_PLATFORM", "none".to_owned()),
+        ])
     }
 
     /// Ends the agent and its Envoy at once.
@@ -294,6 +295,13 @@ impl Pod {
         self.stats().await.expect("the admin interface answers").get(&name).copied().unwrap_or(0)
     }
 
+    /// Waits until a metric has a value: a call is counted when its access log is written, after the client has its answer.
+    pub async fn until_metric(&self, metric: &str, upstream: &str, component: &str, value: u64) {
+        let look = || self.metric(metric, upstream, component);
+        let what = format!("{metric} {component} of {upstream} to be {value} in {}", self.spec.name);
+        until(&what, look, |seen| *seen == value).await;
+    }
+
     /// The state of a circuit; nothing where there is no circuit.
     ///
     /// # Panics
@@ -362,6 +370,11 @@ fn own(path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A program of the lab, where the proxy's user may run it.
+fn installed(path: &str) -> PathBuf {
+    Path::new(DIRECTORY).join("tools").join(path)
 }
 
 /// What pods call istiod.

@@ -35,7 +35,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Starts it again, with all it had.
+    /// Starts it again, with all it had, if it does not run.
     ///
     /// # Errors
     /// It does not start.
@@ -43,6 +43,9 @@ impl Registry {
     /// # Panics
     /// Never: nobody panics while holding the lock.
     pub async fn resume(&self) -> Result<()> {
+        if self.program.lock().expect("no holder panics").is_some() {
+            return Ok(());
+        }
         let config = self.directory.join("config.json");
         // YAML, which JSON is.
         let document = json!({
@@ -93,8 +96,8 @@ impl Registry {
         run("skopeo", &["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", &source, &target])
     }
 
-    /// Pushes a module that `make image` did not make, as the smallest thing that Istio's agent takes: an artifact whose
-    /// only layer is the module itself.
+    /// Pushes a module that `make image` did not make, as the smallest thing that Istio's agent takes: an artifact with the
+    /// module as it is for a layer.
     ///
     /// # Errors
     /// The registry refuses.
@@ -109,8 +112,10 @@ impl Registry {
         };
         let config = blob(b"{}", "application/vnd.module.wasm.config.v1+json")?;
         let layer = blob(module, "application/vnd.module.wasm.content.layer.v1+wasm")?;
+        // The agent takes an artifact of two layers, and no other: `number of layers must be 2 but got 1`.
+        let second = blob(b"{\"config\": {}}", "application/vnd.module.wasm.runtime-config.v1+json")?;
         let media = "application/vnd.oci.image.manifest.v1+json";
-        let manifest = json!({"schemaVersion": 2, "mediaType": media, "config": config, "layers": [layer]});
+        let manifest = json!({"schemaVersion": 2, "mediaType": media, "config": config, "layers": [layer, second]});
         let mut entry = blob(manifest.to_string().as_bytes(), media)?;
         entry["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
         fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [entry]}).to_string())?;

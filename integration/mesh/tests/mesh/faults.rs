@@ -48,6 +48,25 @@ pub async fn without_istiod_the_breaker_goes_on(world: &World) {
     world.route("again.example.com", json!([{"route": [{"destination": {"host": backend.service.host()}}]}])).await;
 }
 
+pub async fn an_image_that_is_not_there_takes_the_breaker_away_and_traffic_passes(world: &World) {
+    let backend = world.backend(SHOP, "mistagged").await;
+    let host = "mistagged.example.com";
+    world.route(host, json!([{"route": [{"destination": {"host": backend.service.host()}}]}])).await;
+    backend.upstream.behave(Behaviour::Status(500));
+    world.get_times(host, "/", 5).await;
+    world.apply(&policy().image("no-such-tag"));
+    let served = || async {
+        let reply = world.get(host, "/").await;
+        assert!(matches!(reply.status, 500 | 503), "never 403: {reply:?}");
+        reply.is_rejection()
+    };
+    until("the breaker to be gone", served, |rejected| !rejected).await;
+    assert!(world.gateway.log().contains("applying allow RBAC filter"), "the agent says why");
+    // Back: the agent has the image, and the circuits begin closed.
+    world.apply(&policy());
+    until("the breaker to be back", served, |rejected| *rejected).await;
+}
+
 pub async fn with_the_registry_down_a_new_proxy_lets_traffic_pass(world: &World) {
     let backend = world.backend(SHOP, "unfetched").await;
     let host = "unfetched.example.com";
@@ -144,7 +163,7 @@ pub async fn an_agent_that_restarts_begins_closed_and_protects_again(world: &Wor
             assert_eq!(reply.is_rejection(), number == 5, "{reply:?}");
         }
         gateway.stop_agent();
-        gateway.start_agent(world.lab.plane().istio()).await.expect("the agent starts again");
+        gateway.start_agent().await.expect("the agent starts again");
         until_served(&gateway, "restarted.example.com", 500).await;
         // That one counted.
         backend.upstream.behave(Behaviour::Status(200));

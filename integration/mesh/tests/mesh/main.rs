@@ -60,7 +60,8 @@ macro_rules! tests {
 fn main() -> ExitCode {
     let tests = tests!(
         gateway::a_failing_upstream_trips_at_the_gateway_is_answered_there_and_recovers, Gateway, All;
-        gateway::a_hung_upstream_ends_in_504_after_all_retries_and_trips, Gateway, All;
+        gateway::a_hung_upstream_trips_before_its_retries_end_in_504, Gateway, All;
+        gateway::a_route_timeout_of_504_counts_as_a_failure_and_trips, Gateway, All;
         sidecar::a_client_with_the_plugin_trips_and_another_pod_is_untouched, Sidecar, All;
         sidecar::inbound_traffic_is_untouched, Sidecar, All;
         sidecar::calls_stay_under_mutual_tls, Sidecar, All;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         live::a_bad_policy_is_refused_by_name_and_the_old_one_keeps_serving, Gateway, All;
         live::a_new_image_under_load_fails_no_request_and_keeps_an_open_circuit, Gateway, All;
         faults::without_istiod_the_breaker_goes_on, Gateway, Newest;
+        faults::an_image_that_is_not_there_takes_the_breaker_away_and_traffic_passes, Gateway, Newest;
         faults::with_the_registry_down_a_new_proxy_lets_traffic_pass, Gateway, All;
         faults::with_the_registry_down_fail_reload_and_fail_close_answer_403_to_everyone, Gateway, All;
         faults::a_vm_that_traps_lets_traffic_pass, Gateway, Newest;
@@ -122,6 +124,7 @@ fn run(runtime: &Runtime, world: &World, test: &Test) -> Result<(), libtest_mimi
     let done = catch_unwind(AssertUnwindSafe(|| runtime.block_on((test.run)(world))));
     if done.is_err() {
         runtime.block_on(world.lab.print_what_is_known());
+        runtime.block_on(world.mend()).map_err(|why| format!("{why:#}"))?;
         return Err("its panic is above, with what the lab knows".into());
     }
     Ok(())

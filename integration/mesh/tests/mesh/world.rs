@@ -58,6 +58,13 @@ impl World {
         Ok(World { lab, gateway })
     }
 
+    /// Puts back what a test that failed has taken away, so that it does not fail the others.
+    pub async fn mend(&self) -> Result<()> {
+        self.lab.plane().start_istiod().await?;
+        self.lab.registry().resume().await?;
+        apply_policy(&self.lab, &policy())
+    }
+
     /// The policy of the shared gateway becomes this.
     pub fn apply(&self, plugin: &Plugin) {
         apply_policy(&self.lab, plugin).expect("the API server takes it");
