@@ -23,9 +23,12 @@ export CIRCUIT_BREAKER_MODULE := $(MODULE)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Panic messages name their source files: without these, each machine's paths would make another module of the same commit.
+REPRODUCIBLE := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/circuit-breaker
+
 .PHONY: build
 build: rust-target ## Build the module for Envoy, trimmed
-	@cargo build --release --target $(WASM) -p circuit-breaker-filter --lib --locked
+	@RUSTFLAGS="$(REPRODUCIBLE)" cargo build --release --target $(WASM) -p circuit-breaker-filter --lib --locked
 	@cargo run --quiet --profile tool -p circuit-breaker-trim --locked -- $(LINKED) $(MODULE) || \
 	  { rm -f $(MODULE); exit 1; } # cargo has put the linked module there: it must not pass for the trimmed one
 
@@ -114,6 +117,10 @@ image: build ## Make the OCI image of the module in target/image, the same bytes
 	@cargo run --quiet --profile tool -p circuit-breaker-image --locked -- --module $(MODULE) --output target/image \
 	  --revision "$$(git describe --always --abbrev=40 --exclude '*' --dirty)" \
 	  --created "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" $(if $(SOURCE),--source $(SOURCE))
+
+.PHONY: test-image
+test-image: ## Build the image here and in a clone elsewhere, and compare digests (a committed tree)
+	@istio/image/test-reproducible
 
 .PHONY: push
 push: image ## Push it: IMAGE=registry/name, all tags, or IMAGE=registry/name:tag (SKOPEO_FLAGS for skopeo copy)

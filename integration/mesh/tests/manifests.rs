@@ -9,6 +9,7 @@ use circuit_breaker_mesh::control_plane::{Istio, manifests};
 use circuit_breaker_mesh::lab::Lab;
 use circuit_breaker_mesh::namespaces;
 use libtest_mimic::{Arguments, Trial};
+use serde_json::{Value, json};
 
 /// What goes with only the newest Istio.
 const NEWEST_ONLY: &str = "traffic-extension";
@@ -42,25 +43,73 @@ fn main() -> ExitCode {
 fn check(lab: &Lab, istio: Istio) {
     let all = kustomizations(&manifests());
     let chosen = all.iter().filter(|path| istio == Istio::Newest || !path.ends_with(NEWEST_ONLY));
+    for namespace in ["istio-ingress", "shop"] {
+        lab.namespace(namespace).expect("the API server takes it");
+    }
     let mut taken = 0;
     for directory in chosen {
-        for namespace in ["istio-ingress", "shop", "monitoring"] {
-            lab.namespace(namespace).expect("the API server takes it");
-        }
         // Applied for real, not as a dry run: some rules look at what is there.
         let said = lab.kubectl().apply_kustomization(directory).unwrap_or_else(|why| panic!("{why:#}"));
         assert!(said.contains("serverside-applied"), "{}: {said}", directory.display());
         taken += 1;
     }
     assert!(taken >= 5, "there are base and overlays: {all:?}");
+    add_what_a_cluster_has(lab);
     let analysis = Command::new(istio.file("istioctl").expect("it is installed"))
         .args(["analyze", "--all-namespaces", "--failure-threshold", "Info"])
+        // It warns of every EnvoyFilter there is.
+        .args(["--suppress", "IST0133=EnvoyFilter *"])
         .env("KUBECONFIG", lab.kubectl().kubeconfig())
         .env("HOME", lab.directory())
         .output()
         .expect("istioctl runs");
     let said = String::from_utf8_lossy(&[analysis.stdout, analysis.stderr].concat()).into_owned();
     assert!(analysis.status.success() && said.contains("No validation issues found"), "{said}");
+}
+
+/// The pods of the Deployments and Istio's injector, which analysis looks for: there is no controller here that would make
+/// the ones, and no chart that would install the other.
+fn add_what_a_cluster_has(lab: &Lab) {
+    let kubectl = lab.kubectl();
+    let deployments = kubectl.get(&["deployments", "--all-namespaces"]).expect("the API server answers");
+    let pods: Vec<Value> = deployments["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|deployment| {
+            let (metadata, template) = (&deployment["metadata"], &deployment["spec"]["template"]);
+            json!({
+                "apiVersion": "v1", "kind": "Pod", "spec": template["spec"],
+                "metadata": {
+                    "name": metadata["name"], "namespace": metadata["namespace"], "labels": template["metadata"]["labels"],
+                },
+            })
+        })
+        .collect();
+    assert!(!pods.is_empty(), "the manifests have Deployments");
+    kubectl.apply(&pods).expect("the API server takes what the Deployments say");
+    let webhook = |name: &str, key: &str, value: &str| {
+        json!({
+            "name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"], "failurePolicy": "Ignore",
+            "clientConfig": {"url": "https://127.0.0.1:1/inject"},
+            "namespaceSelector": {"matchLabels": {key: value}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+        })
+    };
+    kubectl
+        .apply(&[
+            json!({
+                "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+                "metadata": {"name": "istio-sidecar-injector"},
+                "webhooks": [webhook("namespace.sidecar-injector.istio.io", "istio-injection", "enabled")],
+            }),
+            // What analysis itself advises for a namespace that is none of ours.
+            json!({
+                "apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": "default", "labels": {"istio-injection": "disabled"}},
+            }),
+        ])
+        .expect("the API server takes it");
 }
 
 /// All directories with a kustomization, the deepest last.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use circuit_breaker_integration::client;
 use circuit_breaker_integration::envoy::module;
 use circuit_breaker_integration::scenario::State;
 use circuit_breaker_integration::upstream::Behaviour;
@@ -47,6 +48,9 @@ pub async fn a_bad_policy_is_refused_by_name_and_the_old_one_keeps_serving(world
     let told =
         || async { world.lab.plane().log().lines().any(|line| line.contains("ECDS") && line.contains("ACK ERROR")) };
     until("istiod's log to tell that Envoy refused it", told, |told| *told).await;
+    let rejects = client::get(([127, 0, 0, 1], 15014).into(), "/metrics").await.expect("istiod answers").text();
+    let rejects = rejects.lines().find(|line| line.starts_with("pilot_total_xds_rejects") && line.contains("ecds"));
+    assert!(rejects.is_some_and(|line| !line.ends_with(" 0")), "istiod counts it: {rejects:?}");
     backend.upstream.behave(Behaviour::Status(500));
     for (number, reply) in world.get_times(host, "/", 6).await.iter().enumerate() {
         assert_eq!(reply.is_rejection(), number == 5, "the old policy trips at five");
@@ -95,6 +99,14 @@ pub async fn a_new_image_under_load_fails_no_request_and_keeps_an_open_circuit(w
     for client in clients {
         client.await.expect("no request fails");
     }
-    assert_eq!(world.gateway.metric("circuit_breaker_trips_total", &sick.service.upstream(), "consecutive").await, 1);
+    let upstream = sick.service.upstream();
+    assert_eq!(world.gateway.state(&upstream).await, Some(State::Open));
+    assert_eq!(
+        world.gateway.metric("circuit_breaker_calls_total", &upstream, "failure").await,
+        5,
+        "what was counted stays"
+    );
+    let transitions = world.gateway.transitions();
+    assert_eq!(transitions.iter().filter(|line| line["upstream"] == upstream.as_str()).count(), 1);
     world.apply(&policy());
 }
