@@ -79,7 +79,7 @@ fn add_what_a_cluster_has(lab: &Lab) {
         .map(|deployment| {
             let (metadata, template) = (&deployment["metadata"], &deployment["spec"]["template"]);
             json!({
-                "apiVersion": "v1", "kind": "Pod", "spec": template["spec"],
+                "apiVersion": "v1", "kind": "Pod", "spec": injected(template["spec"].clone()),
                 "metadata": {
                     "name": metadata["name"], "namespace": metadata["namespace"], "labels": template["metadata"]["labels"],
                 },
@@ -91,7 +91,7 @@ fn add_what_a_cluster_has(lab: &Lab) {
     let webhook = |name: &str, key: &str, value: &str| {
         json!({
             "name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"], "failurePolicy": "Ignore",
-            "clientConfig": {"url": "https://127.0.0.1:1/inject"},
+            "clientConfig": {"service": {"name": "istiod", "namespace": "istio-system", "path": "/inject", "port": 443}},
             "namespaceSelector": {"matchLabels": {key: value}},
             "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
         })
@@ -103,6 +103,10 @@ fn add_what_a_cluster_has(lab: &Lab) {
                 "metadata": {"name": "istio-sidecar-injector"},
                 "webhooks": [webhook("namespace.sidecar-injector.istio.io", "istio-injection", "enabled")],
             }),
+            json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": {"name": "istiod", "namespace": "istio-system"},
+                "spec": {"ports": [{"name": "https-webhook", "port": 443, "targetPort": 15017}]},
+            }),
             // What analysis itself advises for a namespace that is none of ours.
             json!({
                 "apiVersion": "v1", "kind": "Namespace",
@@ -110,6 +114,18 @@ fn add_what_a_cluster_has(lab: &Lab) {
             }),
         ])
         .expect("the API server takes it");
+}
+
+/// A pod's containers once Istio's injector has seen them.
+fn injected(mut spec: Value) -> Value {
+    let containers = spec["containers"].as_array_mut().expect("a pod has containers");
+    for container in containers.iter_mut().filter(|container| container["image"] == "auto") {
+        container["image"] = json!("istio/proxyv2");
+    }
+    if !containers.iter().any(|container| container["name"] == "istio-proxy") {
+        containers.push(json!({"name": "istio-proxy", "image": "istio/proxyv2"}));
+    }
+    spec
 }
 
 /// All directories with a kustomization, the deepest last.
