@@ -302,10 +302,6 @@ fn cluster(cluster: &Cluster) -> Value {
             "max_retries": PLENTY,
         }]},
     });
-    if let Some(outlier_detection) = &cluster.outlier_detection {
-        document["outlier_detection"] = outlier_detection.clone();
-        document["common_lb_config"] = json!({"healthy_panic_threshold": {"value": 0}});
-    }
     if cluster.http2 {
         document["typed_extension_protocol_options"] = json!({
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -313,6 +309,10 @@ fn cluster(cluster: &Cluster) -> Value {
                 "explicit_http_config": {"http2_protocol_options": {}},
             },
         });
+    }
+    if let Some(outlier_detection) = &cluster.outlier_detection {
+        document["outlier_detection"] = outlier_detection.clone();
+        document["common_lb_config"] = json!({"healthy_panic_threshold": {"value": 0}});
     }
     document
 }

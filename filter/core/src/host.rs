@@ -120,6 +120,16 @@ impl Word {
         Ok(Word::Metric { id, gauge: kind == MetricKind::Gauge, proven: Cell::new(false) })
     }
 
+    /// A metric that is known to be kept, since another one of its name is. Reading it back would prove nothing where other
+    /// workers set it to 0.
+    pub(crate) fn kept<H: Host>(host: &H, kind: MetricKind, name: &str) -> Result<Word, Fault> {
+        let word = Word::metric(host, kind, name)?;
+        if let Word::Metric { proven, .. } = &word {
+            proven.set(true);
+        }
+        Ok(word)
+    }
+
     /// The stand-in for a metric that is not kept: slower, as exact.
     pub(crate) fn shared(name: &str) -> Word {
         Word::Shared { key: key::word_key(name) }
@@ -132,7 +142,8 @@ impl Word {
         }
     }
 
-    /// Adds one. The first time it is read back: a null metric must not pass for one that nobody has written.
+    /// Adds one. The first time it is read back: a null metric must not pass for one that nobody has written. For words that
+    /// only grow, or are known to be kept.
     pub(crate) fn add_one<H: Host>(&self, host: &H) -> Result<(), Fault> {
         match self {
             Word::Metric { id, proven, .. } => {

@@ -27,7 +27,29 @@ struct Store {
     broken: bool,
     streams: BTreeMap<u32, String>,
     interference: Interference,
+    watcher: Watcher,
     begun: Answer,
+}
+
+/// What a host call does to something that other workers may touch too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// Looks at it.
+    Read,
+    /// Adds to it, and does not see what came of that: two that do so may as well come in the other order.
+    Add,
+    /// Changes it, or looks at it and changes it.
+    Write,
+}
+
+/// Told of every host call right before it is made.
+#[derive(Clone, Default)]
+struct Watcher(Option<Rc<dyn Fn(&str, Touch)>>);
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Watcher").field(&self.0.is_some()).finish()
+    }
 }
 
 /// What another worker does in the middle of a worker's decision, and before which host call.
@@ -116,6 +138,26 @@ impl Memory {
         store.interference.0 = Some((Moment::Call(at), Box::new(act)));
     }
 
+    /// Right before every host call `watch` is told what the call touches, and how.
+    pub fn before_every_call(&self, watch: impl Fn(&str, Touch) + 'static) {
+        self.0.borrow_mut().watcher = Watcher(Some(Rc::new(watch)));
+    }
+
+    fn touch(&self, what: &str, how: Touch) {
+        let watcher = self.0.borrow().watcher.clone();
+        if let Some(watch) = watcher.0 {
+            watch(what, how);
+        }
+    }
+
+    /// Before a host call on a metric.
+    fn touch_metric(&self, metric: u32, how: Touch) {
+        let name = self.0.borrow().name(metric);
+        if let Ok((_, name)) = name {
+            self.touch(&name, how);
+        }
+    }
+
     fn interfere(&self, now: Moment) {
         let mut store = self.0.borrow_mut();
         let due = matches!(&store.interference.0, Some((moment, _)) if *moment == now);
@@ -178,10 +220,12 @@ impl Store {
 
 impl Host for Memory {
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
+        self.touch(key, Touch::Read);
         Ok(self.bytes_call()?.data.get(key).cloned())
     }
 
     fn swap(&self, key: &str, value: &[u8], expected: u32) -> Result<bool, HostError> {
+        self.touch(key, Touch::Write);
         self.interfere(Moment::NextWrite);
         let mut store = self.bytes_call()?;
         let fits = store.data.get(key).map_or(expected == ABSENT, |(_, cas)| *cas == expected);
@@ -200,6 +244,7 @@ impl Host for Memory {
     }
 
     fn add(&self, metric: u32, delta: i64) -> Result<(), HostError> {
+        self.touch_metric(metric, Touch::Add);
         let mut store = self.word_call()?;
         let (kind, name) = store.name(metric)?;
         if kind == MetricKind::Counter && delta <= 0 {
@@ -213,6 +258,7 @@ impl Host for Memory {
     }
 
     fn record(&self, metric: u32, value: u64) -> Result<(), HostError> {
+        self.touch_metric(metric, Touch::Write);
         let mut store = self.word_call()?;
         let (kind, name) = store.name(metric)?;
         if !store.is_kept(&name) {
@@ -225,6 +271,7 @@ impl Host for Memory {
     }
 
     fn read(&self, metric: u32) -> Result<u64, HostError> {
+        self.touch_metric(metric, Touch::Read);
         let store = self.word_call()?;
         let (_, name) = store.name(metric)?;
         Ok(store.values.get(&name).copied().unwrap_or(0))

@@ -36,7 +36,7 @@ impl Words {
         let (epoch, kept) = proven_gauge(host, upstream, "epoch")?;
         let gauge = |component| {
             let name = stat(&metrics::SHARED, upstream, component);
-            if kept { Word::metric(host, MetricKind::Gauge, &name) } else { Ok(Word::shared(&name)) }
+            if kept { Word::kept(host, MetricKind::Gauge, &name) } else { Ok(Word::shared(&name)) }
         };
         let words = Words { epoch, watch: gauge("watch")?, streak: gauge("streak")?, success, failure, slow, over };
         Ok((words, kept))

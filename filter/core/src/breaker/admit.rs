@@ -71,7 +71,7 @@ impl<H: Host> Breaker<H> {
         if view.policy.mode == Mode::Disabled {
             return Ok(Decision::Pass(Permit::Uncounted));
         }
-        if !retired && (view.record.phase == Phase::Open || view.policy.mode == Mode::ForceOpen) {
+        if !retired && is_due(view, now) {
             view.advance(vm, now)?;
         }
         Ok(match view.record.phase {
@@ -102,6 +102,16 @@ impl<H: Host> Breaker<H> {
         if let Err(error) = view.series.count(&vm.host, &metrics::REJECTED, &view.name, cause.word()) {
             vm.failed(error.into());
         }
+    }
+}
+
+/// Whether the circuit is to change before this request is decided and not only at the next tick. Asked for every request
+/// that is rejected, so it looks at nothing but the record.
+fn is_due(view: &View, now: u64) -> bool {
+    let forced = view.record.forced;
+    match view.policy.mode {
+        Mode::ForceOpen => !forced,
+        _ => view.record.phase == Phase::Open && (forced || view.record.open_for(&view.policy, now) == 0),
     }
 }
 
