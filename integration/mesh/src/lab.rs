@@ -8,6 +8,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 use std::sync::{Mutex, Weak};
+use std::time::Duration;
 
 use anyhow::Result;
 use circuit_breaker_integration::envoy::tool;
@@ -94,7 +95,7 @@ impl Lab {
         &self.registry
     }
 
-    /// Makes a namespace with the service account that its pods have, where there is none yet.
+    /// Makes a namespace, where there is none yet.
     ///
     /// # Errors
     /// The API server refuses.
@@ -105,10 +106,7 @@ impl Lab {
         if !self.namespaces.lock().expect("no holder panics").insert(name.to_owned()) {
             return Ok(());
         }
-        self.kubectl().apply(&[
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
-            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}),
-        ])
+        self.kubectl().apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})])
     }
 
     /// Starts a pod.
@@ -161,14 +159,31 @@ impl Lab {
     }
 
     /// What to read when a test fails.
+    ///
+    /// # Panics
+    /// Never: nobody panics while holding the lock.
     pub async fn print_what_is_known(&self) {
         eprintln!("--- istiod's log\n{}", tail(&self.plane.log(), 40));
-        let pods: Vec<_> =
-            self.pods.lock().map(|pods| pods.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default();
+        // Of pods that have ended too: those of the test that failed have.
+        for (name, log) in self.recent_logs() {
+            eprintln!("--- the log of {name}'s agent and Envoy\n{}", tail(&log, 40));
+        }
+        let pods: Vec<_> = self.pods.lock().expect("no holder panics").iter().filter_map(Weak::upgrade).collect();
         for pod in pods {
-            eprintln!("--- the log of {}'s agent and Envoy\n{}", pod.spec().name, tail(&pod.log(), 60));
             let stats = pod.admin("/stats?filter=circuit_breaker_").await.unwrap_or_default();
             eprintln!("--- the breaker's stats in {}\n{stats}", pod.spec().name);
         }
+    }
+
+    /// The logs that somebody wrote to within the last minute.
+    fn recent_logs(&self) -> Vec<(String, String)> {
+        let pods = fs::read_dir(self.directory.join("pods")).into_iter().flatten().flatten();
+        let logs = pods.filter_map(|pod| {
+            let path = pod.path().join("agent.log");
+            let age = fs::metadata(&path).ok()?.modified().ok()?.elapsed().ok()?;
+            let log = String::from_utf8_lossy(&fs::read(&path).ok()?).into_owned();
+            (age < Duration::from_secs(60)).then(|| (pod.file_name().to_string_lossy().into_owned(), log))
+        });
+        logs.collect()
     }
 }

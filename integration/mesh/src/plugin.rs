@@ -10,6 +10,8 @@ use crate::control_plane::manifests;
 use crate::kubectl::Kubectl;
 use crate::registry::Registry;
 
+const WASM_PLUGIN: &str = "WasmPlugin";
+
 /// A user's kustomization.
 #[derive(Clone, Debug)]
 pub struct Plugin {
@@ -26,11 +28,17 @@ impl Plugin {
         plugin.image(tag)
     }
 
+    /// What the overlay makes of the breaker.
+    fn kind(&self) -> &'static str {
+        if self.overlay == "traffic-extension" { "TrafficExtension" } else { WASM_PLUGIN }
+    }
+
     /// With another image.
     #[must_use]
     pub fn image(self, tag: &str) -> Plugin {
         let url = format!("oci://{}:{tag}", Registry::image());
-        self.patch("replace", "/spec/url", json!(url))
+        let path = if self.kind() == WASM_PLUGIN { "/spec/url" } else { "/spec/wasm/url" };
+        self.patch("replace", path, json!(url))
     }
 
     /// With one more change, as a JSON patch says it.
@@ -61,7 +69,7 @@ impl Plugin {
         let mut document = json!({
             "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
             "resources": [relative(&directory, &manifests().join("overlays").join(&self.overlay))?],
-            "patches": [{"target": {"kind": "WasmPlugin"}, "patch": Value::Array(self.patches.clone()).to_string()}],
+            "patches": [{"target": {"kind": self.kind()}, "patch": Value::Array(self.patches.clone()).to_string()}],
         });
         if let Some(namespace) = &self.namespace {
             document["namespace"] = json!(namespace);

@@ -45,6 +45,8 @@ pub struct Spec {
     pub namespace: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The account whose name its certificate has; made with the pod where it is not there.
+    pub account: String,
     /// What stands before it.
     pub proxy: Proxy,
 }
@@ -54,7 +56,14 @@ impl Spec {
     #[must_use]
     pub fn new(namespace: &str, name: &str, proxy: Proxy) -> Spec {
         let labels = BTreeMap::from([("app".to_owned(), name.to_owned())]);
-        Spec { name: name.to_owned(), namespace: namespace.to_owned(), labels, proxy }
+        Spec { name: name.to_owned(), namespace: namespace.to_owned(), labels, account: "default".to_owned(), proxy }
+    }
+
+    /// With another account.
+    #[must_use]
+    pub fn account(mut self, account: &str) -> Spec {
+        account.clone_into(&mut self.account);
+        self
     }
 
     /// With this label too.
@@ -103,7 +112,7 @@ impl Pod {
 
     /// Writes what a scheduler and a kubelet would have written.
     fn announce(&self, plane: &ControlPlane) -> Result<()> {
-        let Spec { name, namespace, .. } = &self.spec;
+        let Spec { name, namespace, account, .. } = &self.spec;
         let mut labels = self.spec.labels.clone();
         if self.spec.proxy == Proxy::Sidecar {
             // What Istio's injector writes: others then speak mTLS to it.
@@ -112,9 +121,12 @@ impl Pod {
         let object = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": namespace, "labels": labels},
-            "spec": {"serviceAccountName": "default", "nodeName": "lab", "containers": [{"name": "app", "image": "app"}]},
+            "spec": {"serviceAccountName": account, "nodeName": "lab", "containers": [{"name": "app", "image": "app"}]},
         });
-        plane.kubectl().apply(&[object])?;
+        let account = json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": namespace},
+        });
+        plane.kubectl().apply(&[account, object])?;
         let address = self.address().to_string();
         let status = json!({"status": {
             "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
@@ -142,7 +154,8 @@ impl Pod {
             fs::create_dir_all(self.directory.join(directory))?;
         }
         fs::create_dir_all("/var/lib/istio/data")?;
-        let token = plane.kubectl().run(&["create", "token", "default", "-n", namespace, "--audience", "istio-ca"])?;
+        let token =
+            plane.kubectl().run(&["create", "token", &self.spec.account, "-n", namespace, "--audience", "istio-ca"])?;
         fs::write(secrets.join("tokens/istio-token"), token.trim())?;
         fs::write(secrets.join("istio/root-cert.pem"), plane.root_certificate(namespace).await)?;
         if self.rights == Rights::Full {
@@ -207,7 +220,7 @@ impl Pod {
             ("POD_NAME", self.spec.name.clone()),
             ("POD_NAMESPACE", self.spec.namespace.clone()),
             ("INSTANCE_IP", self.address().to_string()),
-            ("SERVICE_ACCOUNT", "default".to_owned()),
+            ("SERVICE_ACCOUNT", self.spec.account.clone()),
             ("ISTIO_META_CLUSTER_ID", "Kubernetes".to_owned()),
             ("ISTIO_META_INTERCEPTION_MODE", "REDIRECT".to_owned()),
             ("ISTIO_META_WORKLOAD_NAME", self.spec.name.clone()),

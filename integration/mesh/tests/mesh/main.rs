@@ -7,6 +7,8 @@ mod faults;
 mod gateway;
 mod live;
 mod observability;
+mod overlays;
+mod sample;
 mod sidecar;
 mod upstreams;
 mod world;
@@ -36,9 +38,9 @@ enum Needs {
 /// Which versions of Istio a test runs on.
 #[derive(Clone, Copy, PartialEq)]
 enum On {
-    /// All: a main row.
+    /// All.
     All,
-    /// The newest only.
+    /// The newest only: 1.29 has no such thing.
     Newest,
 }
 
@@ -68,20 +70,25 @@ fn main() -> ExitCode {
         live::an_edited_policy_takes_effect_and_an_open_circuit_stays_open, Gateway, All;
         live::a_bad_policy_is_refused_by_name_and_the_old_one_keeps_serving, Gateway, All;
         live::a_new_image_under_load_fails_no_request_and_keeps_an_open_circuit, Gateway, All;
-        faults::without_istiod_the_breaker_goes_on, Gateway, Newest;
-        faults::an_image_that_is_not_there_takes_the_breaker_away_and_traffic_passes, Gateway, Newest;
+        faults::without_istiod_the_breaker_goes_on, Gateway, All;
+        faults::an_image_that_is_not_there_takes_the_breaker_away_and_traffic_passes, Gateway, All;
         faults::with_the_registry_down_a_new_proxy_lets_traffic_pass, Gateway, All;
         faults::with_the_registry_down_fail_reload_and_fail_close_answer_403_to_everyone, Gateway, All;
-        faults::a_vm_that_traps_lets_traffic_pass, Gateway, Newest;
-        faults::a_vm_that_traps_is_made_anew_under_fail_reload_and_circuits_stay_open, Gateway, Newest;
-        faults::an_agent_that_restarts_begins_closed_and_protects_again, Gateway, Newest;
-        faults::an_upstream_that_comes_back_under_another_address_closes_its_circuit, Gateway, Newest;
+        faults::a_vm_that_traps_lets_traffic_pass, Gateway, All;
+        faults::a_vm_that_traps_is_made_anew_under_fail_reload_and_circuits_stay_open, Gateway, All;
+        faults::an_agent_that_restarts_begins_closed_and_protects_again, Gateway, All;
+        faults::an_upstream_that_comes_back_under_another_address_closes_its_circuit, Gateway, All;
         observability::metrics_carry_their_labels_on_the_proxys_and_the_agents_port, Gateway, All;
         observability::the_access_log_says_who_answered, Gateway, All;
-        upstreams::subsets_of_a_weighted_route_have_a_circuit_each, Gateway, Newest;
-        upstreams::ports_of_one_service_have_a_circuit_each, Gateway, Newest;
-        upstreams::an_external_host_has_a_circuit_under_its_own_name, Gateway, Newest;
-        fallback::an_open_circuit_sends_requests_to_another_service_and_back, Gateway, Newest;
+        upstreams::subsets_of_a_weighted_route_have_a_circuit_each, Gateway, All;
+        upstreams::ports_of_one_service_have_a_circuit_each, Gateway, All;
+        upstreams::an_external_host_has_a_circuit_under_its_own_name, Gateway, All;
+        fallback::an_open_circuit_sends_requests_to_another_service_and_back, Gateway, All;
+        overlays::observe_rejects_nothing_and_tells_what_it_would_have_rejected, Gateway, All;
+        overlays::the_mesh_wide_overlay_is_everywhere_but_where_a_namespace_opts_out, Gateway, All;
+        overlays::a_traffic_extension_does_what_the_wasm_plugin_does, Gateway, Newest;
+        // Last: from here on the policies of the sample apply to the pods of all others.
+        sample::the_sample_mesh_serves_its_users_while_one_version_is_sick, Sidecar, All;
     );
     let mut arguments = Arguments::from_args();
     // They share one lab, and some take a part of it away for a while.

@@ -62,6 +62,10 @@ impl World {
     pub async fn mend(&self) -> Result<()> {
         self.lab.plane().start_istiod().await?;
         self.lab.registry().resume().await?;
+        for plugin in [["wasmplugin", "istio-system"], ["trafficextension", INGRESS], ["trafficextension", SHOP]] {
+            // 1.29 has no TrafficExtension that could be there.
+            let _ = self.lab.kubectl().delete(&[plugin[0], "circuit-breaker", "-n", plugin[1]]);
+        }
         apply_policy(&self.lab, &policy())
     }
 
@@ -119,7 +123,12 @@ impl World {
 
 /// GET from outside through any gateway.
 pub async fn ask(gateway: &Pod, host: &str, path: &str) -> Result<Reply> {
-    let stream = tokio::net::TcpStream::connect(SocketAddr::from((gateway.address(), 80))).await?;
+    ask_at(gateway, 80, host, path).await
+}
+
+/// GET from outside through any gateway, at a port other than 80.
+pub async fn ask_at(gateway: &Pod, port: u16, host: &str, path: &str) -> Result<Reply> {
+    let stream = tokio::net::TcpStream::connect(SocketAddr::from((gateway.address(), port))).await?;
     client::request_over(stream, "GET", path, &[("host", host)]).await
 }
 
