@@ -37,6 +37,8 @@ pub async fn without_istiod_the_breaker_goes_on(world: &World) {
     let (host, upstream) = ("orphan.example.com", backend.service.upstream());
     world.route(host, json!([{"route": [{"destination": {"host": backend.service.host()}}]}])).await;
     world.lab.plane().stop_istiod();
+    let istiod = SocketAddr::from(([127, 0, 0, 1], 15014));
+    assert!(client::get(istiod, "/metrics").await.is_err(), "there is no istiod");
     backend.upstream.behave(Behaviour::Status(500));
     world.get_times(host, "/", 5).await;
     assert!(world.get(host, "/").await.is_rejection());
