@@ -52,7 +52,7 @@ pub async fn without_istiod_the_breaker_goes_on(world: &World) {
 
 pub async fn an_image_that_is_not_there_takes_the_breaker_away_and_traffic_passes(world: &World) {
     let backend = world.backend(SHOP, "mistagged").await;
-    let host = "mistagged.example.com";
+    let (host, upstream) = ("mistagged.example.com", backend.service.upstream());
     world.route(host, json!([{"route": [{"destination": {"host": backend.service.host()}}]}])).await;
     backend.upstream.behave(Behaviour::Status(500));
     world.get_times(host, "/", 5).await;
@@ -67,6 +67,9 @@ pub async fn an_image_that_is_not_there_takes_the_breaker_away_and_traffic_passe
     // Back: the agent has the image, and the circuits begin closed.
     world.apply(&policy());
     until("the breaker to be back", served, |rejected| *rejected).await;
+    let transitions = world.gateway.transitions();
+    let trips = transitions.iter().filter(|line| line["upstream"] == upstream.as_str() && line["to"] == "OPEN");
+    assert_eq!(trips.count(), 2, "it began closed, as nobody held its state meanwhile");
 }
 
 pub async fn with_the_registry_down_a_new_proxy_lets_traffic_pass(world: &World) {
