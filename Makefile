@@ -90,7 +90,7 @@ test-alerts: ## Check the alerts in istio/monitoring with promtool (Debian's pro
 	@istio/monitoring/test
 
 .PHONY: bench
-bench: build build-empty ## Count what a request costs, against no filter, an empty one, Lua and admission_control (4 min)
+bench: build build-empty ## Measure what the breaker costs, against no filter, an empty one, Lua and admission_control (8 min)
 	@$(INSTALL) envoy
 	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin bench
 

@@ -116,28 +116,76 @@ pub(crate) fn text(path: &str) -> Option<String> {
     String::from_utf8(property(path)?).ok()
 }
 
-/// One look that answers for nearly every request all that is asked at its end: was it well, and where did it go?
+/// One look that answers all that is asked at a request's end: where did it go, and what came of it?
 ///
-/// Every call that returns bytes costs ten times one that does not, and status, flags and upstream would be three. Envoy
-/// evaluates an expression over them in one (its foreign functions `expr_create`, `expr_evaluate`, `expr_delete`).
+/// Every call that returns bytes costs ten times one that does not, and upstream, status, flags and details would be four.
+/// Envoy evaluates an expression over them in one (its foreign functions `expr_create`, `expr_evaluate`, `expr_delete`).
 pub(crate) struct Glance {
     token: Vec<u8>,
 }
 
-/// Empty where anything needs a closer look.
-const WELL: &str = "response.code < 400 && response.flags == 0 ? xds.cluster_name : \"\"";
+/// How a request ended.
+pub(crate) struct Ended {
+    /// Where it went; `None`: it had no upstream.
+    pub(crate) upstream: Option<String>,
+    pub(crate) status: u32,
+    pub(crate) flags: u64,
+    /// Whether the status is the upstream's own.
+    pub(crate) from_upstream: bool,
+}
+
+/// What `response.code_details` says of an upstream's own answer.
+const VIA_UPSTREAM: &str = "via_upstream";
+
+/// Everything, begun by a line's end, which no upstream's name begins with. Details have no spaces (Envoy makes them
+/// underscores) and a name may have some, so it comes last.
+const ALL: &str = r#""\n" + string(response.code) + " " + string(response.flags) + " " + response.code_details + " " + xds.cluster_name"#;
+
+/// The upstream alone, where status and flags say no more than that.
+const WELL: &str = "response.code < 400 && response.flags == 0 ? xds.cluster_name : ";
 
 impl Glance {
-    /// `None`: this host has no expressions.
-    pub(crate) fn new() -> Option<Glance> {
-        let token = foreign("expr_create", WELL.as_bytes())?;
+    /// `exactly`: which status below 400 it was matters. `None`: this host has no such expressions.
+    pub(crate) fn new(exactly: bool) -> Option<Glance> {
+        let expression = if exactly { ALL.to_owned() } else { [WELL, ALL].concat() };
+        let token = foreign("expr_create", expression.as_bytes())?;
         (!token.is_empty()).then_some(Glance { token })
     }
 
-    /// The upstream of a request that went well; `None`: look closer.
-    pub(crate) fn well(&self) -> Option<String> {
-        let upstream = foreign("expr_evaluate", &self.token)?;
-        String::from_utf8(upstream).ok().filter(|upstream| !upstream.is_empty())
+    /// `None`: the host does not say; ask for each by itself.
+    pub(crate) fn look(&self) -> Option<Ended> {
+        let told = String::from_utf8(foreign("expr_evaluate", &self.token)?).ok()?;
+        match told.strip_prefix('\n') {
+            Some(all) => Ended::parse(all),
+            None => (!told.is_empty()).then_some(Ended { upstream: Some(told), ..Ended::WELL }),
+        }
+    }
+}
+
+impl Ended {
+    /// As most do.
+    const WELL: Ended = Ended { upstream: None, status: 200, flags: 0, from_upstream: true };
+
+    pub(crate) fn is_well(&self) -> bool {
+        (1..400).contains(&self.status) && self.flags == 0 && self.from_upstream
+    }
+
+    fn parse(told: &str) -> Option<Ended> {
+        let mut parts = told.splitn(4, ' ');
+        let (status, flags) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let from_upstream = parts.next()? == VIA_UPSTREAM || !Answer::needs_origin(status, flags);
+        Some(Ended { upstream: parts.next().map(str::to_owned), status, flags, from_upstream })
+    }
+
+    /// Asked property by property. `certain`: whoever the status and the flags seem to come from, it is to be known whose
+    /// answer this is.
+    pub(crate) fn read(certain: bool, with_upstream: bool) -> Ended {
+        let status = number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
+        let flags = number("response\0flags").unwrap_or(0);
+        let from_upstream = !(certain || Answer::needs_origin(status, flags))
+            || property("response\0code_details").is_some_and(|details| details == VIA_UPSTREAM.as_bytes());
+        let upstream = if with_upstream { text(CLUSTER) } else { None };
+        Ended { upstream, status, flags, from_upstream }
     }
 }
 
@@ -234,7 +282,10 @@ pub(crate) fn reply(reply: &LocalReply<'_>) -> Result<(), HostError> {
 /// a zero byte.
 fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
     let size = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let mut bytes = u32::try_from(headers.len()).unwrap_or(0).to_le_bytes().to_vec();
+    // Eight bytes for the sizes of a pair and two for its ends.
+    let room = headers.iter().map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(10));
+    let mut bytes = Vec::with_capacity(room.fold(4, usize::saturating_add));
+    bytes.extend_from_slice(&u32::try_from(headers.len()).unwrap_or(0).to_le_bytes());
     for (name, value) in headers {
         bytes.extend_from_slice(&size(name));
         bytes.extend_from_slice(&size(value));

@@ -16,7 +16,7 @@ const MILLISECOND: u64 = 1_000_000;
 pub(crate) fn send(rejection: &Rejection, cause: Cause, retry_after: u64) -> bool {
     let grpc = is_grpc();
     let seconds = retry_after.div_ceil(SECOND).max(1).to_string();
-    let milliseconds = retry_after.div_ceil(MILLISECOND).max(1).to_string();
+    let milliseconds = if grpc { retry_after.div_ceil(MILLISECOND).max(1).to_string() } else { String::new() };
     let mut headers: Vec<(&str, &str)> = Vec::with_capacity(rejection.headers.len().saturating_add(3));
     headers.push(("x-circuit-breaker", cause.header()));
     if rejection.retry_after {
@@ -33,7 +33,7 @@ pub(crate) fn send(rejection: &Rejection, cause: Cause, retry_after: u64) -> boo
     let body = if grpc { rejection.body.trim_end() } else { &rejection.body };
     host::reply(&LocalReply {
         status: rejection.status,
-        details: &format!("circuit_breaker_open{{{}}}", cause.word()),
+        details: cause.details(),
         body: body.as_bytes(),
         headers: &headers,
         grpc_status: if grpc { GRPC_UNAVAILABLE } else { -1 },

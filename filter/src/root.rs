@@ -84,8 +84,9 @@ impl Root {
         // of the breaker in memory differs between configurations: enough for jitter.
         let breaker = Breaker::start(self.envoy, config, now, now);
         host::tick_every(breaker.tick_period());
+        let glance = Glance::new(!breaker.trusts_good_statuses());
         let breaker = Rc::new(RefCell::new(breaker));
-        self.shared = Some(Rc::new(Shared { breaker: Rc::clone(&breaker), glance: Glance::new() }));
+        self.shared = Some(Rc::new(Shared { breaker: Rc::clone(&breaker), glance }));
         take_over(host::text("plugin_name"), document, &breaker);
     }
 }

@@ -12,7 +12,7 @@ use circuit_breaker_core::outcome::Answer;
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_core::retry_after;
 
-use crate::host::{self, ADDRESS, CLUSTER, Envoy, Glance, Headers};
+use crate::host::{self, ADDRESS, CLUSTER, Ended, Envoy, Glance, Headers};
 use crate::reply;
 use crate::root::Shared;
 
@@ -96,16 +96,14 @@ impl Stream {
         }
         breaker.arrived(permit, now);
         if matches!(permit, Permit::Probe { .. }) {
-            breaker.answered(permit, &self.answer(true, false), now.saturating_sub(self.start), now);
+            let answer = self.answer(&Ended::read(true, false), false);
+            breaker.answered(permit, &answer, now.saturating_sub(self.start), now);
         }
     }
 
-    /// What Envoy tells. A probe is to show that the upstream is well: there even a good answer may not be anybody's.
-    fn answer(&self, probe: bool, count_attempts: bool) -> Answer {
-        let status = host::number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
-        let flags = host::number("response\0flags").unwrap_or(0);
-        let from_upstream = !(probe || Answer::needs_origin(status, flags))
-            || host::property("response\0code_details").is_some_and(|details| details == b"via_upstream");
+    /// What the breaker is to know of how this request ended.
+    fn answer(&self, ended: &Ended, count_attempts: bool) -> Answer {
+        let Ended { status, flags, from_upstream, .. } = *ended;
         let attempts = if count_attempts { host::number("upstream\0request_attempt_count") } else { None };
         let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1);
         let retry_after = if from_upstream { self.retry_after(status) } else { None };
@@ -134,22 +132,22 @@ impl Stream {
         if permit == Permit::Uncounted {
             return;
         }
-        let probe = matches!(permit, Permit::Probe { .. });
-        if !probe && let Some(upstream) = self.well(&shared.glance, &breaker) {
-            if !breaker.settle_well(permit, &upstream, self.first_byte) {
-                breaker.settle(permit, Some(&upstream), &Answer::well(), self.first_byte, host::now());
+        let ended = match permit {
+            Permit::Calm { .. } => {
+                shared.glance.as_ref().and_then(Glance::look).unwrap_or_else(|| Ended::read(false, true))
             }
+            // Whose upstream is known is asked for two numbers: cheaper than one expression.
+            Permit::Call { .. } | Permit::Uncounted => Ended::read(false, false),
+            // A probe is to show that the upstream is well: there even a good answer may not be anybody's.
+            Permit::Probe { .. } => Ended::read(true, false),
+        };
+        let upstream = ended.upstream.as_deref();
+        let well = ended.is_well() && self.grpc_status.is_none_or(|code| code == 0) && breaker.trusts_good_statuses();
+        if well && breaker.settle_well(permit, upstream.unwrap_or_default(), self.first_byte) {
             return;
         }
-        let upstream = if matches!(permit, Permit::Calm { .. }) { host::text(CLUSTER) } else { None };
-        let answer = self.answer(probe, breaker.counts_attempts());
-        breaker.settle(permit, upstream.as_deref(), &answer, self.first_byte, host::now());
-    }
-
-    /// Where the request went, if one look tells that it went well.
-    fn well(&self, glance: &Option<Glance>, breaker: &Breaker<Envoy>) -> Option<String> {
-        let may_be_well = self.grpc_status.is_none_or(|code| code == 0) && breaker.trusts_good_statuses();
-        glance.as_ref().filter(|_| may_be_well)?.well()
+        let answer = self.answer(&ended, breaker.counts_attempts());
+        breaker.settle(permit, upstream, &answer, self.first_byte, host::now());
     }
 
     fn read_grpc_status(&mut self, map: Headers) {

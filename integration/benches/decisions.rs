@@ -1,10 +1,12 @@
-//! What a decision costs natively, beside the breakers that Rust has: `make bench-core`.
+//! What a decision costs natively, beside the breakers that Rust has: `make bench-core`. Fails where ours is not the fastest.
 //!
 //! The host here is what Envoy is to the module, at its cheapest: metrics are atomics, shared data is a map behind a lock.
 //! Peers keep their state in the process and share nothing with others; ours goes through the host at every step.
 
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +16,8 @@ use circuit_breaker_core::config::{Config, SECOND};
 use circuit_breaker_core::host::{ABSENT, Host, HostError, Level, MetricKind};
 use circuit_breaker_core::outcome::Answer;
 use circuit_breaker_core::permit::{Admission, Permit};
-use criterion::{Criterion, criterion_group, criterion_main};
+use circuit_breaker_integration::envoy::workspace;
+use criterion::{Criterion, criterion_group};
 use failsafe::CircuitBreaker;
 use tower::{Service, ServiceExt};
 use tower_resilience_circuitbreaker::CircuitBreakerLayer;
@@ -23,6 +26,13 @@ const A: &str = "outbound|80||a.default.svc.cluster.local";
 
 /// More metrics than one circuit has.
 const METRICS: usize = 64;
+
+/// Groups, and who is in them.
+const CLOSED: &str = "closed: admit and settle a success";
+const OPEN: &str = "open: reject";
+const FOUR_THREADS: &str = "closed: four threads";
+const OURS: &str = "this breaker";
+const PEERS: &[&str] = &["recloser", "failsafe", "tower-resilience"];
 
 struct Store {
     values: [AtomicU64; METRICS],
@@ -129,8 +139,8 @@ impl Worker {
 }
 
 fn closed(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("closed: admit and settle a success");
-    group.bench_function("this breaker", |bencher| {
+    let mut group = criterion.benchmark_group(CLOSED);
+    group.bench_function(OURS, |bencher| {
         let mut worker = Worker::new(&Atomics::new());
         worker.request(&Answer::well());
         worker.breaker.tick(START);
@@ -151,8 +161,8 @@ fn closed(criterion: &mut Criterion) {
 }
 
 fn open(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("open: reject");
-    group.bench_function("this breaker", |bencher| {
+    let mut group = criterion.benchmark_group(OPEN);
+    group.bench_function(OURS, |bencher| {
         let mut worker = Worker::new(&Atomics::new());
         worker.trip();
         bencher.iter(|| black_box(worker.admit().is_none()));
@@ -177,8 +187,8 @@ fn open(criterion: &mut Criterion) {
 
 /// A whole fleet of threads on one circuit: time a request when four ask at once.
 fn four_threads(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("closed: four threads");
-    group.bench_function("this breaker", |bencher| {
+    let mut group = criterion.benchmark_group(FOUR_THREADS);
+    group.bench_function(OURS, |bencher| {
         bencher.iter_custom(|requests| {
             let host = Atomics::new();
             in_four_threads(requests, || {
@@ -256,4 +266,43 @@ criterion_group! {
     config = Criterion::default().sample_size(30).measurement_time(Duration::from_secs(2)).without_plots();
     targets = closed, open, four_threads
 }
-criterion_main!(decisions);
+
+fn main() -> ExitCode {
+    decisions();
+    Criterion::default().configure_from_args().final_summary();
+    let bounds = [(CLOSED, Some(1.0)), (FOUR_THREADS, Some(1.0)), (OPEN, None)];
+    let verdicts: Vec<bool> = bounds.into_iter().map(|(group, must)| holds(group, must)).collect();
+    if verdicts.into_iter().all(|holds| holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints how this breaker stands against the fastest peer, and whether that is within the bound.
+fn holds(group: &str, must: Option<f64>) -> bool {
+    let mut times: Vec<(String, f64)> = [OURS].iter().chain(PEERS).filter_map(|name| found(group, name)).collect();
+    // With a filter on the command line some were not measured.
+    if times.first().is_none_or(|(name, _)| name != OURS) || times.len() < 2 {
+        return true;
+    }
+    let ours = times.remove(0).1;
+    let Some((peer, fastest)) = times.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)) else { return true };
+    let ratio = ours / fastest;
+    let over = must.is_some_and(|must| ratio > must);
+    let bound = must.map(|must| format!(" (must {must})")).unwrap_or_default();
+    println!(
+        "{group}: {ours:.1} ns against {fastest:.1} ns of {peer}: {ratio:.2}x{bound}{}",
+        if over { ": MISSED" } else { "" }
+    );
+    !over
+}
+
+/// The least of criterion's samples in nanoseconds: what disturbs the machine only ever adds.
+fn found(group: &str, name: &str) -> Option<(String, f64)> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    // Criterion's own names for directories.
+    let directory = target.join("criterion").join(group.replace(':', "_")).join(name);
+    let text = std::fs::read_to_string(directory.join("new/sample.json")).ok()?;
+    let sample: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let numbers = |field: &str| Some(sample[field].as_array()?.iter().filter_map(serde_json::Value::as_f64).collect());
+    let (times, rounds): (Vec<f64>, Vec<f64>) = (numbers("times")?, numbers("iters")?);
+    let each = times.iter().zip(&rounds).map(|(time, rounds)| time / rounds);
+    Some((name.to_owned(), each.min_by(f64::total_cmp)?))
+}

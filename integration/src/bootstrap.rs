@@ -30,6 +30,8 @@ pub struct Cluster {
     pub connect_timeout: String,
     /// Requests that Envoy lets be in flight to it (`connectionPool`).
     pub max_requests: u32,
+    /// Bytes that Envoy takes from it at once; 0 for Envoy's own choice.
+    pub buffer: u32,
 }
 
 /// The breaker is under test, not Envoy's own limits.
@@ -50,6 +52,7 @@ impl Cluster {
             per_try_timeout: "0s".to_owned(),
             connect_timeout: "1s".to_owned(),
             max_requests: PLENTY,
+            buffer: 0,
         }
     }
 }
@@ -95,6 +98,8 @@ pub struct Bootstrap {
     pub admin_port: u16,
     /// Routes that stand before those of the clusters.
     pub routes: Vec<Value>,
+    /// A header that names the cluster, in the place of a route to each.
+    pub cluster_header: Option<&'static str>,
     /// Filters before the breaker.
     pub filters_before: Vec<Value>,
     /// Filters after it.
@@ -118,6 +123,7 @@ impl Bootstrap {
             excluded_stats: None,
             admin_port: 0,
             routes: Vec::new(),
+            cluster_header: None,
             filters_before: Vec::new(),
             filters_after: Vec::new(),
             connection_manager: json!({}),
@@ -203,6 +209,9 @@ impl Bootstrap {
     }
 
     fn routes(&self) -> Vec<Value> {
+        if let Some(header) = self.cluster_header {
+            return vec![json!({"match": {"prefix": "/"}, "route": {"cluster_header": header, "timeout": "0s"}})];
+        }
         let route = |prefix: &str, cluster: &Cluster| {
             let mut action = json!({"cluster": cluster.name, "timeout": cluster.timeout});
             if cluster.retries > 0 {
@@ -302,6 +311,9 @@ fn cluster(cluster: &Cluster) -> Value {
             "max_retries": PLENTY,
         }]},
     });
+    if cluster.buffer > 0 {
+        document["per_connection_buffer_limit_bytes"] = cluster.buffer.into();
+    }
     if cluster.http2 {
         document["typed_extension_protocol_options"] = json!({
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {

@@ -23,6 +23,8 @@ pub enum Behaviour {
     With(u16, &'static str, String),
     /// Answers with this status after a time.
     Slow(Duration, u16),
+    /// Answers with a body of so many bytes.
+    Large(usize),
     /// Never answers.
     Hang,
     /// Resets the connection without an answer.
@@ -292,6 +294,10 @@ async fn answer(stream: &mut TcpStream, shared: &Shared, behaviour: Behaviour, n
         Behaviour::With(status, name, value) => {
             let answer = format!("HTTP/1.1 {status} Scripted\r\n{name}: {value}\r\ncontent-length: 0\r\n\r\n");
             stream.write_all(answer.as_bytes()).await.is_ok()
+        }
+        Behaviour::Large(size) => {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.is_ok() && stream.write_all(&vec![b'x'; size]).await.is_ok()
         }
         Behaviour::Slow(time, status) => {
             tokio::select! {

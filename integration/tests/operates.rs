@@ -275,3 +275,11 @@ async fn a_probe_lost_in_a_trap_gives_its_slot_back(workers: u32) {
     scenario.until_transition("probes_succeeded").await;
     lost.abort();
 }
+
+#[test]
+fn envoy_does_not_enter_the_module_for_a_body() {
+    let module = walrus::Module::from_file(module()).unwrap();
+    let callbacks: Vec<&str> = module.exports.iter().map(|export| export.name.as_str()).collect();
+    assert!(callbacks.contains(&"proxy_on_request_headers"), "{callbacks:?}");
+    assert!(!callbacks.iter().any(|name| name.ends_with("_body")), "{callbacks:?}");
+}

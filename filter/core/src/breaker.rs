@@ -27,7 +27,6 @@ use crate::names::Names;
 use crate::permit::Cause;
 use crate::policy::{Length, Mode, Policy, Rejection};
 use crate::record::Phase;
-use crate::report;
 use crate::view::View;
 use crate::vm::Vm;
 use probes::Probe;
@@ -36,7 +35,8 @@ use probes::Probe;
 pub struct Breaker<H> {
     vm: Vm<H>,
     config: Config,
-    circuits: Vec<View>,
+    /// One by one on the heap: a growing list of them would leave holes of its own size behind.
+    circuits: Vec<Box<View>>,
     names: Names<u32>,
     /// Slots of the shared list that this VM has read or written.
     slots: u32,
@@ -120,7 +120,7 @@ impl<H: Host> Breaker<H> {
     /// The upstream of a circuit.
     #[must_use]
     pub fn upstream(&self, circuit: u32) -> Option<&str> {
-        self.circuits.get(index(circuit)).map(|view| view.name.as_str())
+        self.circuits.get(index(circuit)).map(|view| &*view.name)
     }
 
     /// Whether any path is exempt at all: only then the path need be known.
@@ -182,7 +182,7 @@ impl<H: Host> Breaker<H> {
     }
 
     fn parts(&mut self, circuit: u32) -> Option<(&mut View, &Vm<H>)> {
-        self.circuits.get_mut(index(circuit)).map(|view| (view, &self.vm))
+        self.circuits.get_mut(index(circuit)).map(|view| (&mut **view, &self.vm))
     }
 }
 
@@ -190,13 +190,14 @@ impl<H: Host> Breaker<H> {
 fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<bool, Fault> {
     view.refresh(vm, now)?;
     if view.policy.mode == Mode::Disabled {
-        report::state(view, &vm.host)?;
+        view.tell(vm)?;
         return Ok(true);
     }
-    view.roll(vm, now)?;
-    view.advance(vm, now)?;
-    view.rest(vm, now)?;
-    report::state(view, &vm.host)?;
+    let tally = view.words.tally(&vm.host)?;
+    view.roll(vm, now, tally)?;
+    view.advance(vm, now, tally)?;
+    view.rest(vm, now, tally)?;
+    view.tell(vm)?;
     Ok(view.record.phase == Phase::Closed)
 }
 

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::SECOND;
 use crate::policy::{Mode, Policy, Trip};
 use crate::ramp;
-use crate::record::{Lease, Phase, Record};
+use crate::record::{LEASES, Lease, Phase, Record};
 use crate::window::Tally;
 
 /// Why a circuit changed its state.
@@ -168,7 +168,7 @@ impl Record {
             progress: 0,
             mark_at: at.now,
             mark: at.tally,
-            leases: Default::default(),
+            leases: Vec::new(),
             ..self.clone()
         };
         Change { record, reason: Some(reason) }
@@ -277,7 +277,7 @@ impl Record {
     /// stepped back.
     fn is_live(lease: &Lease, policy: &Policy, now: u64) -> bool {
         let longest = policy.half_open.probe_timeout.saturating_add(LEASE_GRACE);
-        lease.number != 0 && clock::left(now, lease.ends_at, longest) > 0
+        clock::left(now, lease.ends_at, longest) > 0
     }
 
     /// Whether a probe may be sent.
@@ -294,9 +294,14 @@ impl Record {
         let mut next = self.clone();
         // 0 means "no lease": the number skips it when it wraps.
         let number = self.last_lease.checked_add(1).unwrap_or(1);
-        let slot = next.leases.iter_mut().find(|lease| !Self::is_live(lease, policy, now))?;
         let ends_at = now.saturating_add(policy.half_open.probe_timeout).saturating_add(LEASE_GRACE);
-        *slot = Lease { number, ends_at };
+        let lease = Lease { number, ends_at };
+        // One that is over makes room only when there is need: its probe may still be out, and counts until then.
+        let over = next.leases.iter().position(|lease| !Self::is_live(lease, policy, now));
+        if let Some(over) = over.filter(|_| next.leases.len() >= LEASES) {
+            next.leases.remove(over);
+        }
+        next.leases.push(lease);
         next.last_lease = number;
         Some((next, number))
     }
@@ -314,8 +319,8 @@ impl Record {
             return None;
         }
         let mut next = self.clone();
-        let lease = next.leases.iter_mut().find(|lease| lease.number == number)?;
-        *lease = Lease::default();
+        let lease = next.leases.iter().position(|lease| lease.number == number)?;
+        next.leases.remove(lease);
         match verdict {
             Verdict::Nothing => Some(Change { record: next, reason: None }),
             Verdict::Bad => Some(self.trip(policy, at, Reason::ProbeFailed)),

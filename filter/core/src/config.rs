@@ -33,6 +33,8 @@ pub struct Config {
     upstreams: Vec<(Matcher, Rc<Policy>)>,
     /// Circuits that one proxy may hold.
     pub max_circuits: u32,
+    /// Circuits, in the order in which they were listed, that have a latency histogram.
+    pub latency_histograms: u32,
     /// Requests that are never counted and never rejected.
     pub exempt: Paths,
 }
@@ -53,6 +55,7 @@ impl Config {
             upstreams: upstreams(&whole, &default)?,
             exempt: Paths::new(Reader(whole.get("exempt")).words("paths")),
             max_circuits: Reader(whole.get("limits")).integer("maxCircuits"),
+            latency_histograms: Reader(whole.get("limits")).integer("latencyHistograms"),
         })
     }
 

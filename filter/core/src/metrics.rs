@@ -58,7 +58,7 @@ metrics! {
     /// Recovery time.
     RECOVERY = "circuit_breaker_recovery_time_ms", Histogram, true, [], "first OPEN to CLOSED again";
     /// Latency.
-    LATENCY = "circuit_breaker_latency_ms", Histogram, true, [], "time to the first byte of the answer of admitted calls";
+    LATENCY = "circuit_breaker_latency_ms", Histogram, true, [], "time to the first byte of the answer of admitted calls, for `limits.latencyHistograms` upstreams";
     /// Calls over the threshold.
     OVER_THRESHOLD = "circuit_breaker_over_threshold_total", Counter, true, [],
         "settled calls that took longer than `latencyThreshold` (only where it is set)";

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
 
 /// Names of upstreams, which an operator gives: nobody chooses them so that they collide, and a keyed hash would cost a
 /// request more than the rest of its look-up.
-pub(crate) type Names<T> = HashMap<String, T, BuildHasherDefault<Multiplied>>;
+pub(crate) type Names<T> = HashMap<Rc<str>, T, BuildHasherDefault<Multiplied>>;
 
 /// Eight bytes at a time, rotated and multiplied, as in Firefox's and rustc's `FxHasher`.
 #[derive(Default)]

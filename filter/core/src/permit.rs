@@ -72,6 +72,17 @@ impl Cause {
         }
     }
 
+    /// What the access log's `response_code_details` says.
+    #[must_use]
+    pub fn details(self) -> &'static str {
+        match self {
+            Cause::Open => "circuit_breaker_open{open}",
+            Cause::ProbeLimit => "circuit_breaker_open{probe_limit}",
+            Cause::Ramp => "circuit_breaker_open{ramp}",
+            Cause::Forced => "circuit_breaker_open{forced}",
+        }
+    }
+
     /// What the reply's `x-circuit-breaker` header says.
     #[must_use]
     pub fn header(self) -> &'static str {

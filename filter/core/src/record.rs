@@ -7,7 +7,8 @@
 use crate::config::MOST_PROBES;
 use crate::window::Tally;
 
-const LEASES: usize = MOST_PROBES as usize;
+/// Places for leases in a record.
+pub(crate) const LEASES: usize = MOST_PROBES as usize;
 
 /// Layout version. A change of the layout takes the next number and reads the older ones.
 const VERSION: u8 = 1;
@@ -62,7 +63,8 @@ pub(crate) struct Record {
     pub(crate) mark: Tally,
     /// Number of the last lease given.
     pub(crate) last_lease: u32,
-    pub(crate) leases: [Lease; LEASES],
+    /// Of the probes that are out, at most [`MOST_PROBES`]: none for nearly every circuit, and there may be many circuits.
+    pub(crate) leases: Vec<Lease>,
 }
 
 impl Record {
@@ -94,7 +96,7 @@ impl Record {
         ] {
             out.put(&word.to_le_bytes());
         }
-        for lease in &self.leases {
+        for lease in self.leases.iter().take(LEASES) {
             out.put(&lease.number.to_le_bytes());
             out.put(&lease.ends_at.to_le_bytes());
         }
@@ -121,8 +123,11 @@ impl Record {
         record.outage_since = from.u64()?;
         record.mark_at = from.u64()?;
         record.mark = from.tally()?;
-        for lease in &mut record.leases {
-            *lease = Lease { number: from.u32()?, ends_at: from.u64()? };
+        for _ in 0..LEASES {
+            let lease = Lease { number: from.u32()?, ends_at: from.u64()? };
+            if lease.number != 0 {
+                record.leases.push(lease);
+            }
         }
         Some(record)
     }
@@ -209,11 +214,10 @@ mod tests {
             mark_at: 9,
             mark: Tally { success: 10, failure: 11, slow: 15, over: 17 },
             last_lease: 12,
-            leases: [Lease::default(); LEASES],
+            leases: Vec::new(),
         };
-        for (lease, number) in record.leases.iter_mut().zip(13..) {
-            *lease = Lease { number, ends_at: u64::from(number) * 1_000_000_007 };
-        }
+        let lease = |number: u32| Lease { number, ends_at: u64::from(number) * 1_000_000_007 };
+        record.leases.extend((13..).take(LEASES).map(lease));
         record
     }
 
@@ -226,8 +230,10 @@ mod tests {
             (Phase::Probe, false),
             (Phase::Ramp, false),
         ] {
-            let record = Record { phase, forced, ..full() };
-            assert_eq!(Record::decode(&record.encode()), Some(record));
+            let mut record = Record { phase, forced, ..full() };
+            assert_eq!(Record::decode(&record.encode()), Some(record.clone()));
+            record.leases.truncate(2);
+            assert_eq!(Record::decode(&record.encode()), Some(record), "with places to spare");
         }
     }
 

@@ -41,8 +41,7 @@ fn transition<H: Host>(
     Ok(())
 }
 
-/// Sets the gauges to what the record says. Also done at every tick: two workers that publish two transitions at the
-/// same time may do so in the wrong order.
+/// Sets the gauges to what the record says.
 pub(crate) fn state<H: Host>(view: &View, host: &H) -> Result<(), Fault> {
     gauges(view, host, &view.record)
 }
@@ -56,7 +55,10 @@ fn gauges<H: Host>(view: &View, host: &H, record: &Record) -> Result<(), Fault> 
         Phase::Open => (2, record.open_until.div_ceil(SECOND)),
     };
     view.series.record(host, &metrics::STATE, &view.name, state)?;
-    view.series.record(host, &metrics::OPEN_UNTIL, &view.name, open_until)?;
+    // What was never OPEN has no such gauge.
+    if record.generation > 0 {
+        view.series.record(host, &metrics::OPEN_UNTIL, &view.name, open_until)?;
+    }
     Ok(())
 }
 

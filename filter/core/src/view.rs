@@ -10,9 +10,9 @@ use std::rc::Rc;
 use crate::circuit::{Change, Moment, Reason, condition, ramp_conditions};
 use crate::clock;
 use crate::fallback::Landing;
-use crate::host::{ABSENT, Fault, Host, TRIES};
+use crate::host::{ABSENT, Fault, Host, TRIES, Word};
 use crate::key;
-use crate::policy::{Policy, Trip};
+use crate::policy::{Length, Policy};
 use crate::ramp::Spread;
 use crate::record::{Phase, Record};
 use crate::report;
@@ -22,20 +22,21 @@ use crate::window::{Tally, Window};
 use crate::words::Words;
 
 pub(crate) struct View {
-    pub(crate) name: String,
-    key: String,
+    pub(crate) name: Rc<str>,
     pub(crate) policy: Rc<Policy>,
-    /// The policy's conditions in the ramp.
-    ramp_trip: Trip,
     pub(crate) words: Words,
     pub(crate) series: Series,
     /// The epoch that was read before `record`; `None` where the record must be read in any case.
     epoch: Option<u64>,
+    /// The epoch of the record that the gauges were last set to.
+    told: Option<u64>,
     pub(crate) record: Record,
     pub(crate) window: Window,
     pub(crate) spread: Spread,
     /// When the upstream wants to be asked again, as this worker has heard last.
     retry_at: u64,
+    /// Whether its latencies are recorded: Envoy keeps much for each histogram.
+    pub(crate) records_latency: bool,
     /// Where the fallback leads, as this worker knows it.
     pub(crate) landing: Option<Landing>,
 }
@@ -45,7 +46,6 @@ pub(crate) struct Sight<'a> {
     pub(crate) record: &'a Record,
     pub(crate) at: Moment,
     pub(crate) policy: &'a Policy,
-    ramp_trip: &'a Trip,
     window: &'a Window,
     pub(crate) streak: u64,
 }
@@ -56,7 +56,7 @@ impl Sight<'_> {
         let counted = self.window.count(self.at.now, self.at.tally, self.policy.trip.window);
         match self.record.phase {
             Phase::Closed => condition(&self.policy.trip, self.streak, counted),
-            Phase::Ramp => condition(self.ramp_trip, self.streak, counted).map(|_| Reason::RampFailed),
+            Phase::Ramp => condition(&ramp_conditions(self.policy), self.streak, counted).map(|_| Reason::RampFailed),
             Phase::Open | Phase::Probe => None,
         }
     }
@@ -64,36 +64,45 @@ impl Sight<'_> {
 
 impl View {
     /// The view of a circuit, which is made if no worker has seen the upstream before.
-    pub(crate) fn new<H: Host>(vm: &Vm<H>, name: &str, policy: Rc<Policy>, now: u64) -> Result<View, Fault> {
-        let (words, kept) = Words::of(&vm.host, name, policy.trip.latency_threshold > 0)?;
+    pub(crate) fn new<H: Host>(vm: &Vm<H>, name: Rc<str>, policy: Rc<Policy>, now: u64) -> Result<View, Fault> {
+        let (words, kept) = Words::of(&vm.host, &name, policy.trip.latency_threshold > 0)?;
         if !kept {
             vm.say_not_kept();
         }
         let tally = words.tally(&vm.host)?;
         let mut view = View {
-            name: name.to_owned(),
-            key: key::record_key(name),
-            ramp_trip: ramp_conditions(&policy),
+            name,
             policy,
             words,
             series: Series::default(),
             epoch: None,
+            told: None,
             record: Record::fresh(now, tally),
             window: Window::starting(now, tally),
             spread: Spread::starting(now, vm.random.draw()),
             retry_at: 0,
+            records_latency: true,
             landing: None,
         };
         let fresh = view.record.encode();
-        if vm.host.swap(&view.key, &fresh, ABSENT)? {
+        if vm.host.swap(&view.key(), &fresh, ABSENT)? {
             view.words.epoch.add_one(&vm.host)?;
             vm.advance()?;
         }
         view.refresh(vm, now)?;
         // Another worker may have made the circuit a moment ago: what it has counted since is in this window too.
         view.window = view.window_since_record(now, tally);
-        report::state(&view, &vm.host)?;
+        view.tell(vm)?;
         Ok(view)
+    }
+
+    /// Where the record lies. Made when it is needed: a circuit that stays CLOSED never looks, and there are many.
+    fn key(&self) -> String {
+        key::record_key(&self.name)
+    }
+
+    pub(crate) fn streak<H: Host>(&self, vm: &Vm<H>) -> Result<&Word, Fault> {
+        self.words.streak(&vm.host, &self.name)
     }
 
     /// Reads the record again if anyone has written it.
@@ -110,8 +119,9 @@ impl View {
 
     /// The record and its compare-and-swap number. A record that nobody can read is replaced by a fresh one.
     fn load<H: Host>(&self, vm: &Vm<H>, now: u64) -> Result<(Record, u32), Fault> {
+        let key = self.key();
         for _ in 0..TRIES {
-            let expected = match vm.host.get(&self.key)? {
+            let expected = match vm.host.get(&key)? {
                 Some((bytes, cas)) => match Record::decode(&bytes) {
                     Some(record) => return Ok((record, cas)),
                     None => cas,
@@ -119,7 +129,7 @@ impl View {
                 None => ABSENT,
             };
             let fresh = Record::fresh(now, self.words.tally(&vm.host)?);
-            if vm.host.swap(&self.key, &fresh.encode(), expected)? {
+            if vm.host.swap(&key, &fresh.encode(), expected)? {
                 if expected != ABSENT {
                     vm.failed(Fault::Record);
                 }
@@ -168,11 +178,11 @@ impl View {
             let tally = self.words.tally(&vm.host)?;
             self.take(vm, record, now, tally);
             self.epoch = Some(epoch);
-            let streak = self.words.streak.get(&vm.host)?;
+            let streak = self.streak(vm)?.get(&vm.host)?;
             let at = Moment { now, tally, random: vm.random.draw(), retry_at: self.retry_at };
             let Some(change) = decide(&self.sight(at, streak)) else { return Ok(None) };
             self.prepare(vm, &change)?;
-            if vm.host.swap(&self.key, &change.record.encode(), cas)? {
+            if vm.host.swap(&self.key(), &change.record.encode(), cas)? {
                 report::written(self, vm, &change, at, streak);
                 self.take(vm, change.record.clone(), now, tally);
                 return Ok(Some(change));
@@ -182,14 +192,7 @@ impl View {
     }
 
     fn sight(&self, at: Moment, streak: u64) -> Sight<'_> {
-        Sight {
-            record: &self.record,
-            at,
-            policy: &self.policy,
-            ramp_trip: &self.ramp_trip,
-            window: &self.window,
-            streak,
-        }
+        Sight { record: &self.record, at, policy: &self.policy, window: &self.window, streak }
     }
 
     /// What must be true before a change can be seen. While a circuit is not CLOSED every success looks closer; and a
@@ -202,22 +205,34 @@ impl View {
             self.words.watch.set(&vm.host, 1)?;
         }
         if change.record.is_counting() && !self.record.is_counting() {
-            self.words.streak.set(&vm.host, 0)?;
+            self.streak(vm)?.set(&vm.host, 0)?;
         }
         Ok(())
     }
 
     /// Takes a sample of the counters where one is due.
-    pub(crate) fn roll<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
-        let (tally, streak) = (self.words.tally(&vm.host)?, self.words.streak.get(&vm.host)?);
-        self.window.roll(now, tally, streak, self.policy.trip.window);
+    pub(crate) fn roll<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
+        let length = self.policy.trip.window;
+        // Only a window of calls asks in which order they came.
+        let streak = if matches!(length, Length::Calls(_)) { self.streak(vm)?.get(&vm.host)? } else { 0 };
+        self.window.roll(now, tally, streak, length);
+        Ok(())
+    }
+
+    /// Sets the gauges to what the record says, where it was written since. Two workers that publish two transitions at
+    /// the same time may do so in the wrong order; a tick of theirs then sets it right.
+    pub(crate) fn tell<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
+        if self.told != self.epoch {
+            report::state(self, &vm.host)?;
+            self.told = self.epoch;
+        }
         Ok(())
     }
 
     /// Trips the circuit if a condition holds for this generation.
     pub(crate) fn judge<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         let tally = self.words.tally(&vm.host)?;
-        let streak = self.words.streak.get(&vm.host)?;
+        let streak = self.streak(vm)?.get(&vm.host)?;
         let at = Moment { now, tally, random: 0, retry_at: 0 };
         if self.sight(at, streak).condition().is_none() {
             // A window of calls moves with them and not with the tick.
@@ -246,9 +261,8 @@ impl View {
         Ok(())
     }
 
-    /// Makes what time, evidence and the policy demand.
-    pub(crate) fn advance<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
-        let tally = self.words.tally(&vm.host)?;
+    /// Makes what time, evidence and the policy demand. `tally` was read after the record.
+    pub(crate) fn advance<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
         if self.record.due(&self.policy, &Moment { now, tally, random: 0, retry_at: 0 }).is_some() {
             self.change(vm, now, &mut |sight| sight.record.due(sight.policy, &sight.at))?;
         }

@@ -10,6 +10,8 @@
 //! metric name, so that they share that fate, and the epoch proves it when the circuit is first seen; counters prove
 //! themselves when they are first added to. Every VM comes to the same answer, so all use the same stand-ins.
 
+use std::cell::OnceCell;
+
 use crate::host::{Fault, Host, MetricKind, Word};
 use crate::metrics::{self, Metric, stat};
 use crate::window::Tally;
@@ -18,7 +20,10 @@ use crate::window::Tally;
 pub(crate) struct Words {
     pub(crate) epoch: Word,
     pub(crate) watch: Word,
-    pub(crate) streak: Word,
+    /// Met when the first failure is counted: most upstreams never have one, and Envoy takes memory for each metric.
+    streak: OnceCell<Word>,
+    /// Whether Envoy keeps the gauges.
+    kept: bool,
     success: Word,
     failure: Word,
     slow: Word,
@@ -34,12 +39,17 @@ impl Words {
         let over = || Word::metric(host, MetricKind::Counter, &stat(&metrics::OVER_THRESHOLD, upstream, ""));
         let over = if minds_latency { Some(over()?) } else { None };
         let (epoch, kept) = proven_gauge(host, upstream, "epoch")?;
-        let gauge = |component| {
-            let name = stat(&metrics::SHARED, upstream, component);
-            if kept { Word::kept(host, MetricKind::Gauge, &name) } else { Ok(Word::shared(&name)) }
-        };
-        let words = Words { epoch, watch: gauge("watch")?, streak: gauge("streak")?, success, failure, slow, over };
-        Ok((words, kept))
+        let watch = gauge(host, upstream, "watch", kept)?;
+        Ok((Words { epoch, watch, streak: OnceCell::new(), kept, success, failure, slow, over }, kept))
+    }
+
+    /// Failures in a row.
+    pub(crate) fn streak<H: Host>(&self, host: &H, upstream: &str) -> Result<&Word, Fault> {
+        if let Some(streak) = self.streak.get() {
+            return Ok(streak);
+        }
+        let streak = gauge(host, upstream, "streak", self.kept)?;
+        Ok(self.streak.get_or_init(|| streak))
     }
 
     pub(crate) fn tally<H: Host>(&self, host: &H) -> Result<Tally, Fault> {
@@ -67,6 +77,11 @@ impl Words {
     pub(crate) fn add_over<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
         self.over.as_mut().map_or(Ok(()), |over| add(over, host, &metrics::OVER_THRESHOLD, upstream, ""))
     }
+}
+
+fn gauge<H: Host>(host: &H, upstream: &str, component: &str, kept: bool) -> Result<Word, Fault> {
+    let name = stat(&metrics::SHARED, upstream, component);
+    if kept { Word::kept(host, MetricKind::Gauge, &name) } else { Ok(Word::shared(&name)) }
 }
 
 /// A gauge that is known to be kept, or its stand-in.

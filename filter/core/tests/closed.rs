@@ -14,6 +14,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 const A: &str = "outbound|80||a.default.svc.cluster.local";
 const B: &str = "outbound|80||b.default.svc.cluster.local";
 
+const BAD: Outcome = Outcome::Failure(FailureKind::Http);
+
 const RATE_ONLY: &str =
     r#"{"default": {"trip": {"consecutiveFailures": 0, "failureRatePercent": 50, "minimumCalls": 20}}}"#;
 
@@ -183,6 +185,22 @@ fn counters_that_are_reset_start_the_window_afresh() {
     assert_eq!(proxy.state(A), 0, "19 calls are all that is known");
     proxy.fail(A, 20);
     assert_eq!(proxy.state(A), 2);
+}
+
+#[test]
+fn a_worker_that_only_ticks_knows_the_last_calls_of_the_others() {
+    let config = r#"{"default": {"trip": {"consecutiveFailures": 0, "failureRatePercent": 10, "minimumCalls": 20,
+        "window": {"calls": 30}}}}"#;
+    let mut proxy = Proxy::start(2, config);
+    proxy.request(0, A, Outcome::Success);
+    proxy.pass(SECOND);
+    for outcome in [vec![Outcome::Success; 100], vec![BAD; 2]].concat() {
+        assert!(proxy.request(0, A, outcome));
+    }
+    proxy.pass(SECOND);
+    assert_eq!(proxy.state(A), 0, "two of thirty");
+    proxy.request(1, A, BAD);
+    assert_eq!(proxy.state(A), 2, "three of thirty, of which the other worker had two");
 }
 
 #[test]

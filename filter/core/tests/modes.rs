@@ -4,7 +4,10 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::metrics::{CALLS, CIRCUITS, INTERNAL_ERRORS, REJECTED, TRIPS, UNPROTECTED, WOULD_REJECT};
+use circuit_breaker_core::host::{Host, MetricKind};
+use circuit_breaker_core::metrics::{
+    CALLS, CIRCUITS, INTERNAL_ERRORS, LATENCY, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT, stat,
+};
 use circuit_breaker_core::outcome::{FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Cause, Permit};
 use circuit_breaker_core::testing::{Memory, Proxy};
@@ -17,6 +20,16 @@ const BAD: Outcome = Outcome::Failure(FailureKind::Http);
 
 fn mode(mode: &str) -> String {
     format!(r#"{{"default": {{"mode": "{mode}", "open": {{"jitterPercent": 0}}}}}}"#)
+}
+
+#[test]
+fn a_gauge_that_two_workers_have_set_in_the_wrong_order_is_set_right_by_their_ticks() {
+    let mut proxy = Proxy::start(2, "");
+    proxy.fail(A, 5);
+    let gauge = proxy.host.define(MetricKind::Gauge, &stat(&STATE, A, "")).unwrap();
+    proxy.host.record(gauge, 0).unwrap();
+    proxy.pass(SECOND);
+    assert_eq!(proxy.state(A), 2);
 }
 
 #[test]
@@ -97,6 +110,20 @@ fn past_the_limit_upstreams_pass_unprotected_and_are_counted() {
     assert_eq!(proxy.host.value(&CALLS, B, "failure"), 0);
     proxy.fail(A, 4);
     assert_eq!(proxy.state(A), 2);
+}
+
+#[test]
+fn past_its_limit_upstreams_have_no_latency_histogram_whichever_worker_meets_them_and_it_says_so_once() {
+    let mut proxy = Proxy::start(4, r#"{"limits": {"latencyHistograms": 1}}"#);
+    for upstream in [A, B] {
+        for vm in 0..4 {
+            assert!(proxy.request(vm, upstream, Outcome::Success));
+        }
+        proxy.fail(upstream, 4);
+    }
+    assert_eq!((proxy.host.recorded(&LATENCY, A).len(), proxy.host.recorded(&LATENCY, B).len()), (8, 0));
+    assert_eq!(proxy.host.value(&CALLS, B, "failure"), 4, "all else is counted");
+    assert_eq!(proxy.host.log_lines().iter().filter(|line| line.contains("limits.latencyHistograms")).count(), 1);
 }
 
 #[test]

@@ -108,6 +108,22 @@ fn a_probe_whose_worker_died_gives_its_slot_back_with_its_lease() {
 }
 
 #[test]
+fn more_probes_lost_than_a_record_has_room_for_leave_room_for_the_next() {
+    let mut proxy = half_open("{}");
+    for lost in 0..20 {
+        assert!(probe(&mut proxy, 3).is_some(), "after {lost}");
+        // New VMs: who had the probe is gone.
+        proxy.configure(4, r#"{"default": {"open": {"jitterPercent": 0}}}"#);
+        proxy.pass(13 * SECOND);
+    }
+    for vm in 0..3 {
+        let good = probe(&mut proxy, vm).unwrap();
+        proxy.settle(vm, A, good, Outcome::Success);
+    }
+    assert_eq!(proxy.reasons().last().unwrap(), "probes_succeeded");
+}
+
+#[test]
 fn a_cancelled_probe_gives_its_slot_back_at_once() {
     let mut proxy = half_open("{}");
     for vm in [0, 1, 2, 3, 0] {

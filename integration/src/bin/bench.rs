@@ -1,9 +1,14 @@
-//! `make bench` and `make bench-gate`: what a request costs with the breaker, in instructions.
+//! `make bench` and `make bench-gate`: what the breaker costs.
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use circuit_breaker_integration::bench::{Bench, Variant};
+use circuit_breaker_integration::bench::cpu::{self, Cost};
+use circuit_breaker_integration::bench::flapping::{self, Flapping};
+use circuit_breaker_integration::bench::instructions::{Bench, CHUNKS};
+use circuit_breaker_integration::bench::report::{Report, Row};
+use circuit_breaker_integration::bench::scale::{self, Memory, Spread};
+use circuit_breaker_integration::bench::{Variant, picture};
 use circuit_breaker_integration::envoy::{module, workspace};
 use serde_json::{Value, json};
 
@@ -17,7 +22,7 @@ async fn main() -> ExitCode {
         Some("gate") => gate().await,
         Some("accept") => accept().await,
         None => bench().await,
-        Some(other) => Err(anyhow!("there is no `{other}`; there are `gate` and `accept`")),
+        Some(part) => only(part).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,10 +35,10 @@ async fn main() -> ExitCode {
 
 /// What the breaker and the empty filter add to a request.
 async fn added() -> Result<(f64, f64)> {
-    let mut bench = Bench::start(&[Variant::None, Variant::Empty, Variant::Breaker]).await?;
+    let mut bench = Bench::start(&[Variant::None, Variant::Empty, Variant::Closed]).await?;
     let none = bench.request(Variant::None).await?;
     let empty = bench.request(Variant::Empty).await? - none;
-    Ok((bench.request(Variant::Breaker).await? - none, empty))
+    Ok((bench.request(Variant::Closed).await? - none, empty))
 }
 
 fn baseline_file() -> std::path::PathBuf {
@@ -75,69 +80,137 @@ async fn accept() -> Result<()> {
     Ok(())
 }
 
-/// One line of the table.
-struct Row {
-    what: &'static str,
-    found: f64,
-    /// Largest value that may be, and the one that is aimed at; none for what is only told.
-    bounds: Option<(f64, f64)>,
-}
-
 async fn bench() -> Result<()> {
-    let mut bench = Bench::start(&Variant::ALL).await?;
-    let mut cost = Vec::new();
-    for variant in Variant::ALL {
-        cost.push((variant, bench.request(variant).await?));
-    }
-    bench.open_other().await?;
-    let one_open = bench.request(Variant::Breaker).await?;
-    let (rejection, direct) = (bench.rejection().await?, bench.direct_response().await?);
-    let of = |wanted: Variant| cost.iter().find(|(variant, _)| *variant == wanted).map_or(f64::NAN, |(_, cost)| *cost);
-    let none = of(Variant::None);
-    let breaker = of(Variant::Breaker) - none;
+    eprintln!("bench: counting instructions, twice at once (5 min)");
+    let (counted, spread) = tokio::join!(instructions(), scale::instructions());
+    let mut rows = counted?;
+    rows.extend(spread_rows(&spread?)?);
+    eprintln!("bench: full load, all variants in turns (2 min)");
+    let costs = cpu::measure().await?;
+    rows.extend(load_rows(&costs)?);
+    eprintln!("bench: four workers and a circuit that flaps, a thousand circuits (1 min)");
+    rows.extend(flapping_rows(&flapping::measure().await?));
+    rows.extend(memory_rows(&scale::memory().await?));
     #[allow(clippy::cast_precision_loss)]
     let kilobytes = std::fs::metadata(module())?.len() as f64 / 1024.0;
-    let rows = [
-        Row { what: "a request without a filter, instructions", found: none, bounds: None },
-        Row { what: "added by the empty SDK filter", found: of(Variant::Empty) - none, bounds: None },
-        Row { what: "added by Lua doing a breaker's least", found: of(Variant::Lua) - none, bounds: None },
-        Row { what: "added by native admission_control", found: of(Variant::AdmissionControl) - none, bounds: None },
-        Row { what: "added by the breaker, CLOSED", found: breaker, bounds: None },
-        Row { what: "added by the breaker, another circuit OPEN", found: one_open - none, bounds: None },
-        Row { what: "a rejected request, whole", found: rejection, bounds: None },
-        Row { what: "a reply of Envoy's own, whole, without a filter", found: direct, bounds: None },
-        Row {
-            what: "CLOSED against the empty filter",
-            found: breaker / (of(Variant::Empty) - none),
-            bounds: Some((2.4, 1.8)),
-        },
-        Row { what: "CLOSED against Lua", found: breaker / (of(Variant::Lua) - none), bounds: Some((1.5, 1.1)) },
-        Row {
-            what: "another circuit OPEN against all CLOSED",
-            found: (one_open - none) / breaker,
-            bounds: Some((1.4, 1.2)),
-        },
-        Row { what: "rejecting against proxying", found: rejection / (none + breaker), bounds: Some((0.5, 0.35)) },
-        Row { what: "module, KB", found: kilobytes, bounds: Some((200.0, 120.0)) },
-    ];
-    print(&rows);
-    let file = workspace().join("target/bench.json");
-    let values: serde_json::Map<String, Value> =
-        rows.iter().map(|row| (row.what.to_owned(), json!(row.found))).collect();
-    std::fs::write(&file, format!("{:#}\n", Value::Object(values)))?;
-    println!("\nwritten to {}", file.display());
-    let missed: Vec<&str> =
-        rows.iter().filter(|row| row.bounds.is_some_and(|(most, _)| row.found > most)).map(|row| row.what).collect();
-    if missed.is_empty() { Ok(()) } else { bail!("over the bound: {}", missed.join("; ")) }
+    rows.push(Row::bound("module, KB", kilobytes, 200.0, 120.0));
+    let report = Report { costs, rows };
+    println!("{}", report.tables());
+    let (file, picture) = (workspace().join("target/bench.json"), workspace().join("integration/bench.svg"));
+    std::fs::write(&file, format!("{:#}\n", report.json()))?;
+    std::fs::write(&picture, picture::draw(&report)?)?;
+    println!("written to {} and {}", file.display(), picture.display());
+    judged(&report)
 }
 
-fn print(rows: &[Row]) {
-    println!("| measure | found | at most | aim |\n|---|---|---|---|");
-    for row in rows {
-        let found = if row.found >= 1000.0 { format!("{:.0}", row.found) } else { format!("{:.2}", row.found) };
-        match row.bounds {
-            Some((most, aim)) => println!("| {} | {found} | {most} | {aim} |", row.what),
-            None => println!("| {} | {found} | | |", row.what),
+/// One part of it by itself, printed and judged and not written.
+async fn only(part: &str) -> Result<()> {
+    let rows = match part {
+        "instructions" => instructions().await?,
+        "upstreams" => spread_rows(&scale::instructions().await?)?,
+        "load" => load_rows(&cpu::measure().await?)?,
+        "flapping" => flapping_rows(&flapping::measure().await?),
+        "memory" => memory_rows(&scale::memory().await?),
+        other => {
+            let parts = "instructions, upstreams, load, flapping, memory";
+            return Err(anyhow!("there is no `{other}`; there are gate, accept, and the parts {parts}"));
         }
+    };
+    let report = Report { costs: Vec::new(), rows };
+    println!("{}", report.tables());
+    judged(&report)
+}
+
+fn judged(report: &Report) -> Result<()> {
+    let missed = report.missed();
+    if missed.is_empty() { Ok(()) } else { bail!("over what must be: {}", missed.join("; ")) }
+}
+
+/// Instructions by variant, of a rejection, and of large answers.
+async fn instructions() -> Result<Vec<Row>> {
+    use Variant::{AdmissionControl, Closed, Empty, Lua, None};
+    let mut bench = Bench::start(&[None, Empty, Closed, Lua, AdmissionControl]).await?;
+    let none = bench.request(None).await?;
+    let empty = bench.request(Empty).await? - none;
+    let closed = bench.request(Closed).await? - none;
+    let lua = bench.request(Lua).await? - none;
+    let native = bench.request(AdmissionControl).await? - none;
+    let none_large = bench.large(None).await?;
+    let (empty_large, closed_large) = (bench.large(Empty).await? - none_large, bench.large(Closed).await? - none_large);
+    bench.open_other().await?;
+    let one_open = bench.request(Closed).await? - none;
+    let (rejection, direct) = (bench.rejection().await?, bench.direct_response().await?);
+    Ok(vec![
+        Row::told("instructions of a request without a filter", none),
+        Row::told("instructions that the empty SDK filter adds", empty),
+        Row::told("instructions that native admission_control adds", native),
+        Row::told("instructions that Lua doing a breaker's least adds", lua),
+        Row::told("instructions that the breaker adds, CLOSED", closed),
+        Row::told("instructions that the breaker adds, another circuit OPEN", one_open),
+        Row::told("instructions of a rejected request, whole", rejection),
+        Row::told("instructions of a direct_response, whole, without a filter", direct),
+        Row::bound("added instructions against the empty filter", closed / empty, 2.4, 1.8),
+        Row::bound("added instructions against Lua", closed / lua, 1.5, 1.1),
+        Row::bound("added instructions, another circuit OPEN against all CLOSED", one_open / closed, 1.4, 1.2),
+        Row::bound("instructions, rejecting against proxying", rejection / (none + closed), 0.5, 0.35),
+        Row::told("instructions of a request with an answer of 1 MB, without a filter", none_large),
+        Row::told("instructions that the empty filter adds for each 16 KB of 1 MB", (empty_large - empty) / CHUNKS),
+        Row::bound(
+            "instructions that the breaker adds for each 16 KB of 1 MB",
+            (closed_large - closed) / CHUNKS,
+            // Entering the VM once a chunk would take 1,900 instructions and more.
+            500.0,
+            100.0,
+        ),
+    ])
+}
+
+fn spread_rows(spreads: &[Spread]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for Spread { upstreams, none, breaker } in spreads {
+        rows.push(Row::told(&format!("instructions that the breaker adds, {upstreams} upstreams"), breaker - none));
     }
+    let (one, most) = spreads.first().zip(spreads.last()).context("nothing was counted")?;
+    let added = (most.breaker - most.none) / (one.breaker - one.none);
+    rows.push(Row::bound("instructions, 1,000 upstreams against 1", most.breaker / one.breaker, 1.1, 1.0));
+    rows.push(Row::bound("added instructions, 1,000 upstreams against 1", added, 1.1, 1.0));
+    Ok(rows)
+}
+
+fn load_rows(costs: &[Cost]) -> Result<Vec<Row>> {
+    let of = |wanted: Variant| {
+        let found = costs.iter().find(|cost| cost.variant == wanted);
+        found.map(|cost| cost.cpu).with_context(|| format!("{} was not measured", wanted.title()))
+    };
+    let (none, closed) = (of(Variant::None)?, of(Variant::Closed)?);
+    let empty = of(Variant::Empty)? - none;
+    Ok(vec![
+        Row::bound("added CPU time against the empty filter", (closed - none) / empty, 2.2, 1.7),
+        Row::told("added CPU time against Lua", (closed - none) / (of(Variant::Lua)? - none)),
+        Row::told("CPU time, rejecting against proxying", of(Variant::Open)? / closed),
+        Row::told("CPU time, observing an OPEN circuit against CLOSED", of(Variant::Observe)? / closed),
+        Row::told("CPU time, a ramp at 50 % against CLOSED", of(Variant::Ramp)? / closed),
+    ])
+}
+
+fn flapping_rows(flapping: &Flapping) -> Vec<Row> {
+    #[allow(clippy::cast_precision_loss)]
+    let count = |number: u64| number as f64;
+    vec![
+        Row::told("four workers, a circuit flaps: requests a second", flapping.rate),
+        Row::told("four workers, a circuit flaps: CPU us a request", flapping.cpu),
+        Row::told("four workers, a circuit flaps: transitions in 10 s", count(flapping.transitions as u64)),
+        Row::told("four workers, a circuit flaps: writes of the record", count(flapping.writes)),
+        Row::bound("four workers, a circuit flaps: trips miscounted", count(flapping.miscounted), 0.0, 0.0),
+        Row::bound("four workers, a circuit flaps: internal errors", count(flapping.errors), 0.0, 0.0),
+    ]
+}
+
+fn memory_rows(memory: &Memory) -> Vec<Row> {
+    vec![
+        Row::bound("VM memory with 1,000 circuits, MB", memory.vm, 2.0, 1.0),
+        Row::told("VM memory with 1 circuit, MB", memory.vm_with_one),
+        Row::bound("RSS over the empty filter, 1,000 circuits, MB", memory.over_empty, 10.0, 5.0),
+        Row::told("ticks of 1,000 circuits without traffic, % of a core", memory.idle),
+    ]
 }

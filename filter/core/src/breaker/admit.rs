@@ -72,7 +72,8 @@ impl<H: Host> Breaker<H> {
             return Ok(Decision::Pass(Permit::Uncounted));
         }
         if !retired && is_due(view, now) {
-            view.advance(vm, now)?;
+            let tally = view.words.tally(&vm.host)?;
+            view.advance(vm, now, tally)?;
         }
         Ok(match view.record.phase {
             Phase::Closed => Decision::Pass(call(view, circuit)),

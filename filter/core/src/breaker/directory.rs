@@ -1,5 +1,7 @@
 //! The list of circuits that all workers of a proxy share.
 
+use std::rc::Rc;
+
 use super::{Breaker, policy_of};
 use crate::host::{ABSENT, Fault, Host};
 use crate::key::slot_key;
@@ -39,10 +41,18 @@ impl<H: Host> Breaker<H> {
     }
 
     fn take_slot(&mut self, name: &str, now: u64) -> Result<(), Fault> {
-        let view = View::new(&self.vm, name, policy_of(&self.config, name), now)?;
+        let name: Rc<str> = name.into();
+        let mut view = View::new(&self.vm, Rc::clone(&name), policy_of(&self.config, &name), now)?;
         let circuit = u32::try_from(self.circuits.len()).unwrap_or(u32::MAX);
-        self.circuits.push(view);
-        self.names.insert(name.to_owned(), circuit);
+        view.records_latency = circuit < self.config.latency_histograms;
+        if circuit > 0 && circuit == self.config.latency_histograms {
+            self.vm.say_once(
+                "latency_histograms",
+                "circuit_breaker_latency_ms is not kept for more upstreams than limits.latencyHistograms",
+            );
+        }
+        self.circuits.push(Box::new(view));
+        self.names.insert(name, circuit);
         self.slots = self.slots.saturating_add(1);
         self.vm.circuits(self.circuits.len());
         Ok(())

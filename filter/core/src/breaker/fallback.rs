@@ -108,7 +108,7 @@ fn ahead<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<Ahead, Fault>
 /// right in the next.
 fn known(view: &View) -> Option<Ahead> {
     match &view.landing {
-        Some(Landing::At { upstream, generation }) if *upstream == view.name => {
+        Some(Landing::At { upstream, generation }) if **upstream == *view.name => {
             (*generation == view.record.generation).then_some(Ahead::Closed)
         }
         Some(Landing::At { upstream, .. }) => Some(Ahead::Known(upstream.clone())),
@@ -119,7 +119,7 @@ fn known(view: &View) -> Option<Ahead> {
 fn learn<H: Host>(view: &mut View, vm: &Vm<H>, upstream: &str) -> Result<(), Fault> {
     let landing = Landing::At { generation: view.record.generation, upstream: upstream.to_owned() };
     let same = |known: &Landing| match known {
-        Landing::At { upstream: known, .. } => known == upstream && known != &view.name,
+        Landing::At { upstream: known, .. } => known == upstream && **known != *view.name,
         Landing::Scouted { .. } => false,
     };
     if view.landing.as_ref().is_some_and(same) {
@@ -129,7 +129,7 @@ fn learn<H: Host>(view: &mut View, vm: &Vm<H>, upstream: &str) -> Result<(), Fau
     let expected = vm.host.get(&key)?.map_or(ABSENT, |(_, cas)| cas);
     // Lost to another worker, which has landed a moment ago too: as good.
     vm.host.swap(&key, &landing.encode(), expected)?;
-    if upstream == view.name {
+    if *upstream == *view.name {
         vm.say_once(
             &format!("fallback:{}", view.name),
             &format!(

@@ -11,6 +11,7 @@ use crate::policy::{Length, Mode};
 use crate::record::Phase;
 use crate::view::View;
 use crate::vm::Vm;
+use crate::window::Tally;
 
 impl<H: Host> Breaker<H> {
     /// Settles a request that went well, where that changes nothing but a count: its circuit is known and CLOSED, no
@@ -102,7 +103,7 @@ impl<H: Host> Breaker<H> {
 
 impl View {
     fn latency<H: Host>(&self, vm: &Vm<H>, first_byte: Option<u64>) -> Result<(), Fault> {
-        let Some(time) = first_byte else { return Ok(()) };
+        let Some(time) = first_byte.filter(|_| self.records_latency) else { return Ok(()) };
         Ok(self.series.record(&vm.host, &metrics::LATENCY, &self.name, time / MILLISECOND)?)
     }
 
@@ -159,7 +160,8 @@ impl View {
             return self.count_late(vm, outcome);
         }
         if matches!(self.policy.trip.window, Length::Calls(_)) {
-            self.roll(vm, now)?;
+            let tally = self.words.tally(&vm.host)?;
+            self.roll(vm, now, tally)?;
         }
         self.count(vm, outcome)?;
         if over {
@@ -169,11 +171,15 @@ impl View {
         match outcome {
             Outcome::Neutral => Ok(()),
             Outcome::Success => {
-                if self.words.streak.get(&vm.host)? != 0 {
-                    self.words.streak.set(&vm.host, 0)?;
+                if self.streak(vm)?.get(&vm.host)? != 0 {
+                    self.streak(vm)?.set(&vm.host, 0)?;
                 }
                 self.judge(vm, now)?;
-                if self.record.phase == Phase::Ramp { self.advance(vm, now) } else { Ok(()) }
+                if self.record.phase != Phase::Ramp {
+                    return Ok(());
+                }
+                let tally = self.words.tally(&vm.host)?;
+                self.advance(vm, now, tally)
             }
             Outcome::Slow => {
                 self.words.watch.set(&vm.host, 1)?;
@@ -181,7 +187,7 @@ impl View {
             }
             Outcome::Failure(_) => {
                 self.words.watch.set(&vm.host, 1)?;
-                self.words.streak.add_one(&vm.host)?;
+                self.streak(vm)?.add_one(&vm.host)?;
                 self.judge(vm, now)
             }
         }
@@ -218,15 +224,14 @@ impl View {
     }
 
     /// Lets successes pass unlooked at again once there is nothing to watch. A failure that comes meanwhile sets `watch`
-    /// after it has counted itself: either this sees its count, or it sets what this has cleared.
-    pub(crate) fn rest<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
+    /// after it has counted itself: either this sees its count, or it sets what this has cleared. `tally` was read before.
+    pub(crate) fn rest<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
         let host = &vm.host;
         if self.record.phase != Phase::Closed || self.words.watch.get(host)? == 0 {
             return Ok(());
         }
-        let tally = self.words.tally(host)?;
         let counted = self.window.count(now, tally, self.policy.trip.window);
-        if !counted.is_healthy() || self.words.streak.get(host)? != 0 {
+        if !counted.is_healthy() || self.streak(vm)?.get(host)? != 0 {
             return Ok(());
         }
         let epoch = self.words.epoch.get(host)?;

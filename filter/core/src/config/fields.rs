@@ -284,12 +284,20 @@ static FALLBACK: &[Field] = &[field(
 static EXEMPT: &[Field] =
     &[field("paths", Kind::Paths, "[]", "paths without their query; `/x/*` stands for all below `/x/`")];
 
-static LIMITS: &[Field] = &[field(
-    "maxCircuits",
-    Kind::Integer { min: 1, max: 10_000 },
-    "1024",
-    "past it new upstreams pass through unprotected, and a metric counts them",
-)];
+static LIMITS: &[Field] = &[
+    field(
+        "maxCircuits",
+        Kind::Integer { min: 1, max: 10_000 },
+        "1024",
+        "past it new upstreams pass through unprotected, and a metric counts them",
+    ),
+    field(
+        "latencyHistograms",
+        Kind::Integer { min: 0, max: 10_000 },
+        "128",
+        "upstreams with a `circuit_breaker_latency_ms`, first come, first served: Envoy takes several KB for each",
+    ),
+];
 
 /// Sections that a match or a window is: given again, they replace the earlier one as a whole.
 pub(super) fn merges(name: &str) -> bool {

@@ -84,7 +84,7 @@ pub struct Model {
     trips: u64,
     open_until: u64,
     good: u64,
-    /// Leases by their slot: number and end.
+    /// Leases that nobody has given back: number and end.
     leases: Vec<(u64, u64)>,
     last_lease: u64,
     step: u64,
@@ -107,7 +107,6 @@ const SKEW: u64 = 5000;
 
 impl Model {
     pub fn new(rules: Rules, now: u64) -> Model {
-        let leases = vec![(0, 0); 16];
         Model {
             rules,
             phase: Phase::Closed,
@@ -118,7 +117,7 @@ impl Model {
             trips: 0,
             open_until: 0,
             good: 0,
-            leases,
+            leases: Vec::new(),
             last_lease: 0,
             step: 0,
             marked: now,
@@ -145,7 +144,7 @@ impl Model {
         self.calls.clear();
         self.samples = vec![(now, 0)];
         (self.good, self.step, self.shares, self.passed) = (0, 0, 0, 0);
-        self.leases = vec![(0, 0); 16];
+        self.leases.clear();
         self.reasons.push(reason);
         if self.counts() && !counted_before {
             self.streak = 0;
@@ -271,9 +270,9 @@ impl Model {
         (self.marked, self.mark) = (now, self.calls.len());
     }
 
-    fn live(&self, (number, ends): (u64, u64), now: u64) -> bool {
+    fn live(&self, (_, ends): (u64, u64), now: u64) -> bool {
         let left = ends.saturating_sub(now);
-        number != 0 && left > 0 && left <= self.rules.probe_timeout + GRACE + SKEW
+        left > 0 && left <= self.rules.probe_timeout + GRACE + SKEW
     }
 
     /// What a new request is to meet.
@@ -310,8 +309,11 @@ impl Model {
         if self.phase == Phase::Probe && !against {
             self.last_lease += 1;
             lease = self.last_lease;
-            let slot = (0..16).find(|slot| !self.live(self.leases[*slot], now)).unwrap();
-            self.leases[slot] = (lease, now + self.rules.probe_timeout + GRACE);
+            if self.leases.len() == 16 {
+                let over = self.leases.iter().position(|lease| !self.live(*lease, now)).unwrap();
+                self.leases.remove(over);
+            }
+            self.leases.push((lease, now + self.rules.probe_timeout + GRACE));
             self.out.push((lease, self.generation, now + self.rules.probe_timeout));
         }
         self.flights.push(Flight { name, start: now, generation: self.generation, lease, against, unseen, ticks: 0 });
@@ -324,7 +326,7 @@ impl Model {
             return;
         }
         let Some(slot) = self.leases.iter().position(|(number, _)| *number == lease) else { return };
-        self.leases[slot] = (0, 0);
+        self.leases.remove(slot);
         match came {
             Came::Nothing => {}
             Came::Failed | Came::Slow => self.trip("probe_failed", now),

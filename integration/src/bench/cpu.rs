@@ -1,0 +1,127 @@
+//! Processor time of a request, and what clients see, under full load.
+//!
+//! Every variant has an Envoy of its own, all on one core; nginx and wrk are on another. They take turns, a second each,
+//! for many rounds, so that what disturbs the machine disturbs all of them; of a variant's rounds the lower quartile is
+//! taken, since a disturbance only ever adds.
+
+use anyhow::{Context, Result, ensure};
+
+use super::load::{self, Load};
+use super::nginx::Nginx;
+use super::process::{Core, cpu_time, resident};
+use super::variant::Variant;
+use crate::bootstrap::{Bootstrap, Cluster};
+use crate::client;
+use crate::envoy::{Envoy, tool};
+use crate::wait::until;
+
+/// Rounds in which all take their turns, and the seconds of a turn. One before them warms up and is not counted.
+const ROUNDS: usize = 12;
+const TURN: u32 = 1;
+
+/// What a request costs by a variant.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// What stands before the router.
+    pub variant: Variant,
+    /// Envoy's processor time of a request, in microseconds.
+    pub cpu: f64,
+    /// Requests a second: the middle one of all rounds, as the rest.
+    pub rate: f64,
+    /// Share of the requests that are rejected.
+    pub refused: f64,
+    /// Waiting in milliseconds.
+    pub p50: f64,
+    /// As above.
+    pub p99: f64,
+    /// As above.
+    pub p999: f64,
+    /// Envoy's memory after all that, in MB.
+    pub resident: f64,
+}
+
+struct Proxy {
+    variant: Variant,
+    envoy: Envoy,
+    rounds: Vec<(f64, Load)>,
+}
+
+/// All variants in turns.
+///
+/// # Errors
+/// nginx or wrk is not installed, an Envoy does not start, or a circuit is not in the state that is to be measured.
+pub async fn measure() -> Result<Vec<Cost>> {
+    let nginx = Nginx::start().await?;
+    let mut proxies = Vec::new();
+    for variant in Variant::ALL {
+        proxies.push(Proxy::start(variant, &nginx).await?);
+    }
+    for round in 0..=ROUNDS {
+        for proxy in &mut proxies {
+            let turn = proxy.turn().await?;
+            if round > 0 {
+                proxy.rounds.push(turn);
+            }
+        }
+    }
+    proxies.iter().map(Proxy::cost).collect()
+}
+
+impl Proxy {
+    async fn start(variant: Variant, nginx: &Nginx) -> Result<Proxy> {
+        let clusters = vec![Cluster::new("nginx", nginx.address())];
+        let bootstrap = Bootstrap { bare: true, ..Bootstrap::new(clusters, vec![variant.listener()]) };
+        let envoy = Envoy::start_by(bootstrap, 1, Core::Measured.command(&tool("envoy")?)).await?;
+        let proxy = Proxy { variant, envoy, rounds: Vec::new() };
+        if variant.trips() {
+            proxy.trip().await?;
+        }
+        Ok(proxy)
+    }
+
+    async fn trip(&self) -> Result<()> {
+        let to = self.envoy.address(self.variant.name());
+        for _ in 0..5 {
+            client::get(to, "/fail").await?;
+        }
+        if self.variant == Variant::Ramp {
+            // OPEN is over soon; then one good probe begins the ramp.
+            let ask = || async { client::get(to, "/").await.map_or(0, |reply| reply.status) };
+            until("a good probe", ask, |status| *status == 200).await;
+        }
+        let state = self.envoy.metric("circuit_breaker_state", "nginx", "").await?;
+        let wanted = if self.variant == Variant::Ramp { 1 } else { 2 };
+        ensure!(
+            state == wanted,
+            "{}: the circuit's state is {state} where it was to be {wanted}",
+            self.variant.title()
+        );
+        Ok(())
+    }
+
+    /// Microseconds of processor time of a request, and the rest.
+    async fn turn(&self) -> Result<(f64, Load)> {
+        let before = cpu_time(self.envoy.pid())?;
+        let load = load::full(self.envoy.address(self.variant.name()), "/", TURN).await?;
+        let spent = cpu_time(self.envoy.pid())?.saturating_sub(before);
+        Ok((spent.as_secs_f64() * 1e6 / load.requests, load))
+    }
+
+    fn cost(&self) -> Result<Cost> {
+        let of = |value: fn(&(f64, Load)) -> f64, quarter: usize| {
+            let mut values: Vec<f64> = self.rounds.iter().map(value).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() * quarter / 4).copied().context("no rounds")
+        };
+        Ok(Cost {
+            variant: self.variant,
+            cpu: of(|round| round.0, 1)?,
+            rate: of(|round| round.1.rate, 2)?,
+            refused: of(|round| round.1.refused, 2)?,
+            p50: of(|round| round.1.p50, 2)?,
+            p99: of(|round| round.1.p99, 2)?,
+            p999: of(|round| round.1.p999, 2)?,
+            resident: resident(self.envoy.pid())?,
+        })
+    }
+}
