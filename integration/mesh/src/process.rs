@@ -66,21 +66,6 @@ impl Program {
         // Not text throughout: Envoy logs bytes that it was sent.
         fs::read(&self.log).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
     }
-
-    /// Its log's file.
-    #[must_use]
-    pub fn log_file(&self) -> &Path {
-        &self.log
-    }
-
-    /// The process.
-    ///
-    /// # Panics
-    /// Never: nobody panics while holding the lock.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.lock().expect("no holder panics").id()
-    }
 }
 
 impl Drop for Program {
