@@ -12,8 +12,11 @@ LINKED := target/$(WASM)/release/deps/circuit_breaker.wasm
 INSTALL := integration/tools/install
 TIMED := integration/tools/timed
 
+# `ISTIO=1.29 make test-mesh` runs against the older of the two that are tested, with the Envoy that belongs to it.
+export ISTIO ?= newest
+ISTIO_TOOL := $(if $(filter newest,$(ISTIO)),istio,istio-$(ISTIO))
 # `ENVOY=1.36.4 make test` runs against another Envoy.
-export ENVOY ?= 1.40.0
+export ENVOY ?= $(if $(filter 1.29,$(ISTIO)),1.37.0,1.40.0)
 export CIRCUIT_BREAKER_MODULE := $(MODULE)
 
 .PHONY: help
@@ -69,6 +72,18 @@ test-wasm: rust-target ## Test the core on wasm32 under Node
 test-envoy: build ## Test the module in a real Envoy (ENVOY=1.36.4 for another version)
 	@$(INSTALL) envoy
 	@cargo test -p circuit-breaker-integration --profile tool --locked
+
+.PHONY: mesh
+mesh: image mesh-tools ## Keep a mesh running (Kubernetes' API, istiod, gateway, sidecars) for curl and kubectl; needs root and Go
+	@cargo run --quiet --profile tool -p circuit-breaker-mesh --locked --bin mesh
+
+.PHONY: test-mesh
+test-mesh: image mesh-tools ## Test what istio/ gives a cluster on a real mesh (ISTIO=1.29 for the older one); needs root and Go
+	@cargo test --profile tool -p circuit-breaker-mesh --locked
+
+.PHONY: mesh-tools
+mesh-tools:
+	@$(INSTALL) envoy etcd kubernetes $(ISTIO_TOOL)
 
 .PHONY: test-alerts
 test-alerts: ## Check the alerts in istio/monitoring with promtool (Debian's prometheus)

@@ -58,12 +58,22 @@ pub async fn get(to: SocketAddr, path: &str) -> Result<Reply> {
 /// # Errors
 /// No connection, or no answer.
 pub async fn request(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Reply> {
+    request_over(TcpStream::connect(to).await?, method, path, headers).await
+}
+
+/// A request without a body on this connection, which ends with the answer. Its host is `test` unless a header says other.
+///
+/// # Errors
+/// No answer.
+pub async fn request_over(stream: TcpStream, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Reply> {
     let start = Instant::now();
-    let stream = TcpStream::connect(to).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the answer; its errors are the request's.
     tokio::spawn(connection);
-    let mut builder = Request::builder().method(method).uri(path).header("host", "test").header("connection", "close");
+    let mut builder = Request::builder().method(method).uri(path).header("connection", "close");
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        builder = builder.header("host", "test");
+    }
     for (name, value) in headers {
         builder = builder.header(*name, *value);
     }

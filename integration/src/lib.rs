@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod bootstrap;
 pub mod client;
+pub mod control;
 pub mod demo;
 pub mod envoy;
 pub mod grpc;

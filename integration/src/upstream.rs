@@ -84,7 +84,14 @@ impl Upstream {
     /// # Errors
     /// The port is taken.
     pub async fn listen(port: u16) -> std::io::Result<Upstream> {
-        let listener = bound(SocketAddr::from(([127, 0, 0, 1], port)))?.listen(1024)?;
+        Upstream::serve_on(bound(SocketAddr::from(([127, 0, 0, 1], port)))?.listen(1024)?)
+    }
+
+    /// Answers 200 to whoever comes by this listener, which may be one of another network.
+    ///
+    /// # Errors
+    /// The listener has no address.
+    pub fn serve_on(listener: TcpListener) -> std::io::Result<Upstream> {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             behaviour: Mutex::new(Behaviour::Status(200)),

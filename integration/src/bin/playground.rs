@@ -1,21 +1,15 @@
 //! `make run`: an Envoy with the sample configuration and an upstream whose health you decide, for playing with curl.
 
-use std::convert::Infallible;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
 use circuit_breaker_integration::client;
+use circuit_breaker_integration::control::obey;
 use circuit_breaker_integration::demo::envoy_command;
 use circuit_breaker_integration::envoy::workspace;
-use circuit_breaker_integration::upstream::{Behaviour, Upstream};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use circuit_breaker_integration::upstream::Upstream;
 use tokio::net::TcpListener;
 
 // The ports that integration/envoy/sample.yaml names.
@@ -79,27 +73,4 @@ async fn stop(envoy: &mut Child) -> Result<()> {
     let _ = client::request(([127, 0, 0, 1], ADMIN).into(), "POST", "/quitquitquit", &[]).await;
     envoy.wait()?;
     Ok(())
-}
-
-async fn obey(listener: TcpListener, upstream: Arc<Upstream>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let upstream = Arc::clone(&upstream);
-        let service = service_fn(move |request: Request<Incoming>| {
-            let answer = order(&upstream, request.uri().path());
-            async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answer)))) }
-        });
-        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-    }
-}
-
-fn order(upstream: &Upstream, path: &str) -> String {
-    let behaviour = match path {
-        "/healthy" => Behaviour::Status(200),
-        "/fail" => Behaviour::Status(500),
-        "/hang" => Behaviour::Hang,
-        "/reset" => Behaviour::ResetBeforeHeaders,
-        _ => return "the upstream can be told: /healthy, /fail, /hang, /reset\n".to_owned(),
-    };
-    upstream.behave(behaviour);
-    format!("the upstream is now: {}\n", path.trim_start_matches('/'))
 }
