@@ -29,6 +29,15 @@ impl Series {
         Ok(id)
     }
 
+    /// Defines a metric with all its components.
+    pub(crate) fn meet<H: Host>(&self, host: &H, metric: &Metric, upstream: &str) -> Result<(), HostError> {
+        let alone: &[&str] = if metric.components.is_empty() { &[""] } else { &[] };
+        for component in metric.components.iter().chain(alone) {
+            self.id(host, metric, upstream, component)?;
+        }
+        Ok(())
+    }
+
     /// Adds one to a counter.
     pub(crate) fn count<H: Host>(
         &self,

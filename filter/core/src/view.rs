@@ -12,6 +12,7 @@ use crate::clock;
 use crate::fallback::Landing;
 use crate::host::{ABSENT, Fault, Host, TRIES, Word};
 use crate::key;
+use crate::metrics;
 use crate::policy::{Length, Policy};
 use crate::ramp::Spread;
 use crate::record::{Phase, Record};
@@ -90,6 +91,7 @@ impl View {
             vm.advance()?;
         }
         view.refresh(vm, now)?;
+        view.keep_metrics(vm, tally)?;
         // Another worker may have made the circuit a moment ago: what it has counted since is in this window too.
         view.window = view.window_since_record(now, tally);
         view.tell(vm)?;
@@ -99,6 +101,20 @@ impl View {
     /// Where the record lies. Made when it is needed: a circuit that stays CLOSED never looks, and there are many.
     fn key(&self) -> String {
         key::record_key(&self.name)
+    }
+
+    /// Takes over what other workers have counted and this one has not: Envoy forgets a metric with the last VM that knows it,
+    /// and a new version of the module replaces them all.
+    fn keep_metrics<H: Host>(&self, vm: &Vm<H>, tally: Tally) -> Result<(), Fault> {
+        if self.words.watch.get(&vm.host)? != 0 {
+            self.streak(vm)?;
+        }
+        let failures: &[_] = if tally.failure > 0 { &[&metrics::FAILURES] } else { &[] };
+        let transitions: &[_] = if self.record.generation > 0 { metrics::OF_TRANSITIONS } else { &[] };
+        for metric in failures.iter().chain(transitions) {
+            self.series.meet(&vm.host, metric, &self.name)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn streak<H: Host>(&self, vm: &Vm<H>) -> Result<&Word, Fault> {

@@ -106,6 +106,12 @@ pub async fn a_new_image_under_load_fails_no_request_and_keeps_an_open_circuit(w
         5,
         "what was counted stays"
     );
+    for (metric, component, counted) in
+        [("circuit_breaker_failures_total", "http", 5), ("circuit_breaker_trips_total", "consecutive", 1)]
+    {
+        let found = world.gateway.metric(metric, &upstream, component).await;
+        assert_eq!(found, counted, "{metric}, which no VM of the new image has added to");
+    }
     let transitions = world.gateway.transitions();
     assert_eq!(transitions.iter().filter(|line| line["upstream"] == upstream.as_str()).count(), 1);
     world.apply(&policy());
