@@ -179,13 +179,12 @@ impl Ended {
 
     /// Asked property by property. `certain`: whoever the status and the flags seem to come from, it is to be known whose
     /// answer this is.
-    pub(crate) fn read(certain: bool, with_upstream: bool) -> Ended {
+    pub(crate) fn read(certain: bool) -> Ended {
         let status = number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
         let flags = number("response\0flags").unwrap_or(0);
         let from_upstream = !(certain || Answer::needs_origin(status, flags))
             || property("response\0code_details").is_some_and(|details| details == VIA_UPSTREAM.as_bytes());
-        let upstream = if with_upstream { text(CLUSTER) } else { None };
-        Ended { upstream, status, flags, from_upstream }
+        Ended { upstream: text(CLUSTER), status, flags, from_upstream }
     }
 }
 

@@ -96,7 +96,7 @@ impl Stream {
         }
         breaker.arrived(permit, now);
         if matches!(permit, Permit::Probe { .. }) {
-            let answer = self.answer(&Ended::read(true, false), false);
+            let answer = self.answer(&Ended::read(true), false);
             breaker.answered(permit, &answer, now.saturating_sub(self.start), now);
         }
     }
@@ -133,13 +133,9 @@ impl Stream {
             return;
         }
         let ended = match permit {
-            Permit::Calm { .. } => {
-                shared.glance.as_ref().and_then(Glance::look).unwrap_or_else(|| Ended::read(false, true))
-            }
-            // Whose upstream is known is asked for two numbers: cheaper than one expression.
-            Permit::Call { .. } | Permit::Uncounted => Ended::read(false, false),
             // A probe is to show that the upstream is well: there even a good answer may not be anybody's.
-            Permit::Probe { .. } => Ended::read(true, false),
+            Permit::Probe { .. } => Ended::read(true),
+            _ => shared.glance.as_ref().and_then(Glance::look).unwrap_or_else(|| Ended::read(false)),
         };
         let upstream = ended.upstream.as_deref();
         let well = ended.is_well() && self.grpc_status.is_none_or(|code| code == 0) && breaker.trusts_good_statuses();
