@@ -43,6 +43,8 @@ pub struct Breaker<H> {
     slots: u32,
     /// The epoch at which all circuits were CLOSED.
     calm: Option<u64>,
+    /// The epoch at the last tick.
+    ticked_at: Option<u64>,
     /// Probes of this VM that are not settled.
     probes: Vec<Probe>,
     counts_attempts: bool,
@@ -80,6 +82,7 @@ impl<H: Host> Breaker<H> {
             names: Names::default(),
             slots: 0,
             calm: None,
+            ticked_at: None,
             probes: Vec::new(),
             ticked: now,
             retired: false,
@@ -164,7 +167,9 @@ impl<H: Host> Breaker<H> {
         let epoch = self.vm.epoch();
         let found = self.discover(now);
         let mut quiet = self.noted(found).is_some() && !self.config.policies().any(|p| p.mode == Mode::ForceOpen);
-        for view in &mut self.circuits {
+        let unwritten = epoch.is_some() && self.ticked_at == epoch;
+        self.ticked_at = epoch;
+        for view in self.circuits.iter_mut().filter(|view| !(unwritten && view.is_at_rest(now))) {
             match tick_circuit(view, &self.vm, now) {
                 Ok(closed) => quiet &= closed,
                 Err(fault) => {

@@ -13,7 +13,7 @@ use crate::fallback::Landing;
 use crate::host::{ABSENT, Fault, Host, TRIES, Word};
 use crate::key;
 use crate::metrics;
-use crate::policy::{Length, Policy};
+use crate::policy::{Length, Mode, Policy};
 use crate::ramp::Spread;
 use crate::record::{Phase, Record};
 use crate::report;
@@ -233,6 +233,14 @@ impl View {
         let streak = if matches!(length, Length::Calls(_)) { self.streak(vm)?.get(&vm.host)? } else { 0 };
         self.window.roll(now, tally, streak, length);
         Ok(())
+    }
+
+    /// Whether a tick need not look at it, where nobody has written its record: it is CLOSED, has nothing to forget, and its
+    /// window is sampled for now. A tick looks at every circuit of the proxy, and there may be a thousand.
+    pub(crate) fn is_at_rest(&self, now: u64) -> bool {
+        let plain = matches!(self.policy.mode, Mode::Enforce | Mode::Observe) && self.told == self.epoch;
+        let closed = self.record.phase == Phase::Closed && self.record.trips_in_a_row == 0;
+        plain && closed && !self.window.is_due(now, self.policy.trip.window)
     }
 
     /// Sets the gauges to what the record says, where it was written since. Two workers that publish two transitions at

@@ -79,6 +79,17 @@ impl Window {
         Window { samples, len: 1 }
     }
 
+    /// Whether time alone is reason to take a sample; always so for a window of calls.
+    pub(crate) fn is_due(&self, now: u64, length: Length) -> bool {
+        let last = self.len.checked_sub(1).and_then(|last| self.samples.get(last));
+        match (length, last) {
+            (Length::Time(_), Some(last)) => {
+                clock::stepped_back(now, last.at) || now.saturating_sub(last.at) >= length.bucket()
+            }
+            (Length::Time(_) | Length::Calls(_), _) => true,
+        }
+    }
+
     /// Takes a sample where the last one is a bucket old. Starts afresh where the counters or the clock went backwards.
     /// `streak` is the number of failures in a row that ended with the last call.
     pub(crate) fn roll(&mut self, now: u64, tally: Tally, streak: u64, length: Length) {

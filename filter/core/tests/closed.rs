@@ -175,6 +175,22 @@ fn the_healthy_path_makes_no_shared_data_call() {
 }
 
 #[test]
+fn a_tick_looks_at_a_quiet_circuit_once_a_bucket() {
+    let mut proxy = Proxy::start(1, "");
+    let upstreams: Vec<String> = (0..100).map(|number| format!("outbound|80||{number}.svc")).collect();
+    for upstream in &upstreams {
+        proxy.succeed(upstream, 1);
+    }
+    proxy.pass(20 * SECOND);
+    let before = proxy.host.calls();
+    proxy.pass(10 * SECOND);
+    let after = proxy.host.calls();
+    let looks = 100 * 10;
+    assert!(after.words - before.words <= looks * 5 + 20 * 5, "epoch, three counters, watch: {after:?} {before:?}");
+    assert!(after.bytes - before.bytes <= 20, "a tick asks for new circuits once");
+}
+
+#[test]
 fn counters_that_are_reset_start_the_window_afresh() {
     let mut proxy = Proxy::start(2, RATE_ONLY);
     proxy.succeed(A, 40);
