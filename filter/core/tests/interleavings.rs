@@ -14,6 +14,9 @@ mod crowd;
 #[cfg(not(target_arch = "wasm32"))]
 #[path = "interleavings/schedules.rs"]
 mod schedules;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "interleavings/tangles.rs"]
+mod tangles;
 #[path = "interleavings/workers.rs"]
 mod workers;
 
@@ -34,43 +37,6 @@ fn nested(start: Start, operations: [Operation; 2], call: u64) -> Option<String>
     host.before_call(call, move || *result.borrow_mut() = Some(perform(&worker, operations[1], now)));
     let outer = perform(&workers[0], operations[0], now);
     let told = [vec![outer], vec![inner.take()?]];
-    Some(seen(start, &host, &workers, now, &told))
-}
-
-/// How three workers get in each other's way.
-#[derive(Clone, Copy, Debug)]
-enum Tangle {
-    /// The third runs in the middle of the second, which runs in the middle of the first.
-    Deep,
-    /// The first is stopped twice: once for the second, once for the third.
-    Twice,
-}
-
-/// The second before the first's `call`-th host call, the third before the `then`-th of what runs after that.
-fn tangled(start: Start, operations: [Operation; 3], tangle: Tangle, call: u64, then: u64) -> Option<String> {
-    let (host, workers, now) = prepare(start, 3);
-    let told: Rc<RefCell<[Option<&'static str>; 3]>> = Rc::default();
-    let run = |which: usize| {
-        let (worker, told) = (Rc::clone(&workers[which]), Rc::clone(&told));
-        move || {
-            let said = perform(&worker, operations[which], now);
-            told.borrow_mut()[which] = Some(said);
-        }
-    };
-    let (second, third, inside) = (run(1), run(2), host.clone());
-    host.before_call(call, move || match tangle {
-        Tangle::Deep => {
-            inside.before_call(then, third);
-            second();
-        }
-        Tangle::Twice => {
-            second();
-            inside.before_call(then, third);
-        }
-    });
-    run(0)();
-    let told = told.take();
-    let told = [vec![told[0]?], vec![told[1]?], vec![told[2]?]];
     Some(seen(start, &host, &workers, now, &told))
 }
 
@@ -106,46 +72,6 @@ fn a_worker_stopped_anywhere_leaves_what_one_of_the_two_orders_leaves() {
         wrong[..wrong.len().min(12)].join("\n")
     );
     assert!(explored > 1000, "only {explored} interleavings were seen");
-}
-
-const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-
-/// Native only: some hundred thousand runs.
-#[cfg(not(target_arch = "wasm32"))]
-#[test]
-fn three_workers_stopped_anywhere_leave_what_one_of_the_six_orders_leaves() {
-    const MET: [Operation; 3] = [Operation::Admit, Operation::Settle(Outcome::Success), Operation::Settle(BAD)];
-    let mut explored = 0;
-    let mut wrong = Vec::new();
-    let all = MET.iter().flat_map(|a| MET.iter().flat_map(move |b| MET.iter().map(move |c| [*a, *b, *c])));
-    for (start, operations) in STARTS.iter().flat_map(|start| all.clone().map(move |operations| (*start, operations))) {
-        let [first, second, third] = operations.each_ref().map(std::slice::from_ref);
-        let legal = ORDERS.map(|order| in_order(start, &[first, second, third], &order));
-        for tangle in [Tangle::Deep, Tangle::Twice] {
-            for call in 0.. {
-                let found: Vec<String> =
-                    (0..).map_while(|then| tangled(start, operations, tangle, call, then)).collect();
-                if found.is_empty() {
-                    break;
-                }
-                explored += found.len();
-                let odd = found.iter().filter(|found| !legal.contains(found) && !is_diluted(start, &operations));
-                wrong.extend(odd.map(|found| {
-                    format!(
-                        "{start:?} {tangle:?} {operations:?} {call}\n  gave {found}\n  not {}",
-                        legal.join("\n   or ")
-                    )
-                }));
-            }
-        }
-    }
-    assert!(
-        wrong.is_empty(),
-        "{} of {explored} interleavings are no order:\n{}",
-        wrong.len(),
-        wrong[..wrong.len().min(6)].join("\n")
-    );
-    assert!(explored > 10_000, "only {explored} interleavings were seen");
 }
 
 /// A success looks no closer while `watch` is 0: no failure may be left unwatched, wherever the tick that clears it stops.

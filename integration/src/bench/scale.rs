@@ -24,9 +24,8 @@ const MOST: usize = 1000;
 /// Requests before the first count.
 const WARM_UP: usize = 4000;
 
-/// Requests of one count, and counts, of which the least is taken: the one with the fewest ticks, which look at each
-/// circuit and take long under callgrind. With a thousand circuits a tick takes so long that every count has one; what
-/// ticks cost in life is [`Memory::idle`].
+/// Requests of one count, and counts, of which the least is taken: one without a tick, which looks at each circuit once a
+/// second and takes long under callgrind. What ticks cost in life is [`Memory::idle`].
 const BATCH: usize = 5;
 const COUNTS: usize = 60;
 
