@@ -210,7 +210,7 @@ fn memory_rows(memory: &Memory) -> Vec<Row> {
     vec![
         Row::bound("VM memory with 1,000 circuits, MB", memory.vm, 2.0, 1.0),
         Row::told("VM memory with 1 circuit, MB", memory.vm_with_one),
-        Row::bound("RSS over the empty filter, 1,000 circuits, MB", memory.over_empty, 10.0, 5.0),
+        Row::bound("RSS but for free pages, over the empty filter, 1,000 circuits, MB", memory.over_empty, 10.0, 5.0),
         Row::told("ticks of 1,000 circuits without traffic, % of a core", memory.idle),
     ]
 }
