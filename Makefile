@@ -79,7 +79,7 @@ mesh: image mesh-tools ## Keep a mesh running (Kubernetes' API, istiod, gateway,
 
 .PHONY: test-mesh
 test-mesh: image mesh-tools ## Test what istio/ gives a cluster on a real mesh (ISTIO=1.29 for the older one); needs root and Go
-	@cargo test --profile tool -p circuit-breaker-mesh --locked
+	@cargo test --profile tool -p circuit-breaker-mesh --locked $(MESH_TESTS)
 
 .PHONY: mesh-tools
 mesh-tools:
