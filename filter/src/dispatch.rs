@@ -93,8 +93,8 @@ extern "C" fn own_proxy_on_tick(root: u32) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn own_proxy_on_request_headers(id: u32, _headers: usize, _end_of_stream: bool) -> u32 {
-    if with_stream(id, Stream::admit).unwrap_or(true) { CONTINUE } else { PAUSE }
+extern "C" fn own_proxy_on_request_headers(id: u32, _headers: usize, end_of_stream: bool) -> u32 {
+    if with_stream(id, |stream| stream.admit(end_of_stream)).unwrap_or(true) { CONTINUE } else { PAUSE }
 }
 
 #[unsafe(no_mangle)]

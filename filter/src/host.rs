@@ -67,6 +67,8 @@ unsafe extern "C" {
 // Statuses of the proxy-wasm ABI.
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
+/// A value that has no bytes: of an expression's, only `null` (Envoy's `serializeValue`).
+const SERIALIZATION_FAILURE: u32 = 3;
 const CAS_MISMATCH: u32 = 8;
 
 /// `BufferType` of the plugin's configuration.
@@ -116,86 +118,43 @@ pub(crate) fn text(path: &str) -> Option<String> {
     String::from_utf8(property(path)?).ok()
 }
 
-/// One look that answers all that is asked at a request's end: where did it go, and what came of it?
-///
-/// Every call that returns bytes costs ten times one that does not, and upstream, status, flags and details would be four.
-/// Envoy evaluates an expression over them in one (its foreign functions `expr_create`, `expr_evaluate`, `expr_delete`).
-pub(crate) struct Glance {
+/// An expression over the properties of a request (CEL), which Envoy keeps with the root context of whoever made it.
+pub(crate) struct Expression {
     token: Vec<u8>,
 }
 
-/// How a request ended.
-pub(crate) struct Ended {
-    /// Where it went; `None`: it had no upstream.
-    pub(crate) upstream: Option<String>,
-    pub(crate) status: u32,
-    pub(crate) flags: u64,
-    /// Whether the status is the upstream's own.
-    pub(crate) from_upstream: bool,
+/// What an expression comes to.
+pub(crate) enum Evaluated {
+    Text(String),
+    Null,
 }
 
-/// What `response.code_details` says of an upstream's own answer.
-const VIA_UPSTREAM: &str = "via_upstream";
-
-/// Everything, begun by a line's end, which no upstream's name begins with. Details have no spaces (Envoy makes them
-/// underscores) and a name may have some, so it comes last.
-const ALL: &str = r#""\n" + string(response.code) + " " + string(response.flags) + " " + response.code_details + " " + xds.cluster_name"#;
-
-/// The upstream alone, where status and flags say no more than that.
-const WELL: &str = "response.code < 400 && response.flags == 0 ? xds.cluster_name : ";
-
-impl Glance {
-    /// `exactly`: which status below 400 it was matters. `None`: this host has no such expressions.
-    pub(crate) fn new(exactly: bool) -> Option<Glance> {
-        let expression = if exactly { ALL.to_owned() } else { [WELL, ALL].concat() };
-        let token = foreign("expr_create", expression.as_bytes())?;
-        (!token.is_empty()).then_some(Glance { token })
+impl Expression {
+    /// `None`: this host has no expressions, or not such ones.
+    pub(crate) fn create(expression: &str) -> Option<Expression> {
+        let token = foreign("expr_create", expression.as_bytes()).ok()?;
+        (!token.is_empty()).then_some(Expression { token })
     }
 
-    /// `None`: the host does not say; ask for each by itself.
-    pub(crate) fn look(&self) -> Option<Ended> {
-        let told = String::from_utf8(foreign("expr_evaluate", &self.token)?).ok()?;
-        match told.strip_prefix('\n') {
-            Some(all) => Ended::parse(all),
-            None => (!told.is_empty()).then_some(Ended { upstream: Some(told), ..Ended::WELL }),
+    /// Of the present request. `None`: an error, such as a property that it does not have.
+    pub(crate) fn evaluate(&self) -> Option<Evaluated> {
+        match foreign("expr_evaluate", &self.token) {
+            Ok(bytes) => String::from_utf8(bytes).ok().map(Evaluated::Text),
+            Err(HostError(SERIALIZATION_FAILURE)) => Some(Evaluated::Null),
+            Err(_) => None,
         }
     }
 }
 
-impl Ended {
-    /// As most do.
-    const WELL: Ended = Ended { upstream: None, status: 200, flags: 0, from_upstream: true };
-
-    pub(crate) fn is_well(&self) -> bool {
-        (1..400).contains(&self.status) && self.flags == 0 && self.from_upstream
-    }
-
-    fn parse(told: &str) -> Option<Ended> {
-        let mut parts = told.splitn(4, ' ');
-        let (status, flags) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let from_upstream = parts.next()? == VIA_UPSTREAM || !Answer::needs_origin(status, flags);
-        Some(Ended { upstream: parts.next().map(str::to_owned), status, flags, from_upstream })
-    }
-
-    /// Asked property by property. `certain`: whoever the status and the flags seem to come from, it is to be known whose
-    /// answer this is.
-    pub(crate) fn read(certain: bool) -> Ended {
-        let status = number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
-        let flags = number("response\0flags").unwrap_or(0);
-        let from_upstream = !(certain || Answer::needs_origin(status, flags))
-            || property("response\0code_details").is_some_and(|details| details == VIA_UPSTREAM.as_bytes());
-        Ended { upstream: text(CLUSTER), status, flags, from_upstream }
-    }
-}
-
-impl Drop for Glance {
+impl Drop for Expression {
     fn drop(&mut self) {
-        foreign("expr_delete", &self.token);
+        // One that the host does not know any longer needs no end.
+        let _ = foreign("expr_delete", &self.token);
     }
 }
 
-/// Calls a foreign function; `None` where there is none, or where it fails.
-fn foreign(name: &str, argument: &[u8]) -> Option<Vec<u8>> {
+/// Calls a foreign function: an error where there is none, or where it fails.
+fn foreign(name: &str, argument: &[u8]) -> Result<Vec<u8>, HostError> {
     let (mut data, mut size) = (null_mut(), 0);
     let status = unsafe {
         proxy_call_foreign_function(
@@ -208,7 +167,7 @@ fn foreign(name: &str, argument: &[u8]) -> Option<Vec<u8>> {
         )
     };
     let result = unsafe { taken(data, size) };
-    (status == OK).then_some(result)
+    ok(status).map(|()| result)
 }
 
 /// Kinds of header maps, by their number in the ABI.
@@ -256,7 +215,7 @@ pub(crate) struct LocalReply<'a> {
     pub(crate) details: &'a str,
     pub(crate) body: &'a [u8],
     pub(crate) headers: &'a [(&'a str, &'a str)],
-    /// Only read for gRPC requests; -1 lets Envoy derive it.
+    /// Only read for gRPC requests.
     pub(crate) grpc_status: i32,
 }
 

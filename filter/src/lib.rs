@@ -1,7 +1,7 @@
 //! The module that runs in Envoy: thin glue between proxy-wasm and `circuit-breaker-core`.
 //!
-//! `dispatch` is what Envoy calls, `root` has the configuration and the breaker of this VM, `stream` one request, `reply` what a rejected request gets,
-//! and `host` is the only place that calls Envoy. Nothing here decides anything about a circuit.
+//! `dispatch` is what Envoy calls, `root` has the configuration and the breaker of this VM, `stream` one request, `glance` how it ended, `reply` what a
+//! rejected request gets, and `host` is the only place that calls Envoy. Nothing here decides anything about a circuit.
 //!
 //! The module keeps few exports (the build removes the rest): Envoy calls only those that are there, and each costs every
 //! request something.
@@ -10,6 +10,7 @@
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 
 mod dispatch;
+mod glance;
 mod host;
 mod reply;
 mod root;

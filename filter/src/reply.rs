@@ -12,9 +12,14 @@ const GRPC_UNAVAILABLE: i32 = 14;
 const SECOND: u64 = 1_000_000_000;
 const MILLISECOND: u64 = 1_000_000;
 
-/// Answers in the upstream's place. False: the host would not have it, and the request must go on.
-pub(crate) fn send(rejection: &Rejection, cause: Cause, retry_after: u64) -> bool {
-    let grpc = is_grpc();
+/// What Envoy says of a body of its own, so that it need not be told.
+const TEXT: &str = "text/plain";
+
+/// Answers in the upstream's place. `headers_only`: the request has no body. False: the host would not have it, and the
+/// request must go on.
+pub(crate) fn send(rejection: &Rejection, cause: Cause, retry_after: u64, headers_only: bool) -> bool {
+    // A gRPC call ends with a message's frame, never with its headers (gRPC over HTTP/2, "Requests"): no need to ask then.
+    let grpc = !headers_only && is_grpc();
     let seconds = retry_after.div_ceil(SECOND).max(1).to_string();
     let milliseconds = if grpc { retry_after.div_ceil(MILLISECOND).max(1).to_string() } else { String::new() };
     let mut headers: Vec<(&str, &str)> = Vec::with_capacity(rejection.headers.len().saturating_add(3));
@@ -25,7 +30,7 @@ pub(crate) fn send(rejection: &Rejection, cause: Cause, retry_after: u64) -> boo
             headers.push(("grpc-retry-pushback-ms", &milliseconds));
         }
     }
-    if !grpc {
+    if !grpc && rejection.content_type != TEXT {
         headers.push(("content-type", &rejection.content_type));
     }
     headers.extend(rejection.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
@@ -36,7 +41,7 @@ pub(crate) fn send(rejection: &Rejection, cause: Cause, retry_after: u64) -> boo
         details: cause.details(),
         body: body.as_bytes(),
         headers: &headers,
-        grpc_status: if grpc { GRPC_UNAVAILABLE } else { -1 },
+        grpc_status: GRPC_UNAVAILABLE,
     })
     .is_ok()
 }

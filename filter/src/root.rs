@@ -8,7 +8,8 @@ use circuit_breaker_core::config::Config;
 use circuit_breaker_core::host::{Host, MetricKind};
 use circuit_breaker_core::metrics;
 
-use crate::host::{self, Envoy, Glance};
+use crate::glance::{Ended, Glance};
+use crate::host::{self, Envoy};
 
 /// The breaker that the streams of one configuration share.
 type SharedBreaker = Rc<RefCell<Breaker<Envoy>>>;
@@ -16,8 +17,8 @@ type SharedBreaker = Rc<RefCell<Breaker<Envoy>>>;
 /// What the streams of one configuration share.
 pub(crate) struct Shared {
     pub(crate) breaker: SharedBreaker,
-    /// Absent where the host has no expressions.
-    pub(crate) glance: Option<Glance>,
+    /// `None` where the host has no expressions.
+    pub(crate) glance: RefCell<Option<Glance>>,
 }
 
 /// A configuration in use in this VM.
@@ -37,6 +38,17 @@ thread_local! {
 pub(crate) struct Root {
     envoy: Envoy,
     shared: Option<Rc<Shared>>,
+}
+
+impl Shared {
+    /// How the present request ended. `known`: where it went is not asked.
+    pub(crate) fn ended(&self, known: bool) -> Ended {
+        let told = self.glance.try_borrow_mut().ok().and_then(|mut glance| {
+            let glance = glance.as_mut()?;
+            if known { glance.look() } else { glance.find() }
+        });
+        told.unwrap_or_else(|| Ended::read(false))
+    }
 }
 
 impl Root {
@@ -71,10 +83,12 @@ impl Root {
     }
 
     pub(crate) fn tick(&mut self) {
-        if let Some(shared) = &self.shared
-            && let Ok(mut breaker) = shared.breaker.try_borrow_mut()
-        {
+        let Some(shared) = &self.shared else { return };
+        if let Ok(mut breaker) = shared.breaker.try_borrow_mut() {
             breaker.tick(host::now());
+        }
+        if let Ok(mut glance) = shared.glance.try_borrow_mut() {
+            glance.as_mut().map(Glance::turn);
         }
     }
 
@@ -86,7 +100,7 @@ impl Root {
         host::tick_every(breaker.tick_period());
         let glance = Glance::new(!breaker.trusts_good_statuses());
         let breaker = Rc::new(RefCell::new(breaker));
-        self.shared = Some(Rc::new(Shared { breaker: Rc::clone(&breaker), glance }));
+        self.shared = Some(Rc::new(Shared { breaker: Rc::clone(&breaker), glance: RefCell::new(glance) }));
         take_over(host::text("plugin_name"), document, &breaker);
     }
 }

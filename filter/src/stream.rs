@@ -12,7 +12,8 @@ use circuit_breaker_core::outcome::Answer;
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_core::retry_after;
 
-use crate::host::{self, ADDRESS, CLUSTER, Ended, Envoy, Glance, Headers};
+use crate::glance::Ended;
+use crate::host::{self, ADDRESS, CLUSTER, Envoy, Headers};
 use crate::reply;
 use crate::root::Shared;
 
@@ -33,8 +34,8 @@ impl Stream {
         Stream { shared, id, permit: None, start: 0, first_byte: None, grpc_status: None, fell_from: None }
     }
 
-    /// Decides about this request. False: it was answered in the upstream's place.
-    pub(crate) fn admit(&mut self) -> bool {
+    /// Decides about this request. `headers_only`: it has no body. False: it was answered in the upstream's place.
+    pub(crate) fn admit(&mut self, headers_only: bool) -> bool {
         let Some(shared) = &self.shared else { return true };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return true };
         if breaker.has_exempt_paths()
@@ -59,7 +60,7 @@ impl Stream {
                     return true;
                 }
                 let rejection = breaker.rejection(circuit);
-                let sent = rejection.is_some_and(|rejection| reply::send(rejection, cause, retry_after));
+                let sent = rejection.is_some_and(|rejection| reply::send(rejection, cause, retry_after, headers_only));
                 if sent {
                     breaker.rejected(circuit, cause);
                 }
@@ -135,7 +136,8 @@ impl Stream {
         let ended = match permit {
             // A probe is to show that the upstream is well: there even a good answer may not be anybody's.
             Permit::Probe { .. } => Ended::read(true),
-            _ => shared.glance.as_ref().and_then(Glance::look).unwrap_or_else(|| Ended::read(false)),
+            Permit::Call { .. } => shared.ended(true),
+            Permit::Calm { .. } | Permit::Uncounted => shared.ended(false),
         };
         let upstream = ended.upstream.as_deref();
         let well = ended.is_well() && self.grpc_status.is_none_or(|code| code == 0) && breaker.trusts_good_statuses();

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use anyhow::Result;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
@@ -193,6 +193,9 @@ impl GrpcReply {
     }
 }
 
+/// Not compressed, of no bytes. No gRPC call is without a message's frame or an empty one of HTTP/2 at its end.
+const EMPTY_MESSAGE: &[u8] = &[0; 5];
+
 /// One unary call on a new connection, up to its end.
 ///
 /// # Errors
@@ -220,6 +223,6 @@ pub async fn begin(to: SocketAddr, path: &str) -> Result<Response<Incoming>> {
         .uri(format!("http://test{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .body(Empty::<Bytes>::new())?;
+        .body(Full::new(Bytes::from_static(EMPTY_MESSAGE)))?;
     Ok(sender.send_request(request).await?)
 }

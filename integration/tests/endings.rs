@@ -1,6 +1,7 @@
 //! How a call can end in a real Envoy, and what each end counts as.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use circuit_breaker_integration::bootstrap::{Bootstrap, Cluster};
 use circuit_breaker_integration::client;
@@ -26,6 +27,7 @@ for_one_and_four_workers!(
     head_requests_count_like_any_other,
     an_answer_after_100_continue_counts_once_by_its_own_status,
     a_count_window_trips_by_the_last_calls_whatever_their_age,
+    an_upstream_that_most_calls_go_to_counts_like_any_other,
 );
 
 async fn counted(scenario: &Scenario, upstream: &str, expected: [u64; 3]) {
@@ -240,4 +242,34 @@ async fn a_count_window_trips_by_the_last_calls_whatever_their_age(workers: u32)
     let sent = replies.iter().take_while(|reply| !reply.is_rejection()).count();
     assert!((8..=12).contains(&sent), "{sent} failures make half of the last 20 calls, give or take a bucket");
     assert_eq!(scenario.reasons(), ["failure_rate"]);
+}
+
+/// A worker guesses the upstream of its next call after so many, at the first tick from then on.
+const CALLS_BEFORE_A_GUESS: u32 = 256;
+const LONGEST_TICK: Duration = Duration::from_millis(500);
+
+async fn an_upstream_that_most_calls_go_to_counts_like_any_other(workers: u32) {
+    let never = r#"{"default": {"trip": {"consecutiveFailures": 0, "failureRatePercent": 0}}}"#;
+    let scenario = Scenario::start(workers, never).await;
+    // A new circuit makes every worker look closer until its next tick.
+    scenario.get("/other").await;
+    let (started, mut well) = (Instant::now(), 0_u32);
+    // Connections fall to workers by chance: twice as many calls leave none of them without its share.
+    while well < 2 * CALLS_BEFORE_A_GUESS * workers || started.elapsed() < 2 * LONGEST_TICK {
+        scenario.get_times("/sick", 50).await;
+        well += 50;
+    }
+    // In between, so that a worker goes from one to the other and back.
+    for behaviour in
+        [Behaviour::Status(500), Behaviour::Status(200), Behaviour::ResetAfterHeaders, Behaviour::Status(404)]
+    {
+        scenario.sick.behave(behaviour);
+        for _ in 0..8 {
+            scenario.get("/sick").await;
+            scenario.get("/other").await;
+        }
+    }
+    let well = u64::from(well);
+    counted(&scenario, "other", [1 + 32, 0, 0]).await;
+    counted(&scenario, "sick", [well + 8 + 8, 8 + 8, 0]).await;
 }

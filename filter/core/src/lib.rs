@@ -5,7 +5,7 @@
 //!
 //! From the inside out: [`policy`] is what a circuit is told to do; `record` is the state that all workers share;
 //! `circuit` turns one record into the next; `window`, `ramp` and `backoff` are its arithmetic; `words` are the shared
-//! counters; `view` is one VM's view of one circuit; [`breaker`] is one VM's view of the proxy.
+//! counters; `view` is one VM's view of one circuit; [`breaker`] is one VM's view of the proxy. [`favourite`] only saves time.
 
 mod backoff;
 pub mod breaker;
@@ -13,6 +13,7 @@ mod circuit;
 mod clock;
 pub mod config;
 mod fallback;
+pub mod favourite;
 mod flights;
 pub mod host;
 mod key;

@@ -1,0 +1,151 @@
+//! One look that answers all that is asked at a request's end: where did it go, and what came of it?
+//!
+//! Every call that returns bytes costs ten times one that does not, and upstream, status, flags and details would be four.
+//! Envoy evaluates an expression over them in one (its foreign functions `expr_create`, `expr_evaluate`, `expr_delete`).
+//! And where all is as it mostly is, the expression is `null`, for which Envoy has no bytes: it says that it cannot write
+//! that down, in a status that nothing else about these expressions can have, since all their other values are texts. A
+//! host that does otherwise is asked property by property.
+
+use std::rc::Rc;
+
+use circuit_breaker_core::favourite::Favourite;
+use circuit_breaker_core::outcome::Answer;
+
+use crate::host::{self, CLUSTER, Evaluated, Expression};
+
+/// How a request ended.
+pub(crate) struct Ended {
+    /// Where it went; `None`: it had no upstream, or that was known before.
+    pub(crate) upstream: Option<Rc<str>>,
+    pub(crate) status: u32,
+    pub(crate) flags: u64,
+    /// Whether the status is the upstream's own.
+    pub(crate) from_upstream: bool,
+}
+
+/// What `response.code_details` says of an upstream's own answer.
+const VIA_UPSTREAM: &str = "via_upstream";
+
+/// Everything, begun by a line's end, which no upstream's name begins with. Details have no spaces (Envoy makes them
+/// underscores) and a name may have some, so it comes last.
+const ALL: &str = r#""\n" + string(response.code) + " " + string(response.flags) + " " + response.code_details + " " + xds.cluster_name"#;
+
+/// Status and flags that say that all went well.
+const WELL: &str = "response.code < 400 && response.flags == 0";
+
+/// The expressions of one configuration: Envoy keeps them with its root context.
+pub(crate) struct Glance {
+    /// For a call that went to no known upstream, without a guess. `null` nowhere.
+    named: Expression,
+    /// The same with a guess: `null` where all went well and to there.
+    guessed: Option<Expression>,
+    /// For a call whose upstream is known: `null` where all went well.
+    known: Option<Expression>,
+    favourite: Favourite,
+}
+
+impl Glance {
+    /// `exactly`: which status below 400 it was matters. `None`: this host has no such expressions.
+    pub(crate) fn new(exactly: bool) -> Option<Glance> {
+        let favourite = Favourite::default();
+        if exactly {
+            let named = Expression::create(ALL)?;
+            return Some(Glance { named, guessed: None, known: None, favourite });
+        }
+        let named = Expression::create(&format!("{WELL} ? xds.cluster_name : {ALL}"))?;
+        let known = Expression::create(&format!("{WELL} ? null : {ALL}"));
+        Some(Glance { named, guessed: None, known, favourite })
+    }
+
+    /// How a request ended whose upstream is known. `None`: the host does not say; ask for each by itself.
+    pub(crate) fn look(&self) -> Option<Ended> {
+        match self.known.as_ref().unwrap_or(&self.named).evaluate()? {
+            Evaluated::Null => Some(Ended::WELL),
+            Evaluated::Text(told) => Ended::told(&told),
+        }
+    }
+
+    /// How a request ended, and where it went. `None`: as above.
+    pub(crate) fn find(&mut self) -> Option<Ended> {
+        let told = match self.guessed.as_ref().unwrap_or(&self.named).evaluate()? {
+            Evaluated::Text(told) => told,
+            Evaluated::Null => {
+                self.favourite.held();
+                return Some(Ended { upstream: self.favourite.guess().cloned(), ..Ended::WELL });
+            }
+        };
+        let ended = Ended::told(&told)?;
+        if let Some(upstream) = ended.upstream.as_deref().filter(|_| self.known.is_some()) {
+            self.favourite.told(upstream);
+        }
+        Some(ended)
+    }
+
+    /// From time to time: guesses anew.
+    pub(crate) fn turn(&mut self) {
+        if self.favourite.turn() {
+            self.guessed = self.favourite.guess().and_then(|upstream| guess(upstream));
+        }
+    }
+}
+
+/// `None` for a name that would not stand for itself in an expression.
+fn guess(upstream: &str) -> Option<Expression> {
+    let stands_for_itself = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    if !upstream.bytes().all(stands_for_itself) {
+        return None;
+    }
+    Expression::create(&format!("{WELL} ? (xds.cluster_name == \"{upstream}\" ? null : xds.cluster_name) : {ALL}"))
+}
+
+impl Ended {
+    /// As most do.
+    const WELL: Ended = Ended { upstream: None, status: 200, flags: 0, from_upstream: true };
+
+    pub(crate) fn is_well(&self) -> bool {
+        (1..400).contains(&self.status) && self.flags == 0 && self.from_upstream
+    }
+
+    /// What an expression says: all, or the upstream alone, where status and flags say no more than that.
+    fn told(told: &str) -> Option<Ended> {
+        match told.strip_prefix('\n') {
+            Some(all) => Ended::parse(all),
+            None => (!told.is_empty()).then(|| Ended { upstream: Some(Rc::from(told)), ..Ended::WELL }),
+        }
+    }
+
+    fn parse(told: &str) -> Option<Ended> {
+        let mut parts = told.splitn(4, ' ');
+        let (status, flags) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let from_upstream = parts.next()? == VIA_UPSTREAM || !Answer::needs_origin(status, flags);
+        Some(Ended { upstream: parts.next().map(Rc::from), status, flags, from_upstream })
+    }
+
+    /// Asked property by property. `certain`: whoever the status and the flags seem to come from, it is to be known whose
+    /// answer this is.
+    pub(crate) fn read(certain: bool) -> Ended {
+        let status = host::number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
+        let flags = host::number("response\0flags").unwrap_or(0);
+        let from_upstream = !(certain || Answer::needs_origin(status, flags))
+            || host::property("response\0code_details").is_some_and(|details| details == VIA_UPSTREAM.as_bytes());
+        Ended { upstream: host::text(CLUSTER).map(Rc::from), status, flags, from_upstream }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_expression_says_is_read_back() {
+        let well = Ended::told("outbound|80||a").unwrap();
+        assert!(well.is_well());
+        assert_eq!(well.upstream.as_deref(), Some("outbound|80||a"));
+        let all = Ended::told("\n503 0 fault_filter_abort outbound|80|| a b").unwrap();
+        assert_eq!((all.status, all.flags, all.from_upstream), (503, 0, false));
+        assert_eq!(all.upstream.as_deref(), Some("outbound|80|| a b"));
+        for odd in ["", "\n", "\n503", "\n503 x via_upstream a"] {
+            assert!(Ended::told(odd).is_none(), "{odd:?}");
+        }
+    }
+}
