@@ -75,6 +75,14 @@ impl Bench {
         self.count(Variant::Closed, "/sick", "503").await
     }
 
+    /// Instructions of one request that a module rejects which does nothing else.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn bare_rejection(&mut self) -> Result<f64> {
+        self.count(Variant::Rejecting, "/sick", "503").await
+    }
+
     /// Instructions of one reply of Envoy's own, without any filter: no rejection can be had for less.
     ///
     /// # Errors

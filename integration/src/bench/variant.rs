@@ -14,6 +14,8 @@ pub enum Variant {
     None,
     /// [`circuit-breaker-empty`](../../../empty): the SDK and nothing else.
     Empty,
+    /// [`circuit-breaker-rejecting`](../../../rejecting): rejects and does nothing else.
+    Rejecting,
     /// The breaker with its circuit CLOSED; once OPEN, it stays so for the whole run.
     Closed,
     /// The breaker with its circuit OPEN.
@@ -29,7 +31,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// All of them.
+    /// All before which an upstream is well, but for [`Variant::Rejecting`], which only shows what no breaker can go below.
     pub const ALL: [Variant; 8] = [
         Variant::None,
         Variant::Empty,
@@ -47,6 +49,7 @@ impl Variant {
         match self {
             Variant::None => "none",
             Variant::Empty => "empty",
+            Variant::Rejecting => "rejecting",
             Variant::Closed => "breaker",
             Variant::Open => "open",
             Variant::Ramp => "ramp",
@@ -62,6 +65,7 @@ impl Variant {
         match self {
             Variant::None => "no filter",
             Variant::Empty => "an empty SDK filter",
+            Variant::Rejecting => "a filter that only rejects",
             Variant::Closed => "the breaker, CLOSED",
             Variant::Open => "the breaker, OPEN (rejects all)",
             Variant::Ramp => "the breaker, HALF_OPEN (a ramp at 50 %)",
@@ -82,10 +86,12 @@ impl Variant {
     pub fn listener(self) -> Listener {
         let breaker = |config: &Value| Listener::new(self.name(), Some(&config.to_string()));
         let filter = |filter: Value| Listener { filters: vec![filter], ..Listener::new(self.name(), None) };
+        let yardstick = |filter| Listener { module: Some(yardstick(filter)), ..Listener::new(self.name(), Some("")) };
         let for_good = json!({"baseDuration": "24h", "maxDuration": "24h"});
         match self {
             Variant::None => Listener::new(self.name(), None),
-            Variant::Empty => Listener { module: Some(empty_filter()), ..Listener::new(self.name(), Some("")) },
+            Variant::Empty => yardstick("empty"),
+            Variant::Rejecting => yardstick("rejecting"),
             Variant::Closed | Variant::Open => breaker(&json!({"default": {"open": for_good}})),
             Variant::Observe => breaker(&json!({"default": {"mode": "observe", "open": for_good}})),
             Variant::Ramp => breaker(&json!({"default": {
@@ -122,8 +128,7 @@ function envoy_on_response(handle)
 end
 "#;
 
-/// Where `make build-empty` leaves the filter that does nothing.
-#[must_use]
-pub fn empty_filter() -> PathBuf {
-    workspace().join("target/wasm32-unknown-unknown/release/circuit_breaker_empty.wasm")
+/// Where `make build-yardsticks` leaves the filters that the breaker is compared with.
+fn yardstick(filter: &str) -> PathBuf {
+    workspace().join(format!("target/wasm32-unknown-unknown/release/circuit_breaker_{filter}.wasm"))
 }
