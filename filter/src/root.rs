@@ -23,6 +23,7 @@ pub(crate) struct Shared {
 
 /// A configuration in use in this VM.
 struct InUse {
+    root: u32,
     plugin: Option<String>,
     document: Vec<u8>,
     breaker: Weak<RefCell<Breaker<Envoy>>>,
@@ -101,23 +102,57 @@ impl Root {
         let glance = Glance::new(!breaker.trusts_good_statuses());
         let breaker = Rc::new(RefCell::new(breaker));
         self.shared = Some(Rc::new(Shared { breaker: Rc::clone(&breaker), glance: RefCell::new(glance) }));
-        take_over(host::text("plugin_name"), document, &breaker);
+        take_over(InUse {
+            root: self.envoy.root,
+            plugin: host::text("plugin_name"),
+            document,
+            breaker: Rc::downgrade(&breaker),
+        });
     }
 }
 
-/// Retires the breakers of this plugin under other documents. Under the same document another listener has one too.
-fn take_over(plugin: Option<String>, document: Vec<u8>, breaker: &SharedBreaker) {
+impl Drop for Root {
+    fn drop(&mut self) {
+        give_back(self.envoy.root);
+    }
+}
+
+impl InUse {
+    /// Whether both have the same policies. Under one document each listener has a breaker.
+    fn agrees(&self, other: &InUse) -> bool {
+        self.plugin == other.plugin && self.document == other.document
+    }
+
+    fn breaker(&self, act: impl FnOnce(&mut Breaker<Envoy>)) {
+        if let Some(breaker) = self.breaker.upgrade()
+            && let Ok(mut breaker) = breaker.try_borrow_mut()
+        {
+            act(&mut breaker);
+        }
+    }
+}
+
+/// A configuration comes into use: those of its plugin under other documents retire.
+fn take_over(new: InUse) {
     IN_USE.with(|in_use| {
         let Ok(mut in_use) = in_use.try_borrow_mut() else { return };
-        in_use.retain(|other| other.breaker.strong_count() > 0);
-        for other in in_use.iter().filter(|other| other.plugin == plugin && other.document != document) {
-            if let Some(old) = other.breaker.upgrade()
-                && let Ok(mut old) = old.try_borrow_mut()
-            {
-                old.retire();
-            }
+        for old in in_use.iter().filter(|old| old.plugin == new.plugin && !old.agrees(&new)) {
+            old.breaker(Breaker::retire);
         }
-        in_use.push(InUse { plugin, document, breaker: Rc::downgrade(breaker) });
+        in_use.push(new);
+    });
+}
+
+/// A configuration goes. It is the newest of its plugin where Envoy takes an update back, since another part of the
+/// listener was no good: then the one before it goes on, or no circuit would ever leave OPEN again.
+fn give_back(root: u32) {
+    IN_USE.with(|in_use| {
+        let Ok(mut in_use) = in_use.try_borrow_mut() else { return };
+        let Some(gone) = in_use.iter().position(|own| own.root == root).map(|at| in_use.remove(at)) else { return };
+        let Some(newest) = in_use.iter().rev().find(|own| own.plugin == gone.plugin) else { return };
+        for own in in_use.iter().filter(|own| own.agrees(newest)) {
+            own.breaker(Breaker::resume);
+        }
     });
 }
 

@@ -110,6 +110,8 @@ pub struct Bootstrap {
     pub bare: bool,
     /// Certificate and key for QUIC, as PEM.
     pub certificate: Option<(String, String)>,
+    /// Listeners come from a file that can change, with the breaker's configuration in it, as without Istio.
+    pub inline: bool,
 }
 
 impl Bootstrap {
@@ -129,6 +131,7 @@ impl Bootstrap {
             connection_manager: json!({}),
             bare: false,
             certificate: None,
+            inline: false,
         }
     }
 
@@ -136,22 +139,49 @@ impl Bootstrap {
     #[must_use]
     pub fn document(&self, directory: &Path) -> Value {
         let clusters: Vec<Value> = self.clusters.iter().map(cluster).collect();
-        let listeners: Vec<Value> = self.listeners.iter().map(|listener| self.listener(listener, directory)).collect();
         let mut stats = json!({"use_all_default_tags": true, "stats_tags": stats_tags()});
         if let Some(prefix) = &self.excluded_stats {
             stats["stats_matcher"] = json!({"exclusion_list": {"patterns": [{"prefix": prefix}]}});
         }
-        json!({
+        let mut document = json!({
             "node": {"id": "integration", "cluster": "integration"},
             "admin": {"address": socket(self.admin_port)},
             "stats_config": stats,
-            "static_resources": {"clusters": clusters, "listeners": listeners},
-        })
+            "static_resources": {"clusters": clusters},
+        });
+        if self.inline {
+            let path = listeners_file(directory);
+            let source = json!({"path_config_source": {"path": path}, "resource_api_version": "V3"});
+            document["dynamic_resources"] = json!({"lds_config": source});
+        } else {
+            document["static_resources"]["listeners"] = self.listener_documents(directory).into();
+        }
+        document
+    }
+
+    fn listener_documents(&self, directory: &Path) -> Vec<Value> {
+        self.listeners.iter().map(|listener| self.listener(listener, directory)).collect()
+    }
+
+    /// The LDS file.
+    #[must_use]
+    pub fn listeners_document(&self, directory: &Path) -> Value {
+        let mut listeners = self.listener_documents(directory);
+        for listener in &mut listeners {
+            listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+        }
+        json!({"resources": listeners})
     }
 
     fn listener(&self, listener: &Listener, directory: &Path) -> Value {
         let mut filters = self.filters_before.clone();
-        if listener.filter.is_some() {
+        if let Some(config) = listener.filter.as_ref().filter(|_| self.inline) {
+            let document = self.filter_document(&listener.name, config);
+            filters.push(json!({
+                "name": filter_name(&listener.name),
+                "typed_config": document["resources"][0]["typed_config"],
+            }));
+        } else if listener.filter.is_some() {
             filters.push(json!({
                 "name": filter_name(&listener.name),
                 "config_discovery": {
@@ -265,6 +295,12 @@ fn filter_name(listener: &str) -> String {
 #[must_use]
 pub fn filter_file(directory: &Path, listener: &str) -> PathBuf {
     directory.join(format!("{listener}-filter.json"))
+}
+
+/// Where the LDS file lies.
+#[must_use]
+pub fn listeners_file(directory: &Path) -> PathBuf {
+    directory.join("listeners.json")
 }
 
 /// What a stock Istio proxy has among its `stats_tags`: the labels of our metrics come out of these.

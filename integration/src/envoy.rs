@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::bootstrap::{Bootstrap, filter_file};
+use crate::bootstrap::{Bootstrap, filter_file, listeners_file};
 use crate::client;
 use crate::wait::{PATIENCE, until};
 
@@ -90,6 +90,7 @@ impl Envoy {
     ) -> Result<Envoy> {
         ensure!(bootstrap.module.is_file(), "{} is not there: run `make build`", bootstrap.module.display());
         let directory = tempfile::Builder::new().prefix("circuit-breaker-").tempdir()?;
+        write(&bootstrap.listeners_document(directory.path()), &listeners_file(directory.path()))?;
         for listener in &bootstrap.listeners {
             if let Some(config) = &listener.filter {
                 write_filter(&bootstrap, directory.path(), &listener.name, config)?;
@@ -174,8 +175,24 @@ impl Envoy {
     pub async fn configure(&self, listener: &str, plugin_config: &str) -> Result<Delivery> {
         let before = self.deliveries().await?;
         write_filter(&self.bootstrap, self.directory.path(), listener, plugin_config)?;
+        self.delivered(before).await
+    }
+
+    /// Gives Envoy other listeners, where it has them from a file, and waits until it has taken or refused them.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub async fn relist(&self, change: impl FnOnce(&mut Bootstrap)) -> Result<Delivery> {
+        let before = self.deliveries().await?;
+        let mut bootstrap = self.bootstrap.clone();
+        change(&mut bootstrap);
+        write(&bootstrap.listeners_document(self.directory.path()), &listeners_file(self.directory.path()))?;
+        self.delivered(before).await
+    }
+
+    async fn delivered(&self, before: (u64, u64)) -> Result<Delivery> {
         let after = until(
-            "the filter configuration to be delivered",
+            "the configuration to be delivered",
             || async { self.deliveries().await.ok() },
             |seen| seen.is_some_and(|seen| seen != before),
         )
@@ -184,13 +201,14 @@ impl Envoy {
         Ok(if after.1 > before.1 { Delivery::Refused } else { Delivery::Taken })
     }
 
-    /// Filter configurations taken and refused so far.
+    /// Configurations of filters and listeners taken and refused so far.
     async fn deliveries(&self) -> Result<(u64, u64)> {
         let stats = self.stats().await?;
         let sum = |end: &str| {
-            let ours =
-                stats.iter().filter(|(name, _)| name.contains("extension_config_discovery") && name.ends_with(end));
-            ours.map(|(_, value)| value).sum()
+            let ours = stats.iter().filter(|(name, _)| {
+                (name.contains("extension_config_discovery") || name.contains(".lds.")) && name.ends_with(end)
+            });
+            ours.map(|(_, value)| value).sum::<u64>()
         };
         Ok((sum(".config_reload"), sum(".update_rejected")))
     }
@@ -286,11 +304,14 @@ impl Drop for Envoy {
 }
 
 fn write_filter(bootstrap: &Bootstrap, directory: &Path, listener: &str, plugin_config: &str) -> Result<()> {
-    let file = filter_file(directory, listener);
+    write(&bootstrap.filter_document(listener, plugin_config), &filter_file(directory, listener))
+}
+
+fn write(document: &Value, file: &Path) -> Result<()> {
     let staging = file.with_extension("new");
-    fs::write(&staging, bootstrap.filter_document(listener, plugin_config).to_string())?;
+    fs::write(&staging, document.to_string())?;
     // Envoy watches for the rename.
-    fs::rename(&staging, &file)?;
+    fs::rename(&staging, file)?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use circuit_breaker_integration::grpc::{self, GrpcUpstream};
 use circuit_breaker_integration::scenario::{LISTENER, Scenario, State};
 use circuit_breaker_integration::upstream::Behaviour;
 use circuit_breaker_integration::wait::until;
+use serde_json::json;
 
 for_one_and_four_workers!(
     observe_rejects_nothing_and_counts_what_it_would_have,
@@ -14,6 +15,7 @@ for_one_and_four_workers!(
     a_new_configuration_keeps_an_open_circuit_open,
     modes_are_switched_live_for_one_upstream_and_its_history_stays,
     a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on,
+    an_update_that_envoy_takes_back_leaves_the_old_configuration_at_work,
     without_metrics_the_circuit_works_all_the_same,
     without_expressions_requests_are_looked_at_property_by_property,
     policies_are_found_by_istios_cluster_names,
@@ -169,6 +171,27 @@ async fn a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on(worker
         "a good one is taken"
     );
     until("the new mode", || scenario.get("/sick"), |reply| !reply.is_rejection()).await;
+}
+
+/// Envoy gives our part of a listener to every worker before it finds that another part is no good.
+async fn an_update_that_envoy_takes_back_leaves_the_old_configuration_at_work(workers: u32) {
+    let config = r#"{"default": {"open": {"baseDuration": "1s", "jitterPercent": 0}, "halfOpen": {"ramp": {"duration": "0s"}}}}"#;
+    let scenario = Scenario::start_with(workers, config, |bootstrap| bootstrap.inline = true).await;
+    scenario.get("/sick").await;
+    let update = scenario.envoy.relist(|bootstrap| {
+        bootstrap.listeners[0].filter = Some(r#"{"default": {"mode": "observe"}}"#.to_owned());
+        let bad = bootstrap.filter_document(LISTENER, r#"{"no such field": 1}"#);
+        bootstrap.filters_after = vec![json!({"name": "bad", "typed_config": bad["resources"][0]["typed_config"]})];
+    });
+    assert_eq!(update.await.unwrap(), Delivery::Refused);
+    scenario.trip().await;
+    assert!(scenario.get("/sick").await.is_rejection());
+    scenario.sick.behave(Behaviour::Status(200));
+    scenario.until_half_open().await;
+    for _ in 0..3 {
+        until("a probe to pass", || scenario.get("/sick"), |reply| reply.status == 200).await;
+    }
+    scenario.until_state("sick", State::Closed).await;
 }
 
 async fn without_metrics_the_circuit_works_all_the_same(workers: u32) {

@@ -109,6 +109,11 @@ impl<H: Host> Breaker<H> {
         self.retired = true;
     }
 
+    /// The newer configuration is gone, and this one is the newest again.
+    pub fn resume(&mut self) {
+        self.retired = false;
+    }
+
     /// Whether a request can be let go without knowing its upstream.
     #[must_use]
     pub fn is_calm(&self) -> bool {

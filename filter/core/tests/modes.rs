@@ -98,6 +98,10 @@ fn a_retired_configuration_moves_nothing_by_itself() {
     proxy.pass(5 * SECOND);
     assert_eq!(proxy.state(A), 1);
     assert_eq!(proxy.reasons(), ["forced", "force_lifted"]);
+    proxy.vms.remove(0);
+    proxy.vms[0].resume();
+    proxy.pass(SECOND);
+    assert_eq!(proxy.reasons(), ["forced", "force_lifted", "forced"], "the newest again");
 }
 
 #[test]
