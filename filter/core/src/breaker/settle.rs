@@ -2,7 +2,7 @@
 
 use super::Breaker;
 use crate::config::MILLISECOND;
-use crate::flights::Ended;
+use crate::flights::{Call, Ended};
 use crate::host::{Fault, Host};
 use crate::metrics;
 use crate::outcome::{Answer, FailureKind, Outcome};
@@ -22,7 +22,8 @@ impl<H: Host> Breaker<H> {
             Permit::Call { circuit, .. } => Some(circuit),
             Permit::Uncounted | Permit::Probe { .. } => None,
         };
-        let permit = self.by_this_clock(permit);
+        let flight = permit.flight();
+        let permit = by_this_clock(permit, self.flights.call(flight).as_ref());
         let Some((view, vm)) = circuit.and_then(|circuit| self.parts(circuit)) else { return false };
         let plain = view.policy.mode != Mode::Disabled
             && view.slowed(Outcome::Success, first_byte, None) == Outcome::Success
@@ -34,7 +35,7 @@ impl<H: Host> Breaker<H> {
         }
         let latency = view.latency(vm, first_byte);
         self.noted(latency);
-        if self.flights.end(permit.flight()) != Ended::SettledBefore {
+        if self.flights.call(flight).map(Call::end) != Some(Ended::SettledBefore) {
             self.count_success(circuit);
         }
         true
@@ -56,8 +57,9 @@ impl<H: Host> Breaker<H> {
         first_byte: Option<u64>,
         now: u64,
     ) {
-        let permit = self.by_this_clock(permit);
-        let ended = self.flights.end(permit.flight());
+        let call = self.flights.call(permit.flight());
+        let permit = by_this_clock(permit, call.as_ref());
+        let ended = call.map_or(Ended::Otherwise, Call::end);
         let circuit = match permit {
             Permit::Uncounted => return,
             Permit::Call { circuit, .. } | Permit::Probe { circuit, .. } => circuit,
@@ -91,13 +93,14 @@ impl<H: Host> Breaker<H> {
         };
         self.noted(latency.and(heard).and(settled));
     }
+}
 
-    /// The permit as the tick has set it right, if the clock stepped back meanwhile.
-    fn by_this_clock(&self, permit: Permit) -> Permit {
-        match permit {
-            Permit::Calm { flight, .. } => self.flights.permit(flight).unwrap_or(permit),
-            Permit::Uncounted | Permit::Call { .. } | Permit::Probe { .. } => permit,
-        }
+/// The permit as the tick has set it right, if the clock stepped back meanwhile.
+#[inline]
+fn by_this_clock(permit: Permit, call: Option<&Call<'_>>) -> Permit {
+    match (permit, call) {
+        (Permit::Calm { .. }, Some(call)) => call.permit(),
+        _ => permit,
     }
 }
 
