@@ -1,8 +1,11 @@
 //! What a decision costs natively, beside the breakers that Rust has: `make bench-core`. Fails where ours is not the fastest.
 //!
-//! The host here is what Envoy is to the module, at its cheapest: metrics are atomics, shared data is a map behind a lock.
-//! Peers keep their state in the process and share nothing with others; ours goes through the host at every step.
+//! The host here is what Envoy is to the module, at its cheapest: counters and gauges are atomics that all threads share,
+//! each with a cache line to itself; a histogram is each thread's own, as Envoy's are until they are merged; shared data is
+//! a map behind a lock. Peers keep their state in the process and need no host; ours goes through it at every step, and
+//! keeps every call in flight for its tick beside.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -32,32 +35,48 @@ const CLOSED: &str = "closed: admit and settle a success";
 const OPEN: &str = "open: reject";
 const FOUR_THREADS: &str = "closed: four threads";
 const OURS: &str = "this breaker";
+/// What ours may take at most, as a part of the fastest peer's time.
+const BOUND: f64 = 1.0;
 const PEERS: &[&str] = &["recloser", "failsafe", "tower-resilience"];
 
+/// A metric that shares no cache line with another: threads that only read one are not slowed by those that add to another.
+#[repr(align(128))]
+struct Metric(AtomicU64);
+
 struct Store {
-    values: [AtomicU64; METRICS],
+    values: [Metric; METRICS],
     names: Mutex<HashMap<String, u32>>,
     data: Mutex<HashMap<String, (Vec<u8>, u32)>>,
 }
 
-/// A host over atomics, for any number of threads.
-#[derive(Clone)]
-struct Atomics(Arc<Store>);
+impl Store {
+    fn new() -> Arc<Store> {
+        let values = std::array::from_fn(|_| Metric(AtomicU64::new(0)));
+        Arc::new(Store { values, names: Mutex::default(), data: Mutex::default() })
+    }
 
-impl Atomics {
-    fn new() -> Atomics {
-        let values = std::array::from_fn(|_| AtomicU64::new(0));
-        Atomics(Arc::new(Store { values, names: Mutex::default(), data: Mutex::default() }))
+    fn value(&self, metric: u32) -> &AtomicU64 {
+        &self.values[metric as usize].0
     }
 }
 
+/// One thread's host over a store that any number of threads share.
+struct Atomics {
+    store: Arc<Store>,
+    /// What was recorded last into this thread's part of each histogram.
+    histograms: [Cell<u64>; METRICS],
+}
+
+/// The bit of a metric's number that says that it is a histogram, as Envoy's numbers tell the kind.
+const HISTOGRAM: u32 = 1 << 31;
+
 impl Host for Atomics {
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
-        Ok(self.0.data.lock().unwrap().get(key).cloned())
+        Ok(self.store.data.lock().unwrap().get(key).cloned())
     }
 
     fn swap(&self, key: &str, value: &[u8], expected: u32) -> Result<bool, HostError> {
-        let mut data = self.0.data.lock().unwrap();
+        let mut data = self.store.data.lock().unwrap();
         let next = match data.get(key) {
             Some((_, cas)) if *cas == expected => cas + 1,
             None if expected == ABSENT => 1,
@@ -67,24 +86,29 @@ impl Host for Atomics {
         Ok(true)
     }
 
-    fn define(&self, _kind: MetricKind, name: &str) -> Result<u32, HostError> {
-        let mut names = self.0.names.lock().unwrap();
+    fn define(&self, kind: MetricKind, name: &str) -> Result<u32, HostError> {
+        let mut names = self.store.names.lock().unwrap();
         let next = u32::try_from(names.len()).unwrap();
-        Ok(*names.entry(name.to_owned()).or_insert(next))
+        let number = *names.entry(name.to_owned()).or_insert(next);
+        Ok(if kind == MetricKind::Histogram { number | HISTOGRAM } else { number })
     }
 
     fn add(&self, metric: u32, delta: i64) -> Result<(), HostError> {
-        self.0.values[metric as usize].fetch_add(delta.cast_unsigned(), Ordering::Relaxed);
+        self.store.value(metric).fetch_add(delta.cast_unsigned(), Ordering::Relaxed);
         Ok(())
     }
 
     fn record(&self, metric: u32, value: u64) -> Result<(), HostError> {
-        self.0.values[metric as usize].store(value, Ordering::Relaxed);
+        if metric & HISTOGRAM == 0 {
+            self.store.value(metric).store(value, Ordering::Relaxed);
+        } else {
+            self.histograms[(metric & !HISTOGRAM) as usize].set(value);
+        }
         Ok(())
     }
 
     fn read(&self, metric: u32) -> Result<u64, HostError> {
-        Ok(self.0.values[metric as usize].load(Ordering::Relaxed))
+        Ok(self.store.value(metric).load(Ordering::Relaxed))
     }
 
     fn upstream_of(&self, _stream: u32) -> Option<String> {
@@ -107,12 +131,14 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(host: &Atomics) -> Worker {
+    fn new(store: &Arc<Store>) -> Worker {
         let config = r#"{"default": {"open": {"baseDuration": "24h", "maxDuration": "24h"}, "trip": {"failureRatePercent": 0}}}"#;
         let config = Config::parse(config.as_bytes()).unwrap();
-        Worker { breaker: Breaker::start(host.clone(), config, START, 1), now: START }
+        let host = Atomics { store: Arc::clone(store), histograms: std::array::from_fn(|_| Cell::new(0)) };
+        Worker { breaker: Breaker::start(host, config, START, 1), now: START }
     }
 
+    #[inline(always)]
     fn admit(&mut self) -> Option<Permit> {
         self.now += 1000;
         if self.breaker.is_calm() {
@@ -124,6 +150,7 @@ impl Worker {
         }
     }
 
+    #[inline(always)]
     fn request(&mut self, answer: &Answer) -> bool {
         let Some(permit) = self.admit() else { return false };
         self.breaker.arrived(permit, self.now);
@@ -141,10 +168,11 @@ impl Worker {
 fn closed(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(CLOSED);
     group.bench_function(OURS, |bencher| {
-        let mut worker = Worker::new(&Atomics::new());
-        worker.request(&Answer::well());
+        let mut worker = Worker::new(&Store::new());
+        let well = Answer::well();
+        worker.request(&well);
         worker.breaker.tick(START);
-        bencher.iter(|| black_box(worker.request(&Answer::well())));
+        bencher.iter(|| black_box(worker.request(&well)));
     });
     group.bench_function("recloser", |bencher| {
         let breaker = recloser::Recloser::custom().build();
@@ -163,7 +191,7 @@ fn closed(criterion: &mut Criterion) {
 fn open(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(OPEN);
     group.bench_function(OURS, |bencher| {
-        let mut worker = Worker::new(&Atomics::new());
+        let mut worker = Worker::new(&Store::new());
         worker.trip();
         bencher.iter(|| black_box(worker.admit().is_none()));
     });
@@ -190,12 +218,13 @@ fn four_threads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(FOUR_THREADS);
     group.bench_function(OURS, |bencher| {
         bencher.iter_custom(|requests| {
-            let host = Atomics::new();
+            let store = Store::new();
             in_four_threads(requests, || {
-                let mut worker = Worker::new(&host);
-                worker.request(&Answer::well());
+                let mut worker = Worker::new(&store);
+                let well = Answer::well();
+                worker.request(&well);
                 worker.breaker.tick(START);
-                move || worker.request(&Answer::well())
+                move || worker.request(&well)
             })
         });
     });
@@ -220,7 +249,8 @@ fn four_threads(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Time of `requests` requests, a quarter of them in each thread. Each thread makes its own caller.
+/// Time of `requests` requests, a quarter of them in each thread, from the first thread's start to the last one's end: where
+/// there are fewer cores than threads, some wait for others. Each thread makes its own caller.
 fn in_four_threads<F: FnMut() -> bool>(requests: u64, make: impl Fn() -> F + Sync) -> Duration {
     let barrier = Barrier::new(4);
     let times = std::thread::scope(|scope| {
@@ -233,13 +263,14 @@ fn in_four_threads<F: FnMut() -> bool>(requests: u64, make: impl Fn() -> F + Syn
                     for _ in 0..requests.div_ceil(4) {
                         black_box(request());
                     }
-                    start.elapsed()
+                    (start, Instant::now())
                 })
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
-    times.into_iter().max().unwrap_or_default()
+    let (first, last) = (times.iter().map(|(start, _)| start).min(), times.iter().map(|(_, end)| end).max());
+    first.zip(last).map_or(Duration::ZERO, |(first, last)| last.duration_since(*first))
 }
 
 /// Time of so many requests through tower-resilience's breaker, all in one run of the executor, so that only its own
@@ -270,13 +301,12 @@ criterion_group! {
 fn main() -> ExitCode {
     decisions();
     Criterion::default().configure_from_args().final_summary();
-    let bounds = [(CLOSED, Some(1.0)), (FOUR_THREADS, Some(1.0)), (OPEN, None)];
-    let verdicts: Vec<bool> = bounds.into_iter().map(|(group, must)| holds(group, must)).collect();
+    let verdicts = [CLOSED, FOUR_THREADS, OPEN].map(holds);
     if verdicts.into_iter().all(|holds| holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Prints how this breaker stands against the fastest peer, and whether that is within the bound.
-fn holds(group: &str, must: Option<f64>) -> bool {
+fn holds(group: &str) -> bool {
     let mut times: Vec<(String, f64)> = [OURS].iter().chain(PEERS).filter_map(|name| found(group, name)).collect();
     // With a filter on the command line some were not measured.
     if times.first().is_none_or(|(name, _)| name != OURS) || times.len() < 2 {
@@ -285,10 +315,9 @@ fn holds(group: &str, must: Option<f64>) -> bool {
     let ours = times.remove(0).1;
     let Some((peer, fastest)) = times.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)) else { return true };
     let ratio = ours / fastest;
-    let over = must.is_some_and(|must| ratio > must);
-    let bound = must.map(|must| format!(" (must {must})")).unwrap_or_default();
+    let over = ratio > BOUND;
     println!(
-        "{group}: {ours:.1} ns against {fastest:.1} ns of {peer}: {ratio:.2}x{bound}{}",
+        "{group}: {ours:.1} ns against {fastest:.1} ns of {peer}: {ratio:.2}x (must {BOUND}){}",
         if over { ": MISSED" } else { "" }
     );
     !over

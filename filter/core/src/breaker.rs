@@ -39,6 +39,8 @@ pub struct Breaker<H> {
     #[allow(clippy::vec_box)]
     circuits: Vec<Box<View>>,
     names: Names<u32>,
+    /// The circuit that a name led to last.
+    last: u32,
     /// Slots of the shared list that this VM has read or written.
     slots: u32,
     /// The epoch at which all circuits were CLOSED.
@@ -80,6 +82,7 @@ impl<H: Host> Breaker<H> {
             config,
             circuits: Vec::new(),
             names: Names::default(),
+            last: 0,
             slots: 0,
             calm: None,
             ticked_at: None,
@@ -116,6 +119,7 @@ impl<H: Host> Breaker<H> {
 
     /// Whether a request can be let go without knowing its upstream.
     #[must_use]
+    #[inline]
     pub fn is_calm(&self) -> bool {
         self.calm.is_some() && self.vm.epoch() == self.calm
     }

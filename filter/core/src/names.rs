@@ -8,6 +8,16 @@ use std::rc::Rc;
 /// request more than the rest of its look-up.
 pub(crate) type Names<T> = HashMap<Rc<str>, T, BuildHasherDefault<Multiplied>>;
 
+/// Whether two names are the same. They are of a few words' length, where calling the platform's comparison costs more
+/// than comparing.
+#[inline]
+pub(crate) fn same(one: &str, other: &str) -> bool {
+    let ((words, rest), (others, other_rest)) = (one.as_bytes().as_chunks::<8>(), other.as_bytes().as_chunks::<8>());
+    one.len() == other.len()
+        && words.iter().zip(others).all(|(word, other)| u64::from_le_bytes(*word) == u64::from_le_bytes(*other))
+        && rest.iter().zip(other_rest).all(|(byte, other)| byte == other)
+}
+
 /// Eight bytes at a time, rotated and multiplied, as in Firefox's and rustc's `FxHasher`.
 #[derive(Default)]
 pub(crate) struct Multiplied(u64);
@@ -41,6 +51,20 @@ mod tests {
     use std::hash::BuildHasher;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn names_are_the_same_only_byte_for_byte() {
+        let name = "outbound|80||a.default.svc";
+        for length in 0..=name.len() {
+            assert!(same(&name[..length], &name.to_owned()[..length]));
+            assert!(length == name.len() || !same(name, &name[..length]) && !same(&name[..length], name));
+            for at in 0..length {
+                let mut other = name.as_bytes()[..length].to_vec();
+                other[at] ^= 1;
+                assert!(!same(&name[..length], std::str::from_utf8(&other).unwrap()), "byte {at} of {length}");
+            }
+        }
+    }
 
     #[test]
     fn names_that_differ_a_little_hash_apart() {

@@ -7,22 +7,6 @@ use crate::flights::NOWHERE;
 pub enum Permit {
     /// Nobody counts this request: its upstream has no circuit, or none that is switched on.
     Uncounted,
-    /// Every circuit of the proxy was CLOSED: not even the upstream had to be known.
-    Calm {
-        /// When it was admitted.
-        start: u64,
-        /// Its place among the calls that wait.
-        flight: u32,
-    },
-    /// A call of a circuit.
-    Call {
-        /// Which.
-        circuit: u32,
-        /// The circuit's generation then; [`Permit::NO_GENERATION`] where it was let through against the circuit's will.
-        generation: u64,
-        /// Its place among the calls that wait.
-        flight: u32,
-    },
     /// A probe, on a lease.
     Probe {
         /// Which circuit.
@@ -32,10 +16,27 @@ pub enum Permit {
         /// Number of the lease.
         lease: u32,
     },
+    /// Every circuit of the proxy was CLOSED: not even the upstream had to be known.
+    Calm {
+        /// Its place among the calls in flight.
+        flight: u32,
+        /// When it was admitted.
+        start: u64,
+    },
+    /// A call of a circuit.
+    Call {
+        /// Its place among the calls in flight.
+        flight: u32,
+        /// Which circuit.
+        circuit: u32,
+        /// The circuit's generation then; [`Permit::NO_GENERATION`] where it was let through against the circuit's will.
+        generation: u64,
+    },
 }
 
 impl Permit {
-    /// Its place among the calls that wait.
+    /// Its place among the calls in flight.
+    #[inline]
     pub(crate) fn flight(self) -> u32 {
         match self {
             Permit::Calm { flight, .. } | Permit::Call { flight, .. } => flight,

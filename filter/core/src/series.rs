@@ -6,6 +6,37 @@ use std::cell::RefCell;
 use crate::host::{Host, HostError};
 use crate::metrics::{Metric, stat};
 
+/// A histogram that most requests record into, beside the other series so that nobody has to look for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Histogram(u32);
+
+impl Histogram {
+    /// Not defined yet. Envoy counts its metrics from 0, and has not memory for so many.
+    pub(crate) const UNMET: Histogram = Histogram(u32::MAX);
+    /// Not to be recorded into: Envoy keeps much for each histogram.
+    pub(crate) const UNWANTED: Histogram = Histogram(u32::MAX - 1);
+
+    #[inline]
+    pub(crate) fn record<H: Host>(
+        &mut self,
+        host: &H,
+        metric: &Metric,
+        upstream: &str,
+        value: u64,
+    ) -> Result<(), HostError> {
+        if *self == Histogram::UNMET {
+            self.meet(host, metric, upstream)?;
+        }
+        if *self == Histogram::UNWANTED { Ok(()) } else { host.record(self.0, value) }
+    }
+
+    #[cold]
+    fn meet<H: Host>(&mut self, host: &H, metric: &Metric, upstream: &str) -> Result<(), HostError> {
+        self.0 = host.define(metric.kind, &stat(metric, upstream, ""))?;
+        Ok(())
+    }
+}
+
 /// Ids of defined metrics. Envoy gives a new id for every definition and keeps it for ever, so each is asked for once.
 #[derive(Debug, Default)]
 pub(crate) struct Series {
@@ -49,7 +80,7 @@ impl Series {
         host.add(self.id(host, metric, upstream, component)?, 1)
     }
 
-    /// Sets a gauge, or records into a histogram.
+    /// Sets a gauge.
     pub(crate) fn record<H: Host>(
         &self,
         host: &H,

@@ -17,7 +17,7 @@ use crate::policy::{Length, Mode, Policy};
 use crate::ramp::Spread;
 use crate::record::{Phase, Record};
 use crate::report;
-use crate::series::Series;
+use crate::series::{Histogram, Series};
 use crate::vm::Vm;
 use crate::window::{Tally, Window};
 use crate::words::Words;
@@ -36,8 +36,7 @@ pub(crate) struct View {
     pub(crate) spread: Spread,
     /// When the upstream wants to be asked again, as this worker has heard last.
     retry_at: u64,
-    /// Whether its latencies are recorded: Envoy keeps much for each histogram.
-    pub(crate) records_latency: bool,
+    pub(crate) latency: Histogram,
     /// Where the fallback leads, as this worker knows it.
     pub(crate) landing: Option<Landing>,
 }
@@ -82,7 +81,7 @@ impl View {
             window: Window::starting(now, tally),
             spread: Spread::starting(now, vm.random.draw()),
             retry_at: 0,
-            records_latency: true,
+            latency: Histogram::UNMET,
             landing: None,
         };
         let fresh = view.record.encode();

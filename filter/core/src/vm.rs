@@ -33,8 +33,9 @@ impl<H: Host> Vm<H> {
     }
 
     /// Writes of any record so far; `None` where that cannot be told.
+    #[inline]
     pub(crate) fn epoch(&self) -> Option<u64> {
-        self.epoch.as_ref()?.get(&self.host).ok()
+        self.epoch.as_ref()?.get_inline(&self.host).ok()
     }
 
     /// Tells all workers that a record was written.

@@ -61,7 +61,11 @@ impl Words {
         })
     }
 
+    #[inline]
     pub(crate) fn add_success<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
+        if self.success.add_one_proven(host)? {
+            return Ok(());
+        }
         add(&mut self.success, host, &metrics::CALLS, upstream, "success")
     }
 

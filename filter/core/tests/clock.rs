@@ -4,6 +4,8 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::config::SECOND;
+use circuit_breaker_core::metrics::CALLS;
+use circuit_breaker_core::outcome::{FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_core::testing::Proxy;
 #[cfg(target_arch = "wasm32")]
@@ -58,4 +60,28 @@ fn a_probe_that_hangs_since_before_times_out() {
     step_back(&mut proxy);
     proxy.pass(11 * SECOND);
     assert_eq!(proxy.reasons().last().unwrap(), "probe_failed");
+}
+
+/// Only its start tells in which generation such a call was admitted, and by the new clock that lies ahead.
+#[test]
+fn a_call_that_began_before_it_says_nothing_about_an_upstream_that_has_recovered_since() {
+    // No call is slow, so that none is settled before it ends.
+    let config = CONFIG.replace(r#""slowCallRatePercent": 50"#, r#""slowCallRatePercent": 0"#);
+    for outcome in [Outcome::Success, Outcome::Failure(FailureKind::Http)] {
+        let mut proxy = Proxy::start(1, &config);
+        proxy.succeed(A, 1);
+        proxy.pass(SECOND);
+        let calls: Vec<Admission> = (0..5).map(|_| proxy.admit(0, A)).collect();
+        step_back(&mut proxy);
+        proxy.fail(A, 5);
+        proxy.pass(31 * SECOND);
+        proxy.succeed(A, 1);
+        assert_eq!(proxy.state(A), 0);
+        for call in calls {
+            let Admission::Pass(permit @ Permit::Calm { .. }) = call else { panic!("{call:?}") };
+            proxy.settle(0, A, permit, outcome);
+        }
+        assert_eq!(proxy.state(A), 0, "{outcome:?}");
+        assert_eq!(proxy.host.value(&CALLS, A, "neutral"), 5, "{outcome:?}");
+    }
 }

@@ -25,25 +25,16 @@ enum Decision {
 impl<H: Host> Breaker<H> {
     /// Lets a request go while the proxy is calm. `stream` is Envoy's number of it.
     pub fn admit_unseen(&mut self, stream: u32, now: u64) -> Permit {
-        let flight = self.take_off(stream, now);
-        let permit = Permit::Calm { start: now, flight };
-        self.flights.admitted(flight, permit);
-        permit
+        let flight = self.flights.begin(stream, now, Permit::Calm { flight: NOWHERE, start: now });
+        Permit::Calm { flight, start: now }
     }
 
     /// Decides about a request to `upstream` when the proxy is not calm. `stream` is Envoy's number of it.
     pub fn admit(&mut self, stream: u32, upstream: &str, now: u64) -> Admission {
         let admission = self.admit_seen(upstream, now);
         let Admission::Pass(Permit::Call { circuit, generation, .. }) = admission else { return admission };
-        let flight = self.take_off(stream, now);
-        let permit = Permit::Call { circuit, generation, flight };
-        self.flights.admitted(flight, permit);
-        Admission::Pass(permit)
-    }
-
-    /// A place among the calls in flight.
-    fn take_off(&mut self, stream: u32, now: u64) -> u32 {
-        self.flights.begin(stream, now)
+        let flight = self.flights.begin(stream, now, Permit::Call { flight: NOWHERE, circuit, generation });
+        Admission::Pass(Permit::Call { flight, circuit, generation })
     }
 
     pub(super) fn admit_seen(&mut self, upstream: &str, now: u64) -> Admission {

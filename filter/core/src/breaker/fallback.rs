@@ -50,9 +50,8 @@ impl<H: Host> Breaker<H> {
             Ahead::Known(upstream) => match self.admit_seen(&upstream, now) {
                 Admission::Reject { .. } => return None,
                 Admission::Pass(Permit::Call { circuit, generation, .. }) => {
-                    let flight = self.flights.begin(stream, now);
-                    // The tick is to look where the request really is.
-                    self.flights.admitted(flight, Permit::Calm { start: now, flight });
+                    // As one let go unseen, so that the tick looks where the request really is.
+                    let flight = self.admit_unseen(stream, now).flight();
                     Permit::Call { circuit, generation, flight }
                 }
                 Admission::Pass(permit) => permit,

@@ -1,8 +1,8 @@
 //! What each call came to.
 
-use super::Breaker;
+use super::{Breaker, index};
 use crate::config::MILLISECOND;
-use crate::flights::Ended;
+use crate::flights::{Call, Ended};
 use crate::host::{Fault, Host};
 use crate::metrics;
 use crate::outcome::{Answer, FailureKind, Outcome};
@@ -16,34 +16,28 @@ use crate::window::Tally;
 impl<H: Host> Breaker<H> {
     /// Settles a request that went well, where that changes nothing but a count: its circuit is known and CLOSED, no
     /// failure is to be watched, and it was not slow. False: [`Breaker::settle`] is to look closer, and needs the time.
+    // A part of its caller: a permit that goes there through memory costs as much as all the rest.
+    #[inline(always)]
     pub fn settle_well(&mut self, permit: Permit, upstream: &str, first_byte: Option<u64>) -> bool {
         let circuit = match permit {
-            Permit::Calm { .. } => self.names.get(upstream).copied(),
+            Permit::Calm { .. } => self.known(upstream),
             Permit::Call { circuit, .. } => Some(circuit),
             Permit::Uncounted | Permit::Probe { .. } => None,
         };
-        let permit = self.by_this_clock(permit);
-        let Some((view, vm)) = circuit.and_then(|circuit| self.parts(circuit)) else { return false };
-        let plain = view.policy.mode != Mode::Disabled
-            && view.slowed(Outcome::Success, first_byte, None) == Outcome::Success
-            && !view.is_over(first_byte)
-            && view.is_current(permit)
-            && view.words.watch.get(&vm.host) == Ok(0);
-        if !plain {
+        let (circuits, vm) = (&mut self.circuits, &self.vm);
+        let Some(view) = circuit.and_then(|circuit| circuits.get_mut(index(circuit))) else { return false };
+        let call = self.flights.call(permit.flight());
+        if !view.is_plain(vm, by_this_clock(permit, call.as_ref()), first_byte) {
             return false;
         }
         let latency = view.latency(vm, first_byte);
+        let counted = match call.map(Call::end) {
+            Some(Ended::SettledBefore) => Ok(()),
+            _ => view.words.add_success(&vm.host, &view.name),
+        };
         self.noted(latency);
-        if self.flights.end(permit.flight()) != Ended::SettledBefore {
-            self.count_success(circuit);
-        }
-        true
-    }
-
-    fn count_success(&mut self, circuit: Option<u32>) {
-        let Some((view, vm)) = circuit.and_then(|circuit| self.parts(circuit)) else { return };
-        let counted = view.words.add_success(&vm.host, &view.name);
         self.noted(counted);
+        true
     }
 
     /// Settles a request by what Envoy knows of its end. `upstream` is where it went; only [`Permit::Calm`] needs it.
@@ -56,8 +50,9 @@ impl<H: Host> Breaker<H> {
         first_byte: Option<u64>,
         now: u64,
     ) {
-        let permit = self.by_this_clock(permit);
-        let ended = self.flights.end(permit.flight());
+        let call = self.flights.call(permit.flight());
+        let permit = by_this_clock(permit, call.as_ref());
+        let ended = call.map_or(Ended::Otherwise, Call::end);
         let circuit = match permit {
             Permit::Uncounted => return,
             Permit::Call { circuit, .. } | Permit::Probe { circuit, .. } => circuit,
@@ -91,20 +86,32 @@ impl<H: Host> Breaker<H> {
         };
         self.noted(latency.and(heard).and(settled));
     }
+}
 
-    /// The permit as the tick has set it right, if the clock stepped back meanwhile.
-    fn by_this_clock(&self, permit: Permit) -> Permit {
-        match permit {
-            Permit::Calm { flight, .. } => self.flights.permit(flight).unwrap_or(permit),
-            Permit::Uncounted | Permit::Call { .. } | Permit::Probe { .. } => permit,
-        }
+/// The permit as the tick has set it right, if the clock stepped back meanwhile.
+#[inline]
+fn by_this_clock(permit: Permit, call: Option<&Call<'_>>) -> Permit {
+    match (permit, call) {
+        (Permit::Calm { .. }, Some(call)) => call.permit(),
+        _ => permit,
     }
 }
 
 impl View {
-    fn latency<H: Host>(&self, vm: &Vm<H>, first_byte: Option<u64>) -> Result<(), Fault> {
-        let Some(time) = first_byte.filter(|_| self.records_latency) else { return Ok(()) };
-        Ok(self.series.record(&vm.host, &metrics::LATENCY, &self.name, time / MILLISECOND)?)
+    /// Whether a good call changes nothing but a count.
+    #[inline]
+    fn is_plain<H: Host>(&self, vm: &Vm<H>, permit: Permit, first_byte: Option<u64>) -> bool {
+        self.policy.mode != Mode::Disabled
+            && self.slowed(Outcome::Success, first_byte, None) == Outcome::Success
+            && !self.is_over(first_byte)
+            && self.is_current(permit)
+            && self.words.watch.get_inline(&vm.host) == Ok(0)
+    }
+
+    #[inline]
+    fn latency<H: Host>(&mut self, vm: &Vm<H>, first_byte: Option<u64>) -> Result<(), Fault> {
+        let Some(time) = first_byte else { return Ok(()) };
+        Ok(self.latency.record(&vm.host, &metrics::LATENCY, &self.name, time / MILLISECOND)?)
     }
 
     /// Settles a call and the attempts before its last one, which all failed.

@@ -11,6 +11,7 @@ use crate::policy::Mode;
 
 impl<H: Host> Breaker<H> {
     /// The answer of a call has begun: it no longer waits.
+    #[inline]
     pub fn arrived(&mut self, permit: Permit, now: u64) {
         self.flights.arrive(permit.flight(), now);
     }
@@ -62,8 +63,8 @@ impl<H: Host> Breaker<H> {
         if !good || view.policy.mode == Mode::Disabled {
             return Ok(());
         }
-        let settled = view.settle(vm, old.permit, Outcome::Success, Some(old.first_byte), now);
-        self.flights.settle_left(old.flight);
+        let settled = view.settle(vm, old.permit, Outcome::Success, Some(old.since.saturating_sub(old.start)), now);
+        self.flights.settled(old.flight);
         settled
     }
 
