@@ -37,31 +37,40 @@ impl Histogram {
     }
 }
 
+/// Room for as many as a circuit has that never failed: its state. There may be a thousand such circuits.
+const AT_FIRST: usize = 1;
+
 /// Ids of defined metrics. Envoy gives a new id for every definition and keeps it for ever, so each is asked for once.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Series {
-    ids: RefCell<Vec<(&'static str, &'static str, u32)>>,
+    ids: RefCell<Vec<(&'static Metric, &'static str, u32)>>,
 }
 
 impl Series {
     fn id<H: Host>(
         &self,
         host: &H,
-        metric: &Metric,
+        metric: &'static Metric,
         upstream: &str,
         component: &'static str,
     ) -> Result<u32, HostError> {
-        let known = |&&(name, part, _): &&(&'static str, &'static str, u32)| name == metric.name && part == component;
+        let known = |&&(known, part, _): &&(&'static Metric, &'static str, u32)| {
+            std::ptr::eq(known, metric) && part == component
+        };
         if let Some((_, _, id)) = self.ids.borrow().iter().find(known) {
             return Ok(*id);
         }
         let id = host.define(metric.kind, &stat(metric, upstream, component))?;
-        self.ids.borrow_mut().push((metric.name, component, id));
+        let mut ids = self.ids.borrow_mut();
+        if ids.is_empty() {
+            ids.reserve_exact(AT_FIRST);
+        }
+        ids.push((metric, component, id));
         Ok(id)
     }
 
     /// Defines a metric with all its components.
-    pub(crate) fn meet<H: Host>(&self, host: &H, metric: &Metric, upstream: &str) -> Result<(), HostError> {
+    pub(crate) fn meet<H: Host>(&self, host: &H, metric: &'static Metric, upstream: &str) -> Result<(), HostError> {
         let alone: &[&str] = if metric.components.is_empty() { &[""] } else { &[] };
         for component in metric.components.iter().chain(alone) {
             self.id(host, metric, upstream, component)?;
@@ -73,7 +82,7 @@ impl Series {
     pub(crate) fn count<H: Host>(
         &self,
         host: &H,
-        metric: &Metric,
+        metric: &'static Metric,
         upstream: &str,
         component: &'static str,
     ) -> Result<(), HostError> {
@@ -84,7 +93,7 @@ impl Series {
     pub(crate) fn record<H: Host>(
         &self,
         host: &H,
-        metric: &Metric,
+        metric: &'static Metric,
         upstream: &str,
         value: u64,
     ) -> Result<(), HostError> {

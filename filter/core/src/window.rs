@@ -59,41 +59,39 @@ struct Sample {
     tally: Tally,
 }
 
-/// One sample per bucket of ten and one for the bucket that is filling.
-const SAMPLES: usize = 11;
+/// Samples before the newest: one for each bucket of ten. The newest begins the bucket that is filling.
+const BEFORE: usize = 10;
 
-/// A ring of samples, oldest first.
+/// How many of them there is room for at first. A proxy has many circuits, and most see few calls.
+const FEW: usize = 2;
+
+/// A ring of samples. It begins without any memory of its own: nearly every circuit is CLOSED and idle.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
-    samples: [Sample; SAMPLES],
-    len: usize,
+    /// Oldest first, each with another tally than the next.
+    before: Vec<Sample>,
+    newest: Sample,
 }
 
 impl Window {
     /// A window that begins at `at`, when the counters stood at `tally`.
     pub(crate) fn starting(at: u64, tally: Tally) -> Window {
-        let mut samples = [Sample::default(); SAMPLES];
-        if let Some(first) = samples.first_mut() {
-            *first = Sample { at, tally };
-        }
-        Window { samples, len: 1 }
+        Window { before: Vec::new(), newest: Sample { at, tally } }
     }
 
     /// Whether time alone is reason to take a sample; always so for a window of calls.
     pub(crate) fn is_due(&self, now: u64, length: Length) -> bool {
-        let last = self.len.checked_sub(1).and_then(|last| self.samples.get(last));
-        match (length, last) {
-            (Length::Time(_), Some(last)) => {
-                clock::stepped_back(now, last.at) || now.saturating_sub(last.at) >= length.bucket()
-            }
-            (Length::Time(_) | Length::Calls(_), _) => true,
+        let last = self.newest.at;
+        match length {
+            Length::Time(_) => clock::stepped_back(now, last) || now.saturating_sub(last) >= length.bucket(),
+            Length::Calls(_) => true,
         }
     }
 
     /// Takes a sample where the last one is a bucket old. Starts afresh where the counters or the clock went backwards.
     /// `streak` is the number of failures in a row that ended with the last call.
     pub(crate) fn roll(&mut self, now: u64, tally: Tally, streak: u64, length: Length) {
-        let Some(last) = self.len.checked_sub(1).and_then(|last| self.samples.get(last).copied()) else { return };
+        let last = self.newest;
         if tally.is_before(last.tally) || clock::stepped_back(now, last.at) {
             *self = Window::starting(now, tally);
         } else if length.between((last.at, last.tally), (now, tally)) >= length.bucket() {
@@ -124,14 +122,24 @@ impl Window {
         }
     }
 
+    /// Of two samples with the same tally only the newer one stays: whatever window reaches back to the older one counts
+    /// the same from the newer.
     fn push(&mut self, sample: Sample) {
-        if self.len == SAMPLES {
-            self.samples.rotate_left(1);
-            self.len = self.len.saturating_sub(1);
+        if sample.tally != self.newest.tally {
+            if self.before.len() == BEFORE {
+                self.before.remove(0);
+            }
+            self.make_room();
+            self.before.push(self.newest);
         }
-        if let Some(slot) = self.samples.get_mut(self.len) {
-            *slot = sample;
-            self.len = self.len.saturating_add(1);
+        self.newest = sample;
+    }
+
+    /// For a few samples, then for all: Wasm gives no memory back, and growing by doubles would leave holes behind.
+    fn make_room(&mut self) {
+        let room = if self.before.is_empty() { FEW } else { BEFORE };
+        if self.before.len() == self.before.capacity() {
+            self.before.reserve_exact(room.saturating_sub(self.before.len()));
         }
     }
 
@@ -139,7 +147,8 @@ impl Window {
     /// then nobody knows when the calls were made, and a circuit must not trip on old ones.
     pub(crate) fn count(&self, now: u64, tally: Tally, length: Length) -> Tally {
         let age = |sample: &Sample| length.between((sample.at, sample.tally), (now, tally));
-        let oldest = self.samples.iter().take(self.len).find(|sample| age(sample) <= length.whole());
+        let mut samples = self.before.iter().chain([&self.newest]);
+        let oldest = samples.find(|sample| age(sample) <= length.whole());
         oldest.map_or(Tally::default(), |sample| tally.since(sample.tally))
     }
 }
@@ -204,6 +213,31 @@ mod tests {
             tally(0, 0),
             "who knows when the fourth failed"
         );
+    }
+
+    #[test]
+    fn samples_that_say_nothing_new_take_no_room_and_change_no_count() {
+        let length = Length::Time(100);
+        // Bursts and pauses of all lengths around that of the window.
+        for (burst, pause) in (1..=12).flat_map(|burst| (0..=24).map(move |pause| (burst, pause))) {
+            let mut window = Window::starting(0, tally(0, 0));
+            let mut all = vec![(0, tally(0, 0))];
+            let mut counted = tally(0, 0);
+            for now in (0..600).map(|step| step * 7) {
+                let busy = now / 10 % (burst + pause) < burst;
+                counted.failure += u64::from(busy);
+                let naive = all.iter().find(|(at, _)| now - at <= 100).map(|(_, then)| counted.since(*then));
+                assert_eq!(window.count(now, counted, length), naive.unwrap_or_default(), "{burst}, {pause}, {now}");
+                window.roll(now, counted, 0, length);
+                if now - all[all.len() - 1].0 >= 10 {
+                    all.push((now, counted));
+                }
+                assert!(window.before.len() <= BEFORE && window.before.capacity() <= BEFORE);
+            }
+        }
+        let mut window = Window::starting(0, tally(1, 0));
+        (1..100).for_each(|second| window.roll(second * 10, tally(1, 0), 0, length));
+        assert_eq!(window.before.capacity(), 0);
     }
 
     #[test]

@@ -33,6 +33,39 @@ pub fn resident(pid: u32) -> Result<f64> {
     Ok(kilobytes / 1024.0)
 }
 
+/// An allocator's heap, in MB.
+#[derive(Clone, Copy, Debug)]
+pub struct Heap {
+    /// Addresses.
+    pub size: f64,
+    /// What of it is in memory.
+    pub resident: f64,
+}
+
+/// The heap of Envoy's allocator: tcmalloc grows one mapping, up to a gigabyte, and nothing else that is writable is as large.
+///
+/// # Errors
+/// There is no such process.
+pub fn heap(pid: u32) -> Result<Heap> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).with_context(|| format!("no process {pid}"))?;
+    let (mut largest, mut writable) = (Heap { size: 0.0, resident: 0.0 }, false);
+    let mut size = 0.0;
+    for line in text.lines() {
+        if let Some((from, to, rights)) = mapping(line) {
+            #[allow(clippy::cast_precision_loss)]
+            let bytes = (to - from) as f64;
+            (size, writable) = (bytes / f64::from(1 << 20), rights.starts_with("rw-"));
+        } else if let Some(kilobytes) = line.strip_prefix("Rss:")
+            && writable
+            && size > largest.size
+        {
+            let kilobytes: f64 = kilobytes.trim().trim_end_matches(" kB").parse()?;
+            largest = Heap { size, resident: kilobytes / 1024.0 };
+        }
+    }
+    Ok(largest)
+}
+
 /// The linear memories of a process' Wasm VMs in MB, the least first. V8 reserves more than 4 GB of addresses for each, so
 /// that a wild access traps; what the module has is the writable beginning of that.
 ///
@@ -52,7 +85,7 @@ pub fn linear_memories(pid: u32) -> Result<Vec<f64>> {
     Ok(memories)
 }
 
-/// From, to and rights of a line of `/proc/PID/maps`.
+/// From, to and rights of a line of `/proc/PID/maps`; `None` for the other lines of `smaps`.
 fn mapping(line: &str) -> Option<(u64, u64, &str)> {
     let (range, rest) = line.split_once(' ')?;
     let (from, to) = range.split_once('-')?;
