@@ -193,8 +193,8 @@ impl View {
                 self.judge(vm, now)
             }
             Outcome::Failure(_) => {
-                self.words.watch.set(&vm.host, 1)?;
                 self.streak(vm)?.add_one(&vm.host)?;
+                self.words.watch.set(&vm.host, 1)?;
                 self.judge(vm, now)
             }
         }
@@ -231,7 +231,9 @@ impl View {
     }
 
     /// Lets successes pass unlooked at again once there is nothing to watch. A failure that comes meanwhile sets `watch`
-    /// after it has counted itself: either this sees its count, or it sets what this has cleared. `tally` was read before.
+    /// after it has counted itself and added to the streak: either this sees both, or it sets what this has cleared. The
+    /// count alone would not tell: it may be older than `tally`, which was read before, and too old for the window of a
+    /// worker that has not ticked for long.
     pub(crate) fn rest<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
         let host = &vm.host;
         if self.record.phase != Phase::Closed || self.words.watch.get(host)? == 0 {
@@ -244,7 +246,8 @@ impl View {
         let epoch = self.words.epoch.get(host)?;
         self.words.watch.set(host, 0)?;
         let after = self.words.tally(host)?;
-        if !after.since(tally).is_healthy() || self.words.epoch.get(host)? != epoch {
+        let failed = !after.since(tally).is_healthy() || self.streak(vm)?.get(host)? != 0;
+        if failed || self.words.epoch.get(host)? != epoch {
             self.words.watch.set(host, 1)?;
         }
         self.refresh(vm, now)?;

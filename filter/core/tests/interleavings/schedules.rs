@@ -8,12 +8,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use circuit_breaker_core::metrics::SHARED;
 use circuit_breaker_core::outcome::Outcome;
 use circuit_breaker_core::testing::Touch;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 
 use super::is_diluted;
-use super::workers::{BAD, OPERATIONS, Operation, STARTS, Shared, Start, in_order, perform, prepare, seen};
+use super::workers::{A, BAD, OPERATIONS, Operation, STARTS, Shared, Start, in_order, perform, prepare, seen};
 
 /// A host call that a worker is about to make.
 #[derive(Clone, Debug, PartialEq)]
@@ -209,6 +210,30 @@ fn every_schedule_of_two_operations_leaves_what_one_of_their_orders_leaves() {
         }
     }
     assert!(explored > 10_000, "only {explored} schedules were seen");
+}
+
+/// A success looks no closer while `watch` is 0: it would neither end the streak that a failure has begun nor make up the
+/// number of calls that a trip needs.
+#[test]
+fn what_went_wrong_is_watched_in_every_schedule_with_the_tick_that_has_seen_none_of_it() {
+    const FAILS: &[Operation] = &[Operation::Settle(BAD)];
+    const IS_SLOW: &[Operation] = &[Operation::Settle(Outcome::Slow)];
+    // (Where the window has no recent sample, a slow call may be older than it.)
+    let meetings =
+        [(Start::NothingToWatchAnyLonger, FAILS), (Start::StreakJustOver, FAILS), (Start::StreakJustOver, IS_SLOW)];
+    for (start, script) in meetings {
+        SCHEDULES.set(0);
+        shuttle::Runner::new(Exhaustive::default(), config()).run(move || {
+            let (host, workers, now) = prepare(start, 2);
+            assert_eq!(host.value(&SHARED, A, "watch"), 1);
+            host.before_every_call(wait_for_turn);
+            let begun = [begin(&workers[0], script, now), begin(&workers[1], &[Operation::Tick], now)];
+            begun.into_iter().for_each(|worker| drop(worker.join().unwrap()));
+            host.before_every_call(|_, _| {});
+            assert_eq!(host.value(&SHARED, A, "watch"), 1, "{start:?}: {script:?}");
+        });
+        assert!(SCHEDULES.get() > 50, "only {} schedules were seen", SCHEDULES.get());
+    }
 }
 
 /// What a worker does on end.

@@ -14,7 +14,8 @@ use circuit_breaker_core::testing::{Memory, Proxy, answer};
 pub(crate) const A: &str = "outbound|80||a.default.svc.cluster.local";
 pub(crate) const BAD: Outcome = Outcome::Failure(FailureKind::Http);
 const CONFIG: &str = r#"{"default": {"open": {"jitterPercent": 0},
-    "trip": {"consecutiveFailures": 5, "failureRatePercent": 50, "minimumCalls": 10},
+    "trip": {"consecutiveFailures": 5, "failureRatePercent": 50, "slowCallRatePercent": 50, "slowCallDuration": "2s",
+             "minimumCalls": 10},
     "halfOpen": {"maxConcurrentProbes": 2, "successThreshold": 2, "ramp": {"duration": "0s"}}}}"#;
 
 /// What a worker does in one go.
@@ -66,7 +67,8 @@ pub(crate) fn perform(worker: &Shared, operation: Operation, now: u64) -> &'stat
         }
         Operation::Settle(outcome) => {
             let held = worker.held;
-            worker.breaker.settle(held, Some(A), &answer(outcome), None, now);
+            let first_byte = (outcome == Outcome::Slow).then_some(2 * SECOND);
+            worker.breaker.settle(held, Some(A), &answer(outcome), first_byte, now);
             "settled"
         }
         Operation::Tick => {
@@ -80,8 +82,10 @@ pub(crate) fn perform(worker: &Shared, operation: Operation, now: u64) -> &'stat
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Start {
     Healthy,
-    /// The last failure has left the window, and no tick has come since.
+    /// Every sample of the window is too old to tell anything, and no tick has come since.
     NothingToWatchAnyLonger,
+    /// The failure has left the window, and its streak was ended after the last tick.
+    StreakJustOver,
     OneFailureBelowTheStreak,
     OneCallBelowTheMinimum,
     Open,
@@ -90,9 +94,10 @@ pub(crate) enum Start {
     TwoProbesOutOneSuccessSeen,
 }
 
-pub(crate) const STARTS: [Start; 8] = [
+pub(crate) const STARTS: [Start; 9] = [
     Start::Healthy,
     Start::NothingToWatchAnyLonger,
+    Start::StreakJustOver,
     Start::OneFailureBelowTheStreak,
     Start::OneCallBelowTheMinimum,
     Start::Open,
@@ -107,6 +112,7 @@ impl Start {
         match self {
             Start::Healthy
             | Start::NothingToWatchAnyLonger
+            | Start::StreakJustOver
             | Start::OneFailureBelowTheStreak
             | Start::OneCallBelowTheMinimum => 0,
             Start::Open | Start::OpenTimeJustOver => 1,
@@ -134,7 +140,16 @@ pub(crate) fn prepare(start: Start, workers: u64) -> (Memory, Vec<Shared>, u64) 
         Start::NothingToWatchAnyLonger => {
             proxy.fail(A, 1);
             proxy.succeed(A, 1);
-            proxy.now += 30 * SECOND;
+            // Every worker knows the circuit from then.
+            proxy.pass(SECOND);
+            proxy.now += 60 * SECOND;
+        }
+        Start::StreakJustOver => {
+            proxy.fail(A, 1);
+            proxy.pass(60 * SECOND);
+            proxy.succeed(A, 1);
+            // The next tick takes a sample.
+            proxy.now += 4 * SECOND;
         }
         Start::OneFailureBelowTheStreak => proxy.fail(A, 4),
         Start::OneCallBelowTheMinimum => {
@@ -149,6 +164,7 @@ pub(crate) fn prepare(start: Start, workers: u64) -> (Memory, Vec<Shared>, u64) 
     match start {
         Start::Healthy
         | Start::NothingToWatchAnyLonger
+        | Start::StreakJustOver
         | Start::OneFailureBelowTheStreak
         | Start::OneCallBelowTheMinimum => {
             held = hold_all(&mut proxy);
