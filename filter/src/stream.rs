@@ -175,7 +175,7 @@ fn fall_back(breaker: &mut Breaker<Envoy>, stream: u32, circuit: u32, now: u64) 
 fn land(breaker: &mut Breaker<Envoy>, from: u32, permit: Permit, start: u64) -> Permit {
     let upstream = host::text(CLUSTER).unwrap_or_default();
     // Answered by a filter before the route was taken again, it is still said to be where it came from.
-    let unmoved = breaker.upstream(from) == Some(upstream.as_str()) && host::property(ADDRESS).is_none();
+    let unmoved = breaker.upstream(from).is_some_and(|from| **from == *upstream) && host::property(ADDRESS).is_none();
     if unmoved { permit } else { breaker.landed(from, permit, &upstream, start, host::now()) }
 }
 

@@ -11,6 +11,7 @@
 //! **Errors of our own** let traffic pass and are counted.
 
 mod admit;
+mod circuits;
 mod directory;
 mod fallback;
 mod probes;
@@ -23,24 +24,19 @@ use crate::clock;
 use crate::config::{Config, MILLISECOND};
 use crate::flights::Flights;
 use crate::host::{Fault, Host};
-use crate::names::Names;
 use crate::permit::Cause;
 use crate::policy::{Length, Mode, Policy, Rejection};
 use crate::record::Phase;
 use crate::view::View;
 use crate::vm::Vm;
+use circuits::Circuits;
 use probes::Probe;
 
 /// The breaker of one VM under one configuration.
 pub struct Breaker<H> {
     vm: Vm<H>,
     config: Config,
-    // Each by itself: a list of a thousand that grows would leave holes of its own size behind, and Wasm gives none back.
-    #[allow(clippy::vec_box)]
-    circuits: Vec<Box<View>>,
-    names: Names<u32>,
-    /// The circuit that a name led to last.
-    last: u32,
+    circuits: Circuits,
     /// Slots of the shared list that this VM has read or written.
     slots: u32,
     /// The epoch at which all circuits were CLOSED.
@@ -80,9 +76,7 @@ impl<H: Host> Breaker<H> {
             shortest_slow,
             vm: Vm::new(host, seed),
             config,
-            circuits: Vec::new(),
-            names: Names::default(),
-            last: 0,
+            circuits: Circuits::default(),
             slots: 0,
             calm: None,
             ticked_at: None,
@@ -119,21 +113,21 @@ impl<H: Host> Breaker<H> {
 
     /// Whether a request can be let go without knowing its upstream.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn is_calm(&self) -> bool {
-        self.calm.is_some() && self.vm.epoch() == self.calm
+        self.calm.is_some_and(|calm| self.vm.epoch() == Some(calm))
     }
 
     /// The reply that a circuit's policy wants.
     #[must_use]
     pub fn rejection(&self, circuit: u32) -> Option<&Rejection> {
-        self.circuits.get(index(circuit)).map(|view| &view.policy.rejection)
+        self.circuits.get(circuit).map(|view| &view.policy.rejection)
     }
 
     /// The upstream of a circuit.
     #[must_use]
-    pub fn upstream(&self, circuit: u32) -> Option<&str> {
-        self.circuits.get(index(circuit)).map(|view| &*view.name)
+    pub fn upstream(&self, circuit: u32) -> Option<&Rc<str>> {
+        self.circuits.get(circuit).map(|view| &view.name)
     }
 
     /// Whether any path is exempt at all: only then the path need be known.
@@ -197,7 +191,7 @@ impl<H: Host> Breaker<H> {
     }
 
     fn parts(&mut self, circuit: u32) -> Option<(&mut View, &Vm<H>)> {
-        self.circuits.get_mut(index(circuit)).map(|view| (&mut **view, &self.vm))
+        self.circuits.get_mut(circuit).map(|view| (view, &self.vm))
     }
 }
 

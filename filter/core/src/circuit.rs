@@ -150,6 +150,16 @@ impl Record {
         matches!(self.phase, Phase::Closed | Phase::Ramp)
     }
 
+    /// Calls that were admitted from then on, by their time alone, count in this generation. A circuit that never changed
+    /// its state has only one.
+    pub(crate) fn counts_since(&self) -> u64 {
+        match self.generation {
+            _ if !self.is_counting() => u64::MAX,
+            0 => 0,
+            _ => self.since,
+        }
+    }
+
     /// Nanoseconds until OPEN is over. A longer time than the policy can have drawn comes from a clock that stepped
     /// back or from an older policy: then it is over.
     pub(crate) fn open_for(&self, policy: &Policy, now: u64) -> u64 {

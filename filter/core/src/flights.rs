@@ -4,7 +4,7 @@
 //! A hung upstream behind a route without a timeout ends no call, and a breaker that only looks at ended calls never
 //! trips on it; and an event stream that lives for hours is good long before it ends. So a call takes a place when it
 //! begins and gives it back when it ends, which is a write or two: requests are many. Ticks are few, so that it is they
-//! who look at every place and put the calls that are old in order, oldest first. A place takes 56 bytes and is used
+//! who look at every place and put the calls that are old in order, oldest first. A place takes 48 bytes and is used
 //! again; those that a burst leaves behind are given up as far as they lie at the end.
 
 use crate::permit::Permit;
@@ -14,14 +14,42 @@ pub(crate) const NOWHERE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Flight {
-    /// Without its place, which is this one.
-    permit: Permit,
+    admitted: Admitted,
     start: u64,
     state: State,
     /// Ticks before it began, in 32 bits: they are only subtracted, and no call outlives so many.
     beat: u32,
     /// Envoy's number of the request.
     stream: u32,
+}
+
+/// By what a call was let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admitted {
+    /// Unseen: its start tells the generation.
+    Unseen,
+    /// Unseen, and before the clock stepped back: in an older generation than any that there is.
+    Before,
+    By {
+        circuit: u32,
+        generation: u64,
+    },
+}
+
+impl Flight {
+    /// What it was admitted with, as the tick has set it right.
+    fn permit(&self, place: u32) -> Permit {
+        match self.admitted {
+            Admitted::By { circuit, generation } => Permit::Call { flight: place, circuit, generation },
+            Admitted::Unseen | Admitted::Before => Permit::Calm { flight: place, start: self.unseen_since() },
+        }
+    }
+
+    /// When it was let go, if unseen.
+    #[inline]
+    fn unseen_since(&self) -> u64 {
+        if self.admitted == Admitted::Before { 0 } else { self.start }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +99,10 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// What it was admitted with, as the tick has set it right.
+    /// When it was let go unseen, as the tick has set it right.
     #[inline]
-    pub(crate) fn permit(&self) -> Permit {
-        self.flight.permit
+    pub(crate) fn unseen_since(&self) -> u64 {
+        self.flight.unseen_since()
     }
 
     /// It has ended: its place is free.
@@ -104,16 +132,27 @@ impl Flights {
         Flights { places: Vec::new(), free: NOWHERE, beats: 0 }
     }
 
-    /// A call begins to wait, admitted with `permit`: its place.
-    pub(crate) fn begin(&mut self, stream: u32, start: u64, permit: Permit) -> u32 {
-        if self.free == NOWHERE {
+    /// A call begins to wait that was let go unseen: its place.
+    #[inline]
+    pub(crate) fn begin_unseen(&mut self, stream: u32, start: u64) -> u32 {
+        self.begin(stream, start, Admitted::Unseen)
+    }
+
+    /// A call of a circuit begins to wait, admitted in `generation`: its place.
+    pub(crate) fn begin_seen(&mut self, stream: u32, start: u64, circuit: u32, generation: u64) -> u32 {
+        self.begin(stream, start, Admitted::By { circuit, generation })
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, stream: u32, start: u64, admitted: Admitted) -> u32 {
+        if self.free as usize >= self.places.len() {
             self.make_room();
         }
         let place = self.free;
         if let Some(flight) = self.places.get_mut(place as usize)
             && let State::Free { next } = flight.state
         {
-            *flight = Flight { permit, start, state: State::Waiting, beat: self.beats, stream };
+            *flight = Flight { admitted, start, state: State::Waiting, beat: self.beats, stream };
             self.free = next;
         }
         place
@@ -124,7 +163,7 @@ impl Flights {
     fn make_room(&mut self) {
         self.free = u32::try_from(self.places.len()).unwrap_or(NOWHERE);
         let state = State::Free { next: NOWHERE };
-        self.places.push(Flight { permit: Permit::Uncounted, start: 0, state, beat: 0, stream: 0 });
+        self.places.push(Flight { admitted: Admitted::Unseen, start: 0, state, beat: 0, stream: 0 });
     }
 
     /// The call in a place, where one is there.
@@ -169,10 +208,8 @@ impl Flights {
     /// generation it was admitted, it was in an older one than any that there is.
     pub(crate) fn rebase(&mut self, now: u64) {
         for flight in &mut self.places {
-            if let Permit::Calm { start, .. } = &mut flight.permit
-                && *start > now
-            {
-                *start = 0;
+            if flight.admitted == Admitted::Unseen && flight.start > now {
+                flight.admitted = Admitted::Before;
             }
             flight.start = flight.start.min(now);
             if let State::Answered { since } = &mut flight.state {
@@ -227,9 +264,9 @@ impl Flights {
         let mut old: Vec<Old> = Vec::new();
         for (place, flight) in (0..).zip(&self.places) {
             if let Some(since) = since(flight).filter(|since| now.saturating_sub(*since) >= age) {
-                let Flight { permit, start, stream, .. } = *flight;
+                let Flight { start, stream, .. } = *flight;
                 let at = old.partition_point(|other| other.since <= since);
-                old.insert(at, Old { flight: place, permit, start, since, stream });
+                old.insert(at, Old { flight: place, permit: flight.permit(place), start, since, stream });
             }
         }
         old
@@ -244,7 +281,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn begin(flights: &mut Flights, stream: u32, start: u64) -> u32 {
-        flights.begin(stream, start, Permit::Calm { start, flight: NOWHERE })
+        flights.begin_unseen(stream, start)
     }
 
     fn end(flights: &mut Flights, place: u32) -> Ended {

@@ -1,54 +1,60 @@
-//! A map from upstreams' names that looks at a name once a request.
-
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::rc::Rc;
-
-/// Names of upstreams, which an operator gives: nobody chooses them so that they collide, and a keyed hash would cost a
-/// request more than the rest of its look-up.
-pub(crate) type Names<T> = HashMap<Rc<str>, T, BuildHasherDefault<Multiplied>>;
+//! Names of upstreams: comparing them, and finding one among a thousand.
+//!
+//! An index is a list in the order of the names' hashes. A hash table would find a name in a step or two where this takes
+//! ten, of a few instructions each; but its code alone is a hundredth of the module, and a list of a thousand takes 8 KB.
+//! Operators give these names: nobody chooses them so that they collide, and a keyed hash would cost more than the rest.
 
 /// Whether two names are the same. They are of a few words' length, where calling the platform's comparison costs more
 /// than comparing.
 #[inline]
 pub(crate) fn same(one: &str, other: &str) -> bool {
+    if std::ptr::eq(one, other) {
+        return true;
+    }
     let ((words, rest), (others, other_rest)) = (one.as_bytes().as_chunks::<8>(), other.as_bytes().as_chunks::<8>());
     one.len() == other.len()
         && words.iter().zip(others).all(|(word, other)| u64::from_le_bytes(*word) == u64::from_le_bytes(*other))
         && rest.iter().zip(other_rest).all(|(byte, other)| byte == other)
 }
 
-/// Eight bytes at a time, rotated and multiplied, as in Firefox's and rustc's `FxHasher`.
+/// Numbers by names. It knows the names by their hashes only: whoever asks compares.
 #[derive(Default)]
-pub(crate) struct Multiplied(u64);
+pub(crate) struct Index {
+    /// Hash and number, in order.
+    entries: Vec<(u32, u32)>,
+}
 
-/// An odd number without a pattern: 2^64 over the golden ratio.
-const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+impl Index {
+    /// Adds a number. There is a moment's work for each that lies behind it; circuits are few and stay.
+    pub(crate) fn insert(&mut self, name: &str, number: u32) {
+        let entry = (hash(name), number);
+        let place = self.entries.partition_point(|other| *other < entry);
+        self.entries.insert(place, entry);
+    }
 
-impl Multiplied {
-    fn mix(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(FACTOR);
+    /// The numbers that may be this name's: mostly one or none.
+    pub(crate) fn candidates(&self, name: &str) -> impl Iterator<Item = u32> {
+        let hash = hash(name);
+        let first = self.entries.partition_point(|(other, _)| *other < hash);
+        self.entries.iter().skip(first).take_while(move |(other, _)| *other == hash).map(|(_, number)| *number)
     }
 }
 
-impl Hasher for Multiplied {
-    fn finish(&self) -> u64 {
-        // A product's lower bits depend on few of its factors' bits; the map takes its buckets from them.
-        self.0 ^ (self.0 >> 32)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        words.iter().for_each(|word| self.mix(u64::from_le_bytes(*word)));
-        rest.iter().for_each(|byte| self.mix(u64::from(*byte)));
-    }
+/// Eight bytes at a time, rotated and multiplied, as in Firefox's and rustc's `FxHasher`; the upper half, which depends on
+/// all of them.
+fn hash(name: &str) -> u32 {
+    /// An odd number without a pattern: 2^64 over the golden ratio.
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(FACTOR);
+    let (words, rest) = name.as_bytes().as_chunks::<8>();
+    let hash = words.iter().fold(0, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    let hash = rest.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
+    u32::try_from(hash >> 32).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
-    use std::hash::BuildHasher;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -67,15 +73,24 @@ mod tests {
     }
 
     #[test]
-    fn names_that_differ_a_little_hash_apart() {
-        let hasher = BuildHasherDefault::<Multiplied>::default();
-        let names = (0..10_000).map(|number| format!("outbound|{number}||service-{number}.default.svc.cluster.local"));
-        let hashes: Vec<u64> = names.map(|name| hasher.hash_one(name)).collect();
-        assert_eq!(hashes.iter().collect::<HashSet<_>>().len(), 10_000);
-        for shift in [0, 57] {
-            let mut buckets = [0_u32; 128];
-            hashes.iter().for_each(|hash| buckets[(hash >> shift & 127) as usize] += 1);
-            assert!(buckets.iter().all(|bucket| (30..150).contains(bucket)), "{buckets:?}");
-        }
+    fn names_are_found_by_their_hashes_and_few_others_with_them() {
+        let names: Vec<String> = (0..10_000)
+            .map(|number| format!("outbound|{number}||service-{number}.default.svc.cluster.local"))
+            .collect();
+        let mut index = Index::default();
+        (0..).zip(&names).for_each(|(number, name)| index.insert(name, number));
+        let found: Vec<Vec<u32>> = names.iter().map(|name| index.candidates(name).collect()).collect();
+        assert!((0..).zip(&found).all(|(number, found)| found.contains(&number)));
+        assert!(
+            found.iter().map(Vec::len).sum::<usize>() <= 10_002,
+            "a hash of 32 bits has hardly any twins among these"
+        );
+        assert_eq!(index.candidates("outbound|80||elsewhere").count(), 0);
+    }
+
+    #[test]
+    fn names_of_one_hash_are_all_candidates() {
+        let index = Index { entries: vec![(1, 0), (hash("a"), 3), (hash("a"), 5), (u32::MAX, 1)] };
+        assert_eq!(index.candidates("a").collect::<Vec<_>>(), [3, 5]);
     }
 }

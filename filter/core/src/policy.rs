@@ -217,6 +217,16 @@ pub struct Rejection {
 }
 
 impl Policy {
+    /// A good call whose answer began in less nanoseconds is nothing but one more good call: not slow, not over the
+    /// threshold. 0 where no call is counted at all.
+    #[must_use]
+    pub fn plain_below(&self) -> u64 {
+        let slow = if self.trip.slow_rate > 0 { self.trip.slow_duration } else { u64::MAX };
+        let over =
+            if self.trip.latency_threshold > 0 { self.trip.latency_threshold.saturating_add(1) } else { u64::MAX };
+        if self.mode == Mode::Disabled { 0 } else { slow.min(over) }
+    }
+
     /// No open time drawn under this policy is longer: a later one comes from a clock that stepped back.
     #[must_use]
     pub fn longest_open(&self) -> u64 {

@@ -24,16 +24,20 @@ impl Histogram {
         upstream: &str,
         value: u64,
     ) -> Result<(), HostError> {
-        if *self == Histogram::UNMET {
-            self.meet(host, metric, upstream)?;
+        if self.0 < Histogram::UNWANTED.0 {
+            host.record(self.0, value)
+        } else {
+            self.meet(host, metric, upstream, value)
         }
-        if *self == Histogram::UNWANTED { Ok(()) } else { host.record(self.0, value) }
     }
 
     #[cold]
-    fn meet<H: Host>(&mut self, host: &H, metric: &Metric, upstream: &str) -> Result<(), HostError> {
+    fn meet<H: Host>(&mut self, host: &H, metric: &Metric, upstream: &str, value: u64) -> Result<(), HostError> {
+        if *self == Histogram::UNWANTED {
+            return Ok(());
+        }
         self.0 = host.define(metric.kind, &stat(metric, upstream, ""))?;
-        Ok(())
+        host.record(self.0, value)
     }
 }
 

@@ -32,6 +32,10 @@ pub(crate) struct View {
     /// The epoch of the record that the gauges were last set to.
     told: Option<u64>,
     pub(crate) record: Record,
+    /// Calls that were admitted from then on count in the record's generation.
+    counts_since: u64,
+    /// A good call whose answer began in less time is nothing but one more good call.
+    plain_below: u64,
     pub(crate) window: Window,
     pub(crate) spread: Spread,
     /// When the upstream wants to be asked again, as this worker has heard last.
@@ -72,12 +76,14 @@ impl View {
         let tally = words.tally(&vm.host)?;
         let mut view = View {
             name,
+            plain_below: policy.plain_below(),
             policy,
             words,
             series: Series::default(),
             epoch: None,
             told: None,
             record: Record::fresh(now, tally),
+            counts_since: Record::fresh(now, tally).counts_since(),
             window: Window::starting(now, tally),
             spread: Spread::starting(now, vm.random.draw()),
             retry_at: 0,
@@ -158,6 +164,7 @@ impl View {
     /// Keeps a record that was read or written. Another generation starts window and spread afresh.
     fn take<H: Host>(&mut self, vm: &Vm<H>, record: Record, now: u64, tally: Tally) {
         let moved_on = record.generation != self.record.generation;
+        self.counts_since = record.counts_since();
         self.record = record;
         if moved_on {
             self.window = self.window_since_record(now, tally);
@@ -204,6 +211,18 @@ impl View {
             }
         }
         Err(Fault::Cas)
+    }
+
+    /// Whether a call of which only the time of its admission is known counts in the record's generation.
+    #[inline]
+    pub(crate) fn has_counted_since(&self, start: u64) -> bool {
+        start >= self.counts_since
+    }
+
+    /// Whether a good call that had its first byte in that time is nothing but one more good call.
+    #[inline]
+    pub(crate) fn is_plainly_in_time(&self, first_byte: Option<u64>) -> bool {
+        first_byte.unwrap_or(0) < self.plain_below
     }
 
     fn sight(&self, at: Moment, streak: u64) -> Sight<'_> {

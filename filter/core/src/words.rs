@@ -61,11 +61,13 @@ impl Words {
         })
     }
 
-    #[inline]
+    /// As [`Words::add_success`], but a part of its caller.
+    #[inline(always)]
+    pub(crate) fn add_success_inline<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
+        if self.success.add_one_proven(host)? { Ok(()) } else { self.add_success(host, upstream) }
+    }
+
     pub(crate) fn add_success<H: Host>(&mut self, host: &H, upstream: &str) -> Result<(), Fault> {
-        if self.success.add_one_proven(host)? {
-            return Ok(());
-        }
         add(&mut self.success, host, &metrics::CALLS, upstream, "success")
     }
 

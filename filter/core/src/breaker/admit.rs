@@ -23,17 +23,17 @@ enum Decision {
 }
 
 impl<H: Host> Breaker<H> {
+    #[inline]
     /// Lets a request go while the proxy is calm. `stream` is Envoy's number of it.
     pub fn admit_unseen(&mut self, stream: u32, now: u64) -> Permit {
-        let flight = self.flights.begin(stream, now, Permit::Calm { flight: NOWHERE, start: now });
-        Permit::Calm { flight, start: now }
+        Permit::Calm { flight: self.flights.begin_unseen(stream, now), start: now }
     }
 
     /// Decides about a request to `upstream` when the proxy is not calm. `stream` is Envoy's number of it.
     pub fn admit(&mut self, stream: u32, upstream: &str, now: u64) -> Admission {
         let admission = self.admit_seen(upstream, now);
         let Admission::Pass(Permit::Call { circuit, generation, .. }) = admission else { return admission };
-        let flight = self.flights.begin(stream, now, Permit::Call { flight: NOWHERE, circuit, generation });
+        let flight = self.flights.begin_seen(stream, now, circuit, generation);
         Admission::Pass(Permit::Call { flight, circuit, generation })
     }
 

@@ -2,10 +2,9 @@
 
 use std::rc::Rc;
 
-use super::{Breaker, index, policy_of};
+use super::{Breaker, policy_of};
 use crate::host::{ABSENT, Fault, Host};
 use crate::key::slot_key;
-use crate::names;
 use crate::policy::Mode;
 use crate::series::Histogram;
 use crate::view::View;
@@ -19,27 +18,9 @@ impl<H: Host> Breaker<H> {
         Ok(())
     }
 
-    /// The circuit of `upstream`, where this VM has it. Requests mostly go where the one before went: then one comparison
-    /// tells, and no hash is needed.
-    pub(super) fn known(&mut self, upstream: &str) -> Option<u32> {
-        let last = self.circuits.get(index(self.last));
-        if last.is_some_and(|view| names::same(&view.name, upstream)) {
-            Some(self.last)
-        } else {
-            self.look_up(upstream)
-        }
-    }
-
-    // Apart, so that the comparison becomes a part of its callers.
-    #[inline(never)]
-    fn look_up(&mut self, upstream: &str) -> Option<u32> {
-        self.last = *self.names.get(upstream)?;
-        Some(self.last)
-    }
-
     /// The circuit of `upstream`, listed if it is new; `None` where it is to have none.
     pub(super) fn find(&mut self, upstream: &str, now: u64) -> Result<Option<u32>, Fault> {
-        match self.known(upstream) {
+        match self.circuits.number_of(upstream) {
             Some(circuit) => Ok(Some(circuit)),
             None => self.list(upstream, now),
         }
@@ -52,7 +33,10 @@ impl<H: Host> Breaker<H> {
             return Ok(None);
         }
         self.discover(now)?;
-        while self.known(upstream).is_none() {
+        loop {
+            if let Some(circuit) = self.circuits.number_of(upstream) {
+                return Ok(Some(circuit));
+            }
             if self.slots >= self.config.max_circuits {
                 self.vm.unprotected();
                 return Ok(None);
@@ -63,13 +47,13 @@ impl<H: Host> Breaker<H> {
                 self.discover(now)?;
             }
         }
-        Ok(Some(self.last))
     }
 
     fn take_slot(&mut self, name: &str, now: u64) -> Result<(), Fault> {
         let name: Rc<str> = name.into();
-        let mut view = View::new(&self.vm, Rc::clone(&name), policy_of(&self.config, &name), now)?;
-        let circuit = u32::try_from(self.circuits.len()).unwrap_or(u32::MAX);
+        let policy = policy_of(&self.config, &name);
+        let mut view = View::new(&self.vm, name, policy, now)?;
+        let circuit = self.circuits.next();
         if circuit >= self.config.latency_histograms {
             view.latency = Histogram::UNWANTED;
         }
@@ -79,8 +63,7 @@ impl<H: Host> Breaker<H> {
                 "circuit_breaker_latency_ms is not kept for more upstreams than limits.latencyHistograms",
             );
         }
-        self.circuits.push(Box::new(view));
-        self.names.insert(name, circuit);
+        self.circuits.push(view);
         self.slots = self.slots.saturating_add(1);
         self.vm.circuits(self.circuits.len());
         Ok(())

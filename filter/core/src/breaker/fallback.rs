@@ -30,7 +30,7 @@ impl<H: Host> Breaker<H> {
     /// Headers of the circuit's fallback; none: there is no fallback.
     #[must_use]
     pub fn fallback(&self, circuit: u32) -> &[(String, String)] {
-        self.circuits.get(super::index(circuit)).map_or(&[], |view| &view.policy.fallback)
+        self.circuits.get(circuit).map_or(&[], |view| &view.policy.fallback)
     }
 
     /// Leave to send to the fallback what `circuit` does not want; `None`: its own circuit does not want it either, or
@@ -76,7 +76,7 @@ impl<H: Host> Breaker<H> {
             Permit::Call { circuit, .. } | Permit::Probe { circuit, .. } => self.upstream(circuit),
             Permit::Calm { .. } | Permit::Uncounted => return permit,
         };
-        if expected == Some(upstream) {
+        if expected.is_some_and(|expected| **expected == *upstream) {
             return permit;
         }
         self.end_probe(permit, Outcome::Neutral, now);

@@ -79,8 +79,7 @@ impl<H: Host> Breaker<H> {
     /// The clock has stepped back: no probe waits longer than one that is sent now.
     pub(super) fn rebase_probes(&mut self, now: u64) {
         for probe in &mut self.probes {
-            let timeout =
-                self.circuits.get(super::index(probe.circuit)).map_or(0, |view| view.policy.half_open.probe_timeout);
+            let timeout = self.circuits.get(probe.circuit).map_or(0, |view| view.policy.half_open.probe_timeout);
             probe.times_out = probe.times_out.min(now.saturating_add(timeout));
             probe.good_at = probe.good_at.map(|good_at| good_at.min(now.saturating_add(SETTLED_AFTER)));
         }

@@ -1,6 +1,6 @@
 //! What each call came to.
 
-use super::{Breaker, index};
+use super::Breaker;
 use crate::config::MILLISECOND;
 use crate::flights::{Call, Ended};
 use crate::host::{Fault, Host};
@@ -19,13 +19,12 @@ impl<H: Host> Breaker<H> {
     // A part of its caller: a permit that goes there through memory costs as much as all the rest.
     #[inline(always)]
     pub fn settle_well(&mut self, permit: Permit, upstream: &str, first_byte: Option<u64>) -> bool {
-        let circuit = match permit {
-            Permit::Calm { .. } => self.known(upstream),
-            Permit::Call { circuit, .. } => Some(circuit),
+        let view = match permit {
+            Permit::Calm { .. } => self.circuits.named(upstream),
+            Permit::Call { circuit, .. } => self.circuits.get_mut(circuit),
             Permit::Uncounted | Permit::Probe { .. } => None,
         };
-        let (circuits, vm) = (&mut self.circuits, &self.vm);
-        let Some(view) = circuit.and_then(|circuit| circuits.get_mut(index(circuit))) else { return false };
+        let (Some(view), vm) = (view, &self.vm) else { return false };
         let call = self.flights.call(permit.flight());
         if !view.is_plain(vm, by_this_clock(permit, call.as_ref()), first_byte) {
             return false;
@@ -33,7 +32,7 @@ impl<H: Host> Breaker<H> {
         let latency = view.latency(vm, first_byte);
         let counted = match call.map(Call::end) {
             Some(Ended::SettledBefore) => Ok(()),
-            _ => view.words.add_success(&vm.host, &view.name),
+            _ => view.words.add_success_inline(&vm.host, &view.name),
         };
         self.noted(latency);
         self.noted(counted);
@@ -92,20 +91,16 @@ impl<H: Host> Breaker<H> {
 #[inline]
 fn by_this_clock(permit: Permit, call: Option<&Call<'_>>) -> Permit {
     match (permit, call) {
-        (Permit::Calm { .. }, Some(call)) => call.permit(),
+        (Permit::Calm { flight, .. }, Some(call)) => Permit::Calm { flight, start: call.unseen_since() },
         _ => permit,
     }
 }
 
 impl View {
     /// Whether a good call changes nothing but a count.
-    #[inline]
+    #[inline(always)]
     fn is_plain<H: Host>(&self, vm: &Vm<H>, permit: Permit, first_byte: Option<u64>) -> bool {
-        self.policy.mode != Mode::Disabled
-            && self.slowed(Outcome::Success, first_byte, None) == Outcome::Success
-            && !self.is_over(first_byte)
-            && self.is_current(permit)
-            && self.words.watch.get_inline(&vm.host) == Ok(0)
+        self.is_plainly_in_time(first_byte) && self.is_current(permit) && self.words.watch.get_inline(&vm.host) == Ok(0)
     }
 
     #[inline]
@@ -200,15 +195,14 @@ impl View {
         }
     }
 
-    /// Whether the call was admitted in the generation that is still there, and counts in it. A circuit that never
-    /// changed its state has only one.
+    /// Whether the call was admitted in the generation that is still there, and counts in it.
+    #[inline]
     fn is_current(&self, permit: Permit) -> bool {
-        let admitted = match permit {
-            Permit::Calm { start, .. } => self.record.generation == 0 || start >= self.record.since,
-            Permit::Call { generation, .. } => generation == self.record.generation,
+        match permit {
+            Permit::Calm { start, .. } => self.has_counted_since(start),
+            Permit::Call { generation, .. } => generation == self.record.generation && self.record.is_counting(),
             Permit::Uncounted | Permit::Probe { .. } => false,
-        };
-        admitted && self.record.is_counting()
+        }
     }
 
     /// A call of an older generation. Where a window is open it must not fall into it.

@@ -1,0 +1,70 @@
+//! The circuits that one VM has, by number and by name.
+
+use super::index;
+use crate::names::{self, Index};
+use crate::view::View;
+
+#[derive(Default)]
+pub(super) struct Circuits {
+    // Each by itself: a list of a thousand that grows would leave holes of its own size behind, and Wasm gives none back.
+    #[allow(clippy::vec_box)]
+    views: Vec<Box<View>>,
+    numbers: Index,
+    /// The circuit that a name led to last.
+    last: u32,
+}
+
+impl Circuits {
+    #[inline]
+    pub(super) fn get(&self, circuit: u32) -> Option<&View> {
+        self.views.get(index(circuit)).map(|view| &**view)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, circuit: u32) -> Option<&mut View> {
+        self.views.get_mut(index(circuit)).map(|view| &mut **view)
+    }
+
+    /// The circuit of this name. Requests mostly go where the one before went: then one comparison tells, and no search is
+    /// needed. (In the module, where size counts, there is one copy of it.)
+    #[cfg_attr(not(target_arch = "wasm32"), inline)]
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
+    pub(super) fn named(&mut self, name: &str) -> Option<&mut View> {
+        if !self.get(self.last).is_some_and(|view| names::same(&view.name, name)) {
+            self.look_up(name)?;
+        }
+        self.get_mut(self.last)
+    }
+
+    /// The number of the circuit of this name.
+    pub(super) fn number_of(&mut self, name: &str) -> Option<u32> {
+        self.named(name)?;
+        Some(self.last)
+    }
+
+    // Apart, so that the comparison becomes a part of its callers.
+    #[inline(never)]
+    fn look_up(&mut self, name: &str) -> Option<u32> {
+        let is_its = |circuit: &u32| self.get(*circuit).is_some_and(|view| names::same(&view.name, name));
+        self.last = self.numbers.candidates(name).find(is_its)?;
+        Some(self.last)
+    }
+
+    /// The number that the next circuit gets.
+    pub(super) fn next(&self) -> u32 {
+        u32::try_from(self.views.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn push(&mut self, view: View) {
+        self.numbers.insert(&view.name, self.next());
+        self.views.push(Box::new(view));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.views.len()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut View> {
+        self.views.iter_mut().map(|view| &mut **view)
+    }
+}
