@@ -124,7 +124,7 @@ impl<H: Host> Breaker<H> {
         self.circuits.get(circuit).map(|view| &view.policy.rejection)
     }
 
-    /// The upstream of a circuit.
+    /// The upstream of a circuit: asked with this very name, the breaker need not compare it.
     #[must_use]
     pub fn upstream(&self, circuit: u32) -> Option<&Rc<str>> {
         self.circuits.get(circuit).map(|view| &view.name)

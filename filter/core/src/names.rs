@@ -5,7 +5,7 @@
 //! Operators give these names: nobody chooses them so that they collide, and a keyed hash would cost more than the rest.
 
 /// Whether two names are the same. They are of a few words' length, where calling the platform's comparison costs more
-/// than comparing.
+/// than comparing; and whoever has the breaker's own name need not have it compared.
 #[inline]
 pub(crate) fn same(one: &str, other: &str) -> bool {
     if std::ptr::eq(one, other) {

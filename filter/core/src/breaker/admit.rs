@@ -23,8 +23,8 @@ enum Decision {
 }
 
 impl<H: Host> Breaker<H> {
-    #[inline]
     /// Lets a request go while the proxy is calm. `stream` is Envoy's number of it.
+    #[inline]
     pub fn admit_unseen(&mut self, stream: u32, now: u64) -> Permit {
         Permit::Calm { flight: self.flights.begin_unseen(stream, now), start: now }
     }

@@ -1,34 +1,30 @@
 //! What a decision costs natively, beside the breakers that Rust has: `make bench-core`. Fails where ours is not the fastest.
 //!
-//! The host here is what Envoy is to the module, at its cheapest: counters and gauges are atomics that all threads share,
-//! each with a cache line to itself; a histogram is each thread's own, as Envoy's are until they are merged; shared data is
-//! a map behind a lock. Peers keep their state in the process and need no host; ours goes through it at every step, and
-//! keeps every call in flight for its tick beside.
+//! Peers keep their state in the process and need no host; ours goes through one at every step (`native.rs`), keeps a
+//! histogram, and has every call in flight in a list for its tick. A peer's caller holds the breaker that it asks; ours holds
+//! the circuit's name. Each caller's closure, and what a call comes to, is known to the compiler, ours as the peers'.
 
-use std::cell::Cell;
-use std::collections::HashMap;
+mod native;
+
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::rc::Rc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::config::{Config, SECOND};
-use circuit_breaker_core::host::{ABSENT, Host, HostError, Level, MetricKind};
 use circuit_breaker_core::outcome::Answer;
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_integration::envoy::workspace;
 use criterion::{Criterion, criterion_group};
 use failsafe::CircuitBreaker;
+use native::{Native, Shared};
 use tower::{Service, ServiceExt};
 use tower_resilience_circuitbreaker::CircuitBreakerLayer;
 
 const A: &str = "outbound|80||a.default.svc.cluster.local";
-
-/// More metrics than one circuit has.
-const METRICS: usize = 64;
 
 /// Groups, and who is in them.
 const CLOSED: &str = "closed: admit and settle a success";
@@ -39,140 +35,78 @@ const OURS: &str = "this breaker";
 const BOUND: f64 = 1.0;
 const PEERS: &[&str] = &["recloser", "failsafe", "tower-resilience"];
 
-/// A metric that shares no cache line with another: threads that only read one are not slowed by those that add to another.
-#[repr(align(128))]
-struct Metric(AtomicU64);
-
-struct Store {
-    values: [Metric; METRICS],
-    names: Mutex<HashMap<String, u32>>,
-    data: Mutex<HashMap<String, (Vec<u8>, u32)>>,
-}
-
-impl Store {
-    fn new() -> Arc<Store> {
-        let values = std::array::from_fn(|_| Metric(AtomicU64::new(0)));
-        Arc::new(Store { values, names: Mutex::default(), data: Mutex::default() })
-    }
-
-    fn value(&self, metric: u32) -> &AtomicU64 {
-        &self.values[metric as usize].0
-    }
-}
-
-/// One thread's host over a store that any number of threads share.
-struct Atomics {
-    store: Arc<Store>,
-    /// What was recorded last into this thread's part of each histogram.
-    histograms: [Cell<u64>; METRICS],
-}
-
-/// The bit of a metric's number that says that it is a histogram, as Envoy's numbers tell the kind.
-const HISTOGRAM: u32 = 1 << 31;
-
-impl Host for Atomics {
-    fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
-        Ok(self.store.data.lock().unwrap().get(key).cloned())
-    }
-
-    fn swap(&self, key: &str, value: &[u8], expected: u32) -> Result<bool, HostError> {
-        let mut data = self.store.data.lock().unwrap();
-        let next = match data.get(key) {
-            Some((_, cas)) if *cas == expected => cas + 1,
-            None if expected == ABSENT => 1,
-            _ => return Ok(false),
-        };
-        data.insert(key.to_owned(), (value.to_owned(), next));
-        Ok(true)
-    }
-
-    fn define(&self, kind: MetricKind, name: &str) -> Result<u32, HostError> {
-        let mut names = self.store.names.lock().unwrap();
-        let next = u32::try_from(names.len()).unwrap();
-        let number = *names.entry(name.to_owned()).or_insert(next);
-        Ok(if kind == MetricKind::Histogram { number | HISTOGRAM } else { number })
-    }
-
-    fn add(&self, metric: u32, delta: i64) -> Result<(), HostError> {
-        self.store.value(metric).fetch_add(delta.cast_unsigned(), Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn record(&self, metric: u32, value: u64) -> Result<(), HostError> {
-        if metric & HISTOGRAM == 0 {
-            self.store.value(metric).store(value, Ordering::Relaxed);
-        } else {
-            self.histograms[(metric & !HISTOGRAM) as usize].set(value);
-        }
-        Ok(())
-    }
-
-    fn read(&self, metric: u32) -> Result<u64, HostError> {
-        Ok(self.store.value(metric).load(Ordering::Relaxed))
-    }
-
-    fn upstream_of(&self, _stream: u32) -> Option<String> {
-        None
-    }
-
-    fn answer_of(&self, _stream: u32) -> Option<Answer> {
-        None
-    }
-
-    fn log(&self, _level: Level, _line: &str) {}
-}
-
 const START: u64 = 1_790_000_000 * SECOND;
+
+/// Nanoseconds to the first byte of an answer.
+const FIRST_BYTE: u64 = 1000;
 
 /// A worker, its clock, and a request from its admission to its end.
 struct Worker {
-    breaker: Breaker<Atomics>,
+    breaker: Breaker<Native>,
+    upstream: Rc<str>,
     now: u64,
 }
 
 impl Worker {
-    fn new(store: &Arc<Store>) -> Worker {
+    fn new(shared: &Arc<Shared>) -> Worker {
         let config = r#"{"default": {"open": {"baseDuration": "24h", "maxDuration": "24h"}, "trip": {"failureRatePercent": 0}}}"#;
         let config = Config::parse(config.as_bytes()).unwrap();
-        let host = Atomics { store: Arc::clone(store), histograms: std::array::from_fn(|_| Cell::new(0)) };
-        Worker { breaker: Breaker::start(host, config, START, 1), now: START }
+        let mut worker =
+            Worker { breaker: Breaker::start(shared.host(), config, START, 1), upstream: Rc::from(A), now: START };
+        worker.request(true);
+        worker.upstream = Rc::clone(worker.breaker.upstream(0).unwrap());
+        worker.breaker.tick(START);
+        worker
     }
 
+    /// A request that comes to a success, or to a failure. True: it was let go.
     #[inline(always)]
-    fn admit(&mut self) -> Option<Permit> {
+    fn request(&mut self, well: bool) -> bool {
         self.now += 1000;
-        if self.breaker.is_calm() {
-            return Some(self.breaker.admit_unseen(1, self.now));
+        if !self.breaker.is_calm() {
+            return self.request_seen(well);
         }
-        match self.breaker.admit(1, A, self.now) {
-            Admission::Pass(permit) => Some(permit),
-            Admission::Reject { .. } => None,
-        }
-    }
-
-    #[inline(always)]
-    fn request(&mut self, answer: &Answer) -> bool {
-        let Some(permit) = self.admit() else { return false };
+        let permit = self.breaker.admit_unseen(1, self.now);
         self.breaker.arrived(permit, self.now);
-        if answer.status >= 500 || !self.breaker.settle_well(permit, A, Some(1000)) {
-            self.breaker.settle(permit, Some(A), answer, Some(1000), self.now);
+        let settled = well && self.breaker.settle_well(permit, &self.upstream, Some(FIRST_BYTE));
+        if !settled && let Permit::Calm { flight, start } = permit {
+            self.settle_unseen(flight, start, well);
         }
         true
     }
 
+    /// In its parts the permit stays in registers on the way here.
+    #[cold]
+    fn settle_unseen(&mut self, flight: u32, start: u64, well: bool) {
+        self.settle(Permit::Calm { flight, start }, well);
+    }
+
+    /// Where not every circuit is CLOSED.
+    #[inline(never)]
+    fn request_seen(&mut self, well: bool) -> bool {
+        let Admission::Pass(permit) = self.breaker.admit(1, &self.upstream, self.now) else { return false };
+        self.breaker.arrived(permit, self.now);
+        if !(well && self.breaker.settle_well(permit, &self.upstream, Some(FIRST_BYTE))) {
+            self.settle(permit, well);
+        }
+        true
+    }
+
+    fn settle(&mut self, permit: Permit, well: bool) {
+        let answer = if well { Answer::well() } else { Answer { status: 500, ..Answer::default() } };
+        self.breaker.settle(permit, Some(&self.upstream), &answer, Some(FIRST_BYTE), self.now);
+    }
+
     fn trip(&mut self) {
-        while self.request(&Answer { status: 500, ..Answer::default() }) {}
+        while self.request(false) {}
     }
 }
 
 fn closed(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(CLOSED);
     group.bench_function(OURS, |bencher| {
-        let mut worker = Worker::new(&Store::new());
-        let well = Answer::well();
-        worker.request(&well);
-        worker.breaker.tick(START);
-        bencher.iter(|| black_box(worker.request(&well)));
+        let mut worker = Worker::new(&Arc::default());
+        bencher.iter(|| black_box(worker.request(true)));
     });
     group.bench_function("recloser", |bencher| {
         let breaker = recloser::Recloser::custom().build();
@@ -191,9 +125,9 @@ fn closed(criterion: &mut Criterion) {
 fn open(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(OPEN);
     group.bench_function(OURS, |bencher| {
-        let mut worker = Worker::new(&Store::new());
+        let mut worker = Worker::new(&Arc::default());
         worker.trip();
-        bencher.iter(|| black_box(worker.admit().is_none()));
+        bencher.iter(|| black_box(!worker.request(true)));
     });
     group.bench_function("recloser", |bencher| {
         let breaker = recloser::Recloser::custom().closed_len(2).open_wait(Duration::from_secs(3600)).build();
@@ -218,13 +152,10 @@ fn four_threads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(FOUR_THREADS);
     group.bench_function(OURS, |bencher| {
         bencher.iter_custom(|requests| {
-            let store = Store::new();
+            let shared = Arc::default();
             in_four_threads(requests, || {
-                let mut worker = Worker::new(&store);
-                let well = Answer::well();
-                worker.request(&well);
-                worker.breaker.tick(START);
-                move || worker.request(&well)
+                let mut worker = Worker::new(&shared);
+                move || worker.request(true)
             })
         });
     });
