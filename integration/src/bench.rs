@@ -12,6 +12,7 @@ pub mod load;
 pub mod nginx;
 pub mod picture;
 pub mod process;
+pub mod ratio;
 pub mod report;
 pub mod scale;
 pub mod variant;

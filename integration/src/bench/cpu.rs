@@ -4,7 +4,7 @@
 //! disturbs the machine disturbs all of them; of a variant's rounds the lower quartile is taken, since a disturbance only
 //! ever adds. Those before which all is well are listeners of one Envoy: where its code and its heap happen to lie makes a
 //! tenth of a request's time from one process to the next, more than a filter adds. Those that need a circuit in a
-//! state of their own have an Envoy each.
+//! state of their own have an Envoy each. What filters add is compared in many more and shorter turns ([`Ratio`]).
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use super::load::{self, Load};
 use super::nginx::Nginx;
 use super::process::{Core, cpu_time, resident};
+use super::ratio::Ratio;
 use super::variant::Variant;
 use crate::bootstrap::{Bootstrap, Cluster};
 use crate::client;
@@ -20,8 +21,14 @@ use crate::envoy::{Envoy, tool};
 use crate::wait::until;
 
 /// Rounds in which all take their turns, and the seconds of a turn. One before them warms up and is not counted.
-const ROUNDS: usize = 18;
+const ROUNDS: usize = 10;
 const TURN: u32 = 1;
+
+/// What is compared, and by how many rounds of how many requests each, an eighth of a second: whatever makes this machine
+/// slower for a while lasts longer. By so many the ratio is sure to a tenth.
+const COMPARED: [Variant; 4] = [Variant::None, Variant::Empty, Variant::Lua, Variant::Closed];
+const SHORT_ROUNDS: usize = 240;
+const SHORT_TURN: u32 = 2000;
 
 /// What a request costs by a variant.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +37,6 @@ pub struct Cost {
     pub variant: Variant,
     /// Envoy's processor time of a request, in microseconds.
     pub cpu: f64,
-    /// Microseconds over no filter in the same round: the middle one of all rounds.
-    pub added: f64,
     /// Requests a second: the middle one of all rounds, as the rest.
     pub rate: f64,
     /// Share of the requests that are rejected.
@@ -46,6 +51,15 @@ pub struct Cost {
     pub resident: f64,
 }
 
+/// Processor time that the breaker adds, CLOSED, against what others add.
+#[derive(Clone, Copy, Debug)]
+pub struct Added {
+    /// The empty filter.
+    pub against_empty: Ratio,
+    /// Lua doing a breaker's least.
+    pub against_lua: Ratio,
+}
+
 struct Proxy {
     variant: Variant,
     envoy: Arc<Envoy>,
@@ -57,7 +71,7 @@ struct Proxy {
 ///
 /// # Errors
 /// nginx or wrk is not installed, an Envoy does not start, or a circuit is not in the state that is to be measured.
-pub async fn measure() -> Result<Vec<Cost>> {
+pub async fn measure() -> Result<(Vec<Cost>, Added)> {
     let nginx = Nginx::start().await?;
     let well: Vec<Variant> = Variant::ALL.into_iter().filter(|variant| !variant.trips()).collect();
     let shared = Arc::new(start(&well, &nginx).await?);
@@ -79,8 +93,33 @@ pub async fn measure() -> Result<Vec<Cost>> {
             }
         }
     }
-    let bare = proxies.iter().find(|proxy| proxy.variant == Variant::None).context("no filter is no variant")?;
-    proxies.iter().map(|proxy| proxy.cost(bare)).collect()
+    let costs = proxies.iter().map(Proxy::cost).collect::<Result<_>>()?;
+    Ok((costs, compare(&shared).await?))
+}
+
+/// [`COMPARED`] in turns, there and back again: what changes steadily meanwhile is the same for all.
+async fn compare(envoy: &Envoy) -> Result<Added> {
+    let (mut empty, mut lua) = (Vec::new(), Vec::new());
+    for round in 0..=SHORT_ROUNDS {
+        let mut times = [0.0; COMPARED.len()];
+        for turn in 0..COMPARED.len() {
+            let at = if round % 2 == 0 { turn } else { COMPARED.len() - 1 - turn };
+            times[at] = short_turn(envoy, COMPARED[at]).await?;
+        }
+        let [none, with_empty, with_lua, closed] = times;
+        if round > 0 {
+            empty.push((closed - none, with_empty - none));
+            lua.push((closed - none, with_lua - none));
+        }
+    }
+    Ok(Added { against_empty: Ratio::of(&empty), against_lua: Ratio::of(&lua) })
+}
+
+/// Microseconds of processor time of a request.
+async fn short_turn(envoy: &Envoy, variant: Variant) -> Result<f64> {
+    let before = cpu_time(envoy.pid())?;
+    load::short(envoy.address(variant.name()), "/", SHORT_TURN).await?;
+    Ok(cpu_time(envoy.pid())?.saturating_sub(before).as_secs_f64() * 1e6 / f64::from(SHORT_TURN))
 }
 
 async fn start(variants: &[Variant], nginx: &Nginx) -> Result<Envoy> {
@@ -128,17 +167,15 @@ impl Proxy {
         Ok((spent.as_secs_f64() * 1e6 / load.requests, load))
     }
 
-    fn cost(&self, bare: &Proxy) -> Result<Cost> {
+    fn cost(&self) -> Result<Cost> {
         let at = |mut values: Vec<f64>, quarter: usize| {
             values.sort_by(f64::total_cmp);
             values.get(values.len() * quarter / 4).copied().context("no rounds")
         };
         let of = |value: fn(&(f64, Load)) -> f64, quarter: usize| at(self.rounds.iter().map(value).collect(), quarter);
-        let added = self.rounds.iter().zip(&bare.rounds).map(|(own, bare)| own.0 - bare.0).collect();
         Ok(Cost {
             variant: self.variant,
             cpu: of(|round| round.0, 1)?,
-            added: at(added, 2)?,
             rate: of(|round| round.1.rate, 2)?,
             refused: of(|round| round.1.refused, 2)?,
             p50: of(|round| round.1.p50, 2)?,

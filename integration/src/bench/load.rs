@@ -1,4 +1,4 @@
-//! Load by wrk.
+//! Load by wrk, and short loads by h2load.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -76,4 +76,27 @@ fn wrk(url: &str, seconds: u32) -> Result<Load> {
         p99: of("p99")? * milliseconds,
         p999: of("p999")? * milliseconds,
     })
+}
+
+/// So many requests, from the core that is not Envoy's: shorter than the least that wrk can.
+///
+/// # Errors
+/// h2load is not installed, or not all answers are good.
+pub async fn short(to: SocketAddr, path: &str, requests: u32) -> Result<()> {
+    let url = format!("http://{to}{path}");
+    tokio::task::spawn_blocking(move || h2load(&url, requests)).await?
+}
+
+fn h2load(url: &str, requests: u32) -> Result<()> {
+    require("h2load", "nghttp2-client")?;
+    let (connections, requests) = (CONNECTIONS.to_string(), requests.to_string());
+    let done = Core::Rest
+        .command(Path::new("h2load"))
+        .args(["--h1", "--threads=1", "--clients", &connections, "--requests", &requests, url])
+        .output()
+        .context("cannot start h2load")?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    let all_good = format!("status codes: {requests} 2xx");
+    ensure!(said.contains(&all_good), "h2load failed: {said}{}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
 }

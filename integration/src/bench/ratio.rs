@@ -1,0 +1,99 @@
+//! How many times what one filter adds another one adds, where noise is larger than what either does.
+//!
+//! What a filter adds is a difference, and a ratio of two differences magnifies all that is uncertain in them. So the
+//! variants take turns that are short against whatever else the machine does, and of each round only differences count.
+//! The ratio is the one that half of the rounds are above and half below; those that a sign test would not yet refute are its
+//! interval (Dixon and Mood, "The statistical sign test", 1946; Fieller's theorem, but without his normal distribution).
+//! Rounds in which something else ran move it no further than any other that lies on their side.
+
+/// A ratio and how sure it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ratio {
+    /// Half of the rounds are above.
+    pub middle: f64,
+    /// It is at least this, with a certainty of 95 %.
+    pub least: f64,
+    /// It is at most this, with a certainty of 95 %.
+    pub most: f64,
+}
+
+/// Standard deviations that 95 % of a normal distribution are below.
+const CERTAIN: f64 = 1.645;
+
+/// No filter adds more times what another does.
+const LARGEST: f64 = 1e6;
+
+/// Halvings of that: more than a double has bits.
+const STEPS: u32 = 80;
+
+impl Ratio {
+    /// Of what one filter adds (first) to what another one adds (second), each pair from one round. Rounds without
+    /// any are not a number.
+    #[must_use]
+    pub fn of(rounds: &[(f64, f64)]) -> Ratio {
+        #[allow(clippy::cast_precision_loss)]
+        let half_width = CERTAIN / 2.0 / (rounds.len() as f64).sqrt();
+        let at = |share: f64| above(rounds, share.clamp(0.0, 1.0));
+        Ratio { middle: at(0.5), least: at(0.5 + half_width), most: at(0.5 - half_width) }
+    }
+}
+
+/// The ratio that so large a share of the rounds is above.
+fn above(rounds: &[(f64, f64)], share: f64) -> f64 {
+    if rounds.is_empty() {
+        return f64::NAN;
+    }
+    let (mut low, mut high) = (0.0, LARGEST);
+    for _ in 0..STEPS {
+        let ratio = f64::midpoint(low, high);
+        let over = rounds.iter().filter(|(one, other)| *one > ratio * other).count();
+        #[allow(clippy::cast_precision_loss)]
+        if over as f64 > share * rounds.len() as f64 { low = ratio } else { high = ratio }
+    }
+    f64::midpoint(low, high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Twice as much as the other, with a disturbance of the whole round in each and one of either at times.
+    fn rounds(number: u32) -> Vec<(f64, f64)> {
+        // Murmur's finalizer: whatever bits go in, those that come out look random.
+        let noise = |seed: u32| {
+            let mixed = (seed ^ seed >> 16).wrapping_add(1).wrapping_mul(0x85EB_CA6B);
+            let mixed = (mixed ^ mixed >> 13).wrapping_mul(0xC2B2_AE35);
+            f64::from((mixed ^ mixed >> 16) & 0xFFFF) / 65_536.0 - 0.5
+        };
+        let disturbed = |round: u32, at: u32| if round % 7 == at { 30.0 } else { 0.0 };
+        (0..number)
+            .map(|round| {
+                let one = 14.0 + 4.0 * noise(3 * round) + disturbed(round, 1);
+                (one, 7.0 + 4.0 * noise(3 * round + 1) + disturbed(round, 4))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_ratio_is_found_through_what_disturbs_a_seventh_of_the_rounds() {
+        let Ratio { middle, least, most } = Ratio::of(&rounds(200));
+        assert!((1.9..2.1).contains(&middle), "{middle}");
+        assert!(least < middle && middle < most && least > 1.7 && most < 2.3, "{least} {most}");
+    }
+
+    #[test]
+    fn more_rounds_are_surer() {
+        let width = |number| {
+            let Ratio { least, most, .. } = Ratio::of(&rounds(number));
+            most - least
+        };
+        assert!(width(800) < width(50) * 0.5);
+    }
+
+    #[test]
+    fn without_noise_there_is_no_doubt_and_without_rounds_nothing_else() {
+        let Ratio { middle, least, most } = Ratio::of(&[(3.0, 2.0); 40]);
+        assert!([middle, least, most].iter().all(|ratio| (ratio - 1.5).abs() < 1e-6));
+        assert!(Ratio::of(&[]).middle.is_nan());
+    }
+}
