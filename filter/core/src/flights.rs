@@ -7,6 +7,9 @@
 //! who look at every place and put the calls that are old in order, oldest first. A place takes 48 bytes and is used
 //! again; those that a burst leaves behind are given up as far as they lie at the end.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use crate::permit::Permit;
 
 /// No place: the call is not among those in flight.
@@ -261,15 +264,20 @@ impl Flights {
 
     /// The calls that are at least `age` old since the time that `since` tells, oldest first.
     fn oldest(&self, now: u64, age: u64, since: impl Fn(&Flight) -> Option<u64>) -> Vec<Old> {
-        let mut old: Vec<Old> = Vec::new();
+        let mut old: BinaryHeap<(Reverse<u64>, Reverse<u32>)> = BinaryHeap::new();
         for (place, flight) in (0..).zip(&self.places) {
             if let Some(since) = since(flight).filter(|since| now.saturating_sub(*since) >= age) {
-                let Flight { start, stream, .. } = *flight;
-                let at = old.partition_point(|other| other.since <= since);
-                old.insert(at, Old { flight: place, permit: flight.permit(place), start, since, stream });
+                old.push((Reverse(since), Reverse(place)));
             }
         }
-        old
+        let mut calls = Vec::with_capacity(old.len());
+        while let Some((Reverse(since), Reverse(place))) = old.pop() {
+            if let Some(flight) = self.places.get(place as usize) {
+                let Flight { start, stream, .. } = *flight;
+                calls.push(Old { flight: place, permit: flight.permit(place), start, since, stream });
+            }
+        }
+        calls
     }
 }
 
