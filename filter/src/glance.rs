@@ -91,11 +91,16 @@ impl Glance {
 
 /// `None` for a name that would not stand for itself in an expression.
 fn guess(upstream: &str) -> Option<Expression> {
-    let stands_for_itself = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
-    if !upstream.bytes().all(stands_for_itself) {
+    if !stands_for_itself(upstream) {
         return None;
     }
     Expression::create(&format!("{WELL} ? (xds.cluster_name == \"{upstream}\" ? null : xds.cluster_name) : {ALL}"))
+}
+
+/// Whether a name means itself between the quotes of an expression's text. One that ended the text early would be compared
+/// with something else, and calls to anywhere would count as calls to it.
+fn stands_for_itself(upstream: &str) -> bool {
+    upstream.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
 }
 
 impl Ended {
@@ -146,6 +151,16 @@ mod tests {
         assert_eq!(all.upstream.as_deref(), Some("outbound|80|| a b"));
         for odd in ["", "\n", "\n503", "\n503 x via_upstream a"] {
             assert!(Ended::told(odd).is_none(), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn only_names_that_no_quoting_changes_are_guessed() {
+        for plain in ["outbound|80||a.default.svc.cluster.local", "inbound|8080||", "a-b_c/d:e", "it's"] {
+            assert!(stands_for_itself(plain), "{plain}");
+        }
+        for odd in [r#"a" == "a" || ""#, r"a\", r"a\n", "a b", "a\n", "gr\u{fc}n"] {
+            assert!(!stands_for_itself(odd), "{odd}");
         }
     }
 }

@@ -24,11 +24,17 @@ use crate::wait::until;
 const ROUNDS: usize = 10;
 const TURN: u32 = 1;
 
-/// What is compared, and by how many rounds of how many requests each, an eighth of a second: whatever makes this machine
-/// slower for a while lasts longer. By so many the ratio is sure to a tenth.
+/// What is compared, in turns of so many requests, an eighth of a second: whatever makes this machine slower for a while
+/// lasts longer.
 const COMPARED: [Variant; 4] = [Variant::None, Variant::Empty, Variant::Lua, Variant::Closed];
-const SHORT_ROUNDS: usize = 240;
 const SHORT_TURN: u32 = 2000;
+
+/// Rounds until another Envoy takes over, so that one that happens to lie well or badly in memory does not decide.
+const ROUNDS_OF_ONE: usize = 60;
+
+/// The ratio is to be as sure as that, or after as many Envoys as that, which take 6 minutes, as sure as it is.
+const SURE: f64 = 0.2;
+const MOST_ENVOYS: usize = 10;
 
 /// What a request costs by a variant.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +77,7 @@ struct Proxy {
 ///
 /// # Errors
 /// nginx or wrk is not installed, an Envoy does not start, or a circuit is not in the state that is to be measured.
-pub async fn measure() -> Result<(Vec<Cost>, Added)> {
+pub async fn measure() -> Result<Vec<Cost>> {
     let nginx = Nginx::start().await?;
     let well: Vec<Variant> = Variant::ALL.into_iter().filter(|variant| !variant.trips()).collect();
     let shared = Arc::new(start(&well, &nginx).await?);
@@ -93,26 +99,39 @@ pub async fn measure() -> Result<(Vec<Cost>, Added)> {
             }
         }
     }
-    let costs = proxies.iter().map(Proxy::cost).collect::<Result<_>>()?;
-    Ok((costs, compare(&shared).await?))
+    proxies.iter().map(Proxy::cost).collect()
 }
 
-/// [`COMPARED`] in turns, there and back again: what changes steadily meanwhile is the same for all.
-async fn compare(envoy: &Envoy) -> Result<Added> {
+/// [`COMPARED`] in turns, in Envoys that have nothing else, and without any other beside them.
+///
+/// # Errors
+/// nginx or h2load is not installed, or Envoy does not start.
+pub async fn compare() -> Result<Added> {
+    let nginx = Nginx::start().await?;
     let (mut empty, mut lua) = (Vec::new(), Vec::new());
-    for round in 0..=SHORT_ROUNDS {
-        let mut times = [0.0; COMPARED.len()];
-        for turn in 0..COMPARED.len() {
-            let at = if round % 2 == 0 { turn } else { COMPARED.len() - 1 - turn };
-            times[at] = short_turn(envoy, COMPARED[at]).await?;
-        }
-        let [none, with_empty, with_lua, closed] = times;
-        if round > 0 {
+    for _ in 0..MOST_ENVOYS {
+        let envoy = start(&COMPARED, &nginx).await?;
+        round(&envoy, false).await?;
+        for number in 0..ROUNDS_OF_ONE {
+            let [none, with_empty, with_lua, closed] = round(&envoy, number % 2 == 0).await?;
             empty.push((closed - none, with_empty - none));
             lua.push((closed - none, with_lua - none));
         }
+        if Ratio::of(&empty).width() <= SURE {
+            break;
+        }
     }
     Ok(Added { against_empty: Ratio::of(&empty), against_lua: Ratio::of(&lua) })
+}
+
+/// A turn of each, there or back again: what changes steadily meanwhile is the same for all.
+async fn round(envoy: &Envoy, back: bool) -> Result<[f64; COMPARED.len()]> {
+    let mut times = [0.0; COMPARED.len()];
+    for turn in 0..COMPARED.len() {
+        let at = if back { COMPARED.len() - 1 - turn } else { turn };
+        times[at] = short_turn(envoy, COMPARED[at]).await?;
+    }
+    Ok(times)
 }
 
 /// Microseconds of processor time of a request.

@@ -36,6 +36,12 @@ impl Ratio {
         let at = |share: f64| above(rounds, share.clamp(0.0, 1.0));
         Ratio { middle: at(0.5), least: at(0.5 + half_width), most: at(0.5 - half_width) }
     }
+
+    /// How unsure it is.
+    #[must_use]
+    pub fn width(&self) -> f64 {
+        self.most - self.least
+    }
 }
 
 /// The ratio that so large a share of the rounds is above.
@@ -83,10 +89,7 @@ mod tests {
 
     #[test]
     fn more_rounds_are_surer() {
-        let width = |number| {
-            let Ratio { least, most, .. } = Ratio::of(&rounds(number));
-            most - least
-        };
+        let width = |number| Ratio::of(&rounds(number)).width();
         assert!(width(800) < width(50) * 0.5);
     }
 

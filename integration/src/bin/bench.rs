@@ -85,9 +85,10 @@ async fn bench() -> Result<()> {
     let (counted, spread) = tokio::join!(instructions(), scale::instructions());
     let mut rows = counted?;
     rows.extend(spread_rows(&spread?)?);
-    eprintln!("bench: full load, all variants in turns (5 min)");
-    let (costs, added) = cpu::measure().await?;
-    rows.extend(load_rows(&costs, &added)?);
+    eprintln!("bench: full load, all variants in turns (5 to 9 min)");
+    let costs = cpu::measure().await?;
+    rows.extend(added_rows(cpu::compare().await?));
+    rows.extend(load_rows(&costs)?);
     eprintln!("bench: four workers and a circuit that flaps, a thousand circuits (2 min)");
     rows.extend(flapping_rows(&flapping::measure().await?));
     rows.extend(memory_rows(&scale::memory().await?));
@@ -109,15 +110,15 @@ async fn only(part: &str) -> Result<()> {
     let rows = match part {
         "instructions" => instructions().await?,
         "upstreams" => spread_rows(&scale::instructions().await?)?,
+        "added" => added_rows(cpu::compare().await?),
         "load" => {
-            let added;
-            (costs, added) = cpu::measure().await?;
-            load_rows(&costs, &added)?
+            costs = cpu::measure().await?;
+            load_rows(&costs)?
         }
         "flapping" => flapping_rows(&flapping::measure().await?),
         "memory" => memory_rows(&scale::memory().await?),
         other => {
-            let parts = "instructions, upstreams, load, flapping, memory";
+            let parts = "instructions, upstreams, added, load, flapping, memory";
             return Err(anyhow!("there is no `{other}`; there are gate, accept, and the parts {parts}"));
         }
     };
@@ -185,17 +186,22 @@ fn spread_rows(spreads: &[Spread]) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn load_rows(costs: &[Cost], added: &Added) -> Result<Vec<Row>> {
+fn added_rows(added: Added) -> Vec<Row> {
+    vec![
+        Row::bound("added CPU time against the empty filter", added.against_empty.middle, 2.2, 1.7),
+        Row::told("the same, with a certainty of 95 % at least", added.against_empty.least),
+        Row::told("the same, with a certainty of 95 % at most", added.against_empty.most),
+        Row::told("added CPU time against Lua", added.against_lua.middle),
+    ]
+}
+
+fn load_rows(costs: &[Cost]) -> Result<Vec<Row>> {
     let of = |wanted: Variant| {
         let found = costs.iter().find(|cost| cost.variant == wanted);
         found.with_context(|| format!("{} was not measured", wanted.title()))
     };
     let closed = of(Variant::Closed)?;
     Ok(vec![
-        Row::bound("added CPU time against the empty filter", added.against_empty.middle, 2.2, 1.7),
-        Row::told("the same, with a certainty of 95 % at least", added.against_empty.least),
-        Row::told("the same, with a certainty of 95 % at most", added.against_empty.most),
-        Row::told("added CPU time against Lua", added.against_lua.middle),
         Row::told("CPU time, rejecting against proxying", of(Variant::Open)?.cpu / closed.cpu),
         Row::told("CPU time, observing an OPEN circuit against CLOSED", of(Variant::Observe)?.cpu / closed.cpu),
         Row::told("CPU time, a ramp at 50 % against CLOSED", of(Variant::Ramp)?.cpu / closed.cpu),
