@@ -90,7 +90,7 @@ test-alerts: ## Check the alerts in istio/monitoring with promtool (Debian's pro
 	@istio/monitoring/test
 
 .PHONY: bench
-bench: build build-yardsticks ## Measure what the breaker costs, against no filter, an empty one, Lua and admission_control (9 min)
+bench: build build-yardsticks ## Measure what the breaker costs, against no filter, an empty one, Lua and admission_control (15 min)
 	@$(INSTALL) envoy
 	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin bench
 

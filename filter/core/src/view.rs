@@ -74,6 +74,7 @@ impl View {
             vm.say_not_kept();
         }
         let tally = words.tally(&vm.host)?;
+        let record = Record::fresh(now, tally);
         let mut view = View {
             name,
             plain_below: policy.plain_below(),
@@ -82,8 +83,8 @@ impl View {
             series: Series::default(),
             epoch: None,
             told: None,
-            record: Record::fresh(now, tally),
-            counts_since: Record::fresh(now, tally).counts_since(),
+            counts_since: record.counts_since(),
+            record,
             window: Window::starting(now, tally),
             spread: Spread::starting(now, vm.random.draw()),
             retry_at: 0,

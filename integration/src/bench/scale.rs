@@ -133,8 +133,9 @@ impl Taken {
 /// Pairs of an Envoy with the breaker and one with the empty filter; the median of each figure counts.
 const PAIRS: usize = 3;
 
-/// Over how long the idle proxy is watched. Longer than Envoy takes to merge its histograms.
-const IDLE: Duration = Duration::from_secs(6);
+/// Over how long the idle proxy is watched: forty ticks, and four times that Envoy merges its histograms. What is to be told
+/// is a few thousandths of a core.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// Memory with a thousand circuits.
 ///
