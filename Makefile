@@ -90,9 +90,9 @@ test-alerts: ## Check the alerts in istio/monitoring with promtool (Debian's pro
 	@istio/monitoring/test
 
 .PHONY: bench
-bench: build build-yardsticks ## Measure what the breaker costs, against no filter, an empty one, Lua and admission_control (15 min)
+bench: build build-yardsticks ## Measure what the breaker costs, against no filter, an empty one, Lua and admission_control (15 min; PART=load: that alone)
 	@$(INSTALL) envoy
-	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin bench
+	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin bench -- $(PART)
 
 .PHONY: bench-gate
 bench-gate: build build-yardsticks ## Fail where a request costs 3 % more than integration/bench-baseline.json says

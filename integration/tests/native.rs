@@ -1,5 +1,5 @@
-//! The host that decisions are timed with is exact: what its threads count is all there, and a trip of one is seen by the
-//! next request of another.
+//! The host that decisions are timed with is exact, and the breaker on it with real threads: what they count is all there, a
+//! trip of one is seen by the next request of another, and no failure goes unwatched.
 
 #[path = "../benches/decisions/native.rs"]
 mod native;
@@ -83,7 +83,7 @@ fn a_trip_is_seen_by_the_next_request_of_another_thread() {
 }
 
 /// A worker that finds nothing to watch any longer says so, and then looks again at what was counted meanwhile; one whose
-/// call fails counts it, and then asks to be watched. Were a read of the one to overtake its write, a failure could go
+/// call fails counts it, adds to the streak, and then asks to be watched. Were a read of the one to overtake its write, a failure could go
 /// unwatched, and the good call after it would not end its streak.
 #[test]
 fn no_failure_goes_unwatched() {

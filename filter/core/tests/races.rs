@@ -3,7 +3,7 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use circuit_breaker_core::breaker::Breaker;
@@ -86,4 +86,32 @@ fn an_upstream_that_two_workers_meet_at_once_has_one_circuit() {
     proxy.fail(A, 4);
     assert_eq!(proxy.state(A), 2, "five failures, one of them the rival's");
     assert_eq!(proxy.host.value(&circuit_breaker_core::metrics::CIRCUITS, "", ""), 1);
+}
+
+/// The rival gives the only slot back whenever this worker looks for one, and takes it before this worker does.
+#[test]
+fn whoever_loses_every_slot_that_it_sees_free_is_rejected() {
+    let mut proxy =
+        Proxy::start(2, r#"{"default": {"open": {"jitterPercent": 0}, "halfOpen": {"maxConcurrentProbes": 1}}}"#);
+    proxy.fail(A, 5);
+    proxy.pass(30 * SECOND);
+    let (rival, now) = (rivals(&mut proxy), proxy.now);
+    // Each round of an admission reads the epoch twice: to look at the record, and to change it.
+    let (reads, busy, probe) = (Rc::new(Cell::new(0)), Cell::new(false), Cell::new(Permit::Uncounted));
+    let seen = Rc::clone(&reads);
+    proxy.host.before_every_call(move |what, _| {
+        if !(what.contains(A) && what.contains("epoch")) || busy.replace(true) {
+            return;
+        }
+        let mut rival = rival.borrow_mut();
+        if seen.get() % 2 == 0 {
+            rival.settle(probe.get(), None, &answer(Outcome::Neutral), None, now);
+        } else if let Admission::Pass(taken) = rival.admit(1000, A, now) {
+            probe.set(taken);
+        }
+        seen.set(seen.get() + 1);
+        busy.set(false);
+    });
+    let Admission::Reject { cause, .. } = proxy.admit(0, A) else { panic!("let go without a slot") };
+    assert_eq!((cause, reads.get()), (Cause::ProbeLimit, 8), "four rounds");
 }

@@ -11,14 +11,14 @@ use crate::record::Phase;
 use crate::view::View;
 use crate::vm::Vm;
 
-/// Rounds of one admission. Each further one means that the circuit changed its state under it, which it does at most
-/// OPEN to probe to ramp to CLOSED.
+/// Rounds of one admission. Each further one means that the circuit changed under it: its state, which goes at most from OPEN
+/// to probe to ramp to CLOSED, or who has its probe slots.
 const ROUNDS: u32 = 4;
 
 enum Decision {
     Pass(Permit),
     Reject(Cause),
-    /// The circuit has changed its state: decide again.
+    /// The circuit has changed: decide again.
     Again,
 }
 
@@ -49,10 +49,11 @@ impl<H: Host> Breaker<H> {
                     self.remember(permit, now);
                     return Admission::Pass(permit);
                 }
-                None => break,
+                None => return Admission::Pass(Permit::Uncounted),
             }
         }
-        Admission::Pass(Permit::Uncounted)
+        // The slot that each round saw free was another's by then.
+        self.reject(circuit, Cause::ProbeLimit, now)
     }
 
     fn decide(&mut self, circuit: u32, now: u64) -> Result<Decision, Fault> {

@@ -25,6 +25,8 @@ const OPERATIONS: usize = 30;
 const PROBES: usize = 2;
 const PROBE_TIMEOUT: u64 = 3 * SECOND;
 const STREAK: u64 = 3;
+/// Longer than a window.
+const LONG: u64 = 6 * SECOND;
 const CONFIG: &str = r#"{"default": {
     "trip": {"consecutiveFailures": 3, "failureRatePercent": 50, "minimumCalls": 6, "window": {"duration": "5s"}},
     "open": {"baseDuration": "1s", "maxDuration": "2s"},
@@ -49,16 +51,26 @@ impl Crowd {
         self.host.value(&STATE, A, "")
     }
 
+    /// Whether all that was told says OPEN: the gauge, and the newest generation's transition. A worker that is stopped before it
+    /// tells may set the gauge to what was, until a tick sets it right.
+    fn is_open(&self) -> bool {
+        let newest = self.generations().into_iter().max().unwrap_or(0);
+        let opened =
+            |line: &String| line.contains(&format!("\"generation\":{newest},")) && line.contains("\"to\":\"OPEN\"");
+        self.state() == 2 && self.host.log_lines().iter().any(opened)
+    }
+
     /// Transitions so far, as logged: where there is one to each generation, the last one's number is their count.
     fn generations(&self) -> Vec<u64> {
         let number = |line: &String| line.split_once("\"generation\":")?.1.split_once(',')?.0.parse().ok();
         self.host.log_lines().iter().filter_map(number).collect()
     }
 
-    fn probe_leaves(&self, generation: u64, lease: u32) {
+    /// `asked`: when its admission began, which its lease counts from, however long its worker was stopped in it.
+    fn probe_leaves(&self, generation: u64, lease: u32, asked: u64) {
         let now = self.now.get();
         let mut probes = self.probes.borrow_mut();
-        probes.push((generation, lease, now));
+        probes.push((generation, lease, asked));
         // One that has run out has failed, whether its worker knows it or not.
         let live = |probe: &&(u64, u32, u64)| probe.0 == generation && now - probe.2 < PROBE_TIMEOUT;
         let live = probes.iter().filter(live).count();
@@ -96,7 +108,8 @@ impl Worker {
                     self.breaker.tick(now);
                 }
                 _ => {
-                    let time = self.draw(700) * MILLISECOND;
+                    // Now and then so long that no worker's window has a sample left.
+                    let time = if self.draw(6) == 0 { LONG } else { self.draw(700) * MILLISECOND };
                     self.crowd.now.set(self.crowd.now.get() + time);
                 }
             }
@@ -106,8 +119,7 @@ impl Worker {
 
     fn admit(&mut self) {
         // Told by its gauge, it was told to all workers before.
-        let (was_open, generations, now) =
-            (self.crowd.state() == 2, self.crowd.generations().len(), self.crowd.now.get());
+        let (was_open, generations, now) = (self.crowd.is_open(), self.crowd.generations().len(), self.crowd.now.get());
         let admission = if self.breaker.is_calm() {
             Admission::Pass(self.breaker.admit_unseen(7, now))
         } else {
@@ -119,8 +131,10 @@ impl Worker {
                 self.crowd.rejected.set(self.crowd.rejected.get() + 1);
             }
             Admission::Pass(permit) => {
+                assert_ne!(permit, Permit::Uncounted, "a request that no state has let go");
+                assert_ne!(permit, Permit::Uncounted, "a request that no state has let go");
                 if let Permit::Probe { generation, lease, .. } = permit {
-                    self.crowd.probe_leaves(generation, lease);
+                    self.crowd.probe_leaves(generation, lease, now);
                 } else {
                     let moved = self.crowd.generations().len() > generations;
                     assert!(!was_open || moved, "{permit:?} was admitted though the circuit was OPEN and still is");
@@ -190,6 +204,7 @@ fn crowd() {
     if crowd.state() == 0 {
         let streak = crowd.host.value(&SHARED, A, "streak");
         assert!(streak < STREAK + crowd.astride.get(), "a trip was lost");
+        assert!(streak == 0 || crowd.host.value(&SHARED, A, "watch") == 1, "no good call would end the streak");
     }
     for worker in &mut workers {
         while let Some(permit) = worker.held.pop() {
