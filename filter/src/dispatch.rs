@@ -11,8 +11,10 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
 
-use crate::root::Root;
+use crate::host::Abi;
+use crate::root::{Configurations, Root};
 use crate::stream::Stream;
 
 /// Envoy counts contexts up: their numbers are spread well enough as they are.
@@ -37,14 +39,18 @@ impl Hasher for ByNumber {
 }
 
 struct Contexts {
-    roots: Vec<Root>,
-    streams: HashMap<u32, Stream, BuildHasherDefault<ByNumber>>,
+    roots: Vec<Root<Abi>>,
+    streams: HashMap<u32, Stream<Abi>, BuildHasherDefault<ByNumber>>,
+    /// Lives as long as the VM: Envoy makes a new root context for each configuration.
+    configurations: Rc<RefCell<Configurations<Abi>>>,
 }
 
 thread_local! {
-    static CONTEXTS: RefCell<Contexts> = const {
-        RefCell::new(Contexts { roots: Vec::new(), streams: HashMap::with_hasher(BuildHasherDefault::new()) })
-    };
+    static CONTEXTS: RefCell<Contexts> = RefCell::new(Contexts {
+        roots: Vec::new(),
+        streams: HashMap::default(),
+        configurations: Rc::new(RefCell::new(Configurations::none())),
+    });
 }
 
 /// `None` where Envoy calls us from within one of our own calls, which it does not.
@@ -52,11 +58,11 @@ fn with<T>(act: impl FnOnce(&mut Contexts) -> T) -> Option<T> {
     CONTEXTS.with(|contexts| contexts.try_borrow_mut().ok().map(|mut contexts| act(&mut contexts)))
 }
 
-fn with_root<T>(id: u32, act: impl FnOnce(&mut Root) -> T) -> Option<T> {
+fn with_root<T>(id: u32, act: impl FnOnce(&mut Root<Abi>) -> T) -> Option<T> {
     with(|contexts| contexts.roots.iter_mut().find(|root| root.id() == id).map(act))?
 }
 
-fn with_stream<T>(id: u32, act: impl FnOnce(&mut Stream) -> T) -> Option<T> {
+fn with_stream<T>(id: u32, act: impl FnOnce(&mut Stream<Abi>) -> T) -> Option<T> {
     with(|contexts| contexts.streams.get_mut(&id).map(act))?
 }
 
@@ -69,9 +75,10 @@ const PAUSE: u32 = 1;
 extern "C" fn own_proxy_on_context_create(id: u32, parent: u32) {
     with(|contexts| {
         if parent == 0 {
-            contexts.roots.push(Root::new(id));
+            let configurations = Rc::clone(&contexts.configurations);
+            contexts.roots.push(Root::new(Abi { root: id }, id, configurations));
         } else if let Some(root) = contexts.roots.iter().find(|root| root.id() == parent) {
-            contexts.streams.insert(id, Stream::new(id, root.shared()));
+            contexts.streams.insert(id, root.stream(id));
         }
     });
 }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use circuit_breaker_core::favourite::Favourite;
 use circuit_breaker_core::outcome::Answer;
 
-use crate::host::{self, CLUSTER, Evaluated, Expression};
+use crate::envoy::{CLUSTER, Envoy, Evaluated, Token};
 
 /// How a request ended.
 pub(crate) struct Ended {
@@ -34,26 +34,26 @@ const ALL: &str = r#""\n" + string(response.code) + " " + string(response.flags)
 const WELL: &str = "response.code < 400 && response.flags == 0";
 
 /// The expressions of one configuration: Envoy keeps them with its root context.
-pub(crate) struct Glance {
+pub(crate) struct Glance<E: Envoy> {
     /// For a call that went to no known upstream, without a guess. `null` nowhere.
-    named: Expression,
+    named: Expression<E>,
     /// The same with a guess: `null` where all went well and to there.
-    guessed: Option<Expression>,
+    guessed: Option<Expression<E>>,
     /// For a call whose upstream is known: `null` where all went well.
-    known: Option<Expression>,
+    known: Option<Expression<E>>,
     favourite: Favourite,
 }
 
-impl Glance {
+impl<E: Envoy> Glance<E> {
     /// `exactly`: which status below 400 it was matters. `None`: this host has no such expressions.
-    pub(crate) fn new(exactly: bool) -> Option<Glance> {
+    pub(crate) fn new(envoy: &E, exactly: bool) -> Option<Glance<E>> {
         let favourite = Favourite::default();
         if exactly {
-            let named = Expression::create(ALL)?;
+            let named = Expression::create(envoy, ALL)?;
             return Some(Glance { named, guessed: None, known: None, favourite });
         }
-        let named = Expression::create(&format!("{WELL} ? xds.cluster_name : {ALL}"))?;
-        let known = Expression::create(&format!("{WELL} ? null : {ALL}"));
+        let named = Expression::create(envoy, &format!("{WELL} ? xds.cluster_name : {ALL}"))?;
+        let known = Expression::create(envoy, &format!("{WELL} ? null : {ALL}"));
         Some(Glance { named, guessed: None, known, favourite })
     }
 
@@ -82,25 +82,50 @@ impl Glance {
     }
 
     /// From time to time: guesses anew.
-    pub(crate) fn turn(&mut self) {
+    pub(crate) fn turn(&mut self, envoy: &E) {
         if self.favourite.turn() {
-            self.guessed = self.favourite.guess().and_then(|upstream| guess(upstream));
+            self.guessed = self.favourite.guess().and_then(|upstream| guess(envoy, upstream));
         }
     }
 }
 
 /// `None` for a name that would not stand for itself in an expression.
-fn guess(upstream: &str) -> Option<Expression> {
+fn guess<E: Envoy>(envoy: &E, upstream: &str) -> Option<Expression<E>> {
     if !stands_for_itself(upstream) {
         return None;
     }
-    Expression::create(&format!("{WELL} ? (xds.cluster_name == \"{upstream}\" ? null : xds.cluster_name) : {ALL}"))
+    Expression::create(
+        envoy,
+        &format!("{WELL} ? (xds.cluster_name == \"{upstream}\" ? null : xds.cluster_name) : {ALL}"),
+    )
 }
 
 /// Whether a name means itself between the quotes of an expression's text. One that ended the text early would be compared
 /// with something else, and calls to anywhere would count as calls to it.
 fn stands_for_itself(upstream: &str) -> bool {
     upstream.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
+}
+
+/// An expression, ended when it is dropped.
+struct Expression<E: Envoy> {
+    envoy: E,
+    token: Token,
+}
+
+impl<E: Envoy> Expression<E> {
+    fn create(envoy: &E, expression: &str) -> Option<Expression<E>> {
+        Some(Expression { token: envoy.create(expression)?, envoy: envoy.clone() })
+    }
+
+    fn evaluate(&self) -> Option<Evaluated> {
+        self.envoy.evaluate(&self.token)
+    }
+}
+
+impl<E: Envoy> Drop for Expression<E> {
+    fn drop(&mut self) {
+        self.envoy.delete(&self.token);
+    }
 }
 
 impl Ended {
@@ -128,12 +153,12 @@ impl Ended {
 
     /// Asked property by property. `certain`: whoever the status and the flags seem to come from, it is to be known whose
     /// answer this is.
-    pub(crate) fn read(certain: bool) -> Ended {
-        let status = host::number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
-        let flags = host::number("response\0flags").unwrap_or(0);
+    pub(crate) fn read(envoy: &impl Envoy, certain: bool) -> Ended {
+        let status = envoy.number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
+        let flags = envoy.number("response\0flags").unwrap_or(0);
         let from_upstream = !(certain || Answer::needs_origin(status, flags))
-            || host::property("response\0code_details").is_some_and(|details| details == VIA_UPSTREAM.as_bytes());
-        Ended { upstream: host::text(CLUSTER).map(Rc::from), status, flags, from_upstream }
+            || envoy.property("response\0code_details").is_some_and(|details| details == VIA_UPSTREAM.as_bytes());
+        Ended { upstream: envoy.text(CLUSTER).map(Rc::from), status, flags, from_upstream }
     }
 }
 

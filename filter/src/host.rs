@@ -1,4 +1,4 @@
-//! The only user of host calls. Every status is handled and nothing panics.
+//! The only user of host calls: [`Envoy`] by the proxy-wasm ABI. Every status is handled and nothing panics.
 //!
 //! The SDK's wrappers panic on statuses that they do not expect, and a panic inside Envoy is an outage; so the calls are
 //! declared here. They also do what the SDK leaves out: details of a local reply, and metrics without a trait object.
@@ -10,6 +10,8 @@ use std::ptr::null_mut;
 
 use circuit_breaker_core::host::{Host, HostError, Level, MetricKind};
 use circuit_breaker_core::outcome::Answer;
+
+use crate::envoy::{CLUSTER, Envoy, Evaluated, Headers, LocalReply, Token};
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -87,72 +89,6 @@ unsafe fn taken(data: *mut u8, size: usize) -> Vec<u8> {
     if data.is_null() { Vec::new() } else { unsafe { Vec::from_raw_parts(data, size, size) } }
 }
 
-/// Nanoseconds since 1970; 0 where the host has no clock, which the breaker takes for a clock that stepped back.
-pub(crate) fn now() -> u64 {
-    let mut now = 0;
-    unsafe { proxy_get_current_time_nanoseconds(&raw mut now) };
-    now
-}
-
-/// A property, its path joined by zero bytes. `None`: absent or empty.
-pub(crate) fn property(path: &str) -> Option<Vec<u8>> {
-    let (mut data, mut size) = (null_mut(), 0);
-    let status = unsafe { proxy_get_property(path.as_ptr(), path.len(), &raw mut data, &raw mut size) };
-    let value = unsafe { taken(data, size) };
-    (status == OK && !value.is_empty()).then_some(value)
-}
-
-/// The property that names the upstream: known from the request headers on, since the route is there before the filters.
-pub(crate) const CLUSTER: &str = "xds\0cluster_name";
-
-/// The property that is there once Envoy has chosen a host of the upstream.
-pub(crate) const ADDRESS: &str = "upstream\0address";
-
-/// A property that is a number.
-pub(crate) fn number(path: &str) -> Option<u64> {
-    property(path)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
-}
-
-/// A property that is text.
-pub(crate) fn text(path: &str) -> Option<String> {
-    String::from_utf8(property(path)?).ok()
-}
-
-/// An expression over the properties of a request (CEL), which Envoy keeps with the root context of whoever made it.
-pub(crate) struct Expression {
-    token: Vec<u8>,
-}
-
-/// What an expression comes to.
-pub(crate) enum Evaluated {
-    Text(String),
-    Null,
-}
-
-impl Expression {
-    /// `None`: this host has no expressions, or not such ones.
-    pub(crate) fn create(expression: &str) -> Option<Expression> {
-        let token = foreign("expr_create", expression.as_bytes()).ok()?;
-        (!token.is_empty()).then_some(Expression { token })
-    }
-
-    /// Of the present request. `None`: an error, such as a property that it does not have.
-    pub(crate) fn evaluate(&self) -> Option<Evaluated> {
-        match foreign("expr_evaluate", &self.token) {
-            Ok(bytes) => String::from_utf8(bytes).ok().map(Evaluated::Text),
-            Err(HostError(SERIALIZATION_FAILURE)) => Some(Evaluated::Null),
-            Err(_) => None,
-        }
-    }
-}
-
-impl Drop for Expression {
-    fn drop(&mut self) {
-        // One that the host does not know any longer needs no end.
-        let _ = foreign("expr_delete", &self.token);
-    }
-}
-
 /// Calls a foreign function: an error where there is none, or where it fails.
 fn foreign(name: &str, argument: &[u8]) -> Result<Vec<u8>, HostError> {
     let (mut data, mut size) = (null_mut(), 0);
@@ -168,72 +104,6 @@ fn foreign(name: &str, argument: &[u8]) -> Result<Vec<u8>, HostError> {
     };
     let result = unsafe { taken(data, size) };
     ok(status).map(|()| result)
-}
-
-/// Kinds of header maps, by their number in the ABI.
-#[derive(Clone, Copy)]
-pub(crate) enum Headers {
-    Request = 0,
-    Response = 2,
-    ResponseTrailers = 3,
-}
-
-/// The value of a header; `None`: absent or empty, which costs next to nothing.
-pub(crate) fn header(map: Headers, name: &str) -> Option<Vec<u8>> {
-    let (mut data, mut size) = (null_mut(), 0);
-    let status =
-        unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), &raw mut data, &raw mut size) };
-    let value = unsafe { taken(data, size) };
-    (status == OK && !value.is_empty()).then_some(value)
-}
-
-/// Sets a header of the request in the place of all others of its name. Envoy then routes the request again.
-pub(crate) fn set_request_header(name: &str, value: &str) -> Result<(), HostError> {
-    let map = Headers::Request as u32;
-    ok(unsafe { proxy_replace_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
-}
-
-/// The `pluginConfig` as it came.
-pub(crate) fn plugin_configuration() -> Vec<u8> {
-    let (mut data, mut size) = (null_mut(), 0);
-    unsafe {
-        proxy_get_buffer_bytes(PLUGIN_CONFIGURATION, 0, usize::MAX, &raw mut data, &raw mut size);
-        taken(data, size)
-    }
-}
-
-/// Asks for a tick every `period` nanoseconds.
-pub(crate) fn tick_every(period: u64) {
-    let milliseconds = u32::try_from(period / 1_000_000).unwrap_or(u32::MAX).max(1);
-    unsafe { proxy_set_tick_period_milliseconds(milliseconds) };
-}
-
-/// A reply that Envoy is to give in the upstream's place.
-pub(crate) struct LocalReply<'a> {
-    pub(crate) status: u32,
-    /// Shown as `response_code_details`.
-    pub(crate) details: &'a str,
-    pub(crate) body: &'a [u8],
-    pub(crate) headers: &'a [(&'a str, &'a str)],
-    /// Only read for gRPC requests.
-    pub(crate) grpc_status: i32,
-}
-
-/// Sends the reply once the present callback has returned.
-pub(crate) fn reply(reply: &LocalReply<'_>) -> Result<(), HostError> {
-    let headers = serialized(reply.headers);
-    ok(unsafe {
-        proxy_send_local_response(
-            reply.status,
-            reply.details.as_ptr(),
-            reply.details.len(),
-            reply.body.as_ptr(),
-            reply.body.len(),
-            headers.as_ptr(),
-            headers.len(),
-            reply.grpc_status,
-        )
-    })
 }
 
 /// A header map as the ABI wants it: the number of pairs, the sizes of names and values, then all of them, each ended by
@@ -255,14 +125,14 @@ fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-/// The host as the breaker sees it.
+/// The ABI of one root context.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Envoy {
+pub(crate) struct Abi {
     /// Envoy's number of our root context: what a tick runs on, and where to return after a look at a request.
     pub(crate) root: u32,
 }
 
-impl Envoy {
+impl Abi {
     /// From the tick: `look` at a request in flight. `None` where it has ended.
     fn looking_at<T>(&self, stream: u32, look: impl FnOnce() -> Option<T>) -> Option<T> {
         ok(unsafe { proxy_set_effective_context(stream) }).ok()?;
@@ -272,7 +142,82 @@ impl Envoy {
     }
 }
 
-impl Host for Envoy {
+impl Envoy for Abi {
+    fn now(&self) -> u64 {
+        let mut now = 0;
+        unsafe { proxy_get_current_time_nanoseconds(&raw mut now) };
+        now
+    }
+
+    fn property(&self, path: &str) -> Option<Vec<u8>> {
+        let (mut data, mut size) = (null_mut(), 0);
+        let status = unsafe { proxy_get_property(path.as_ptr(), path.len(), &raw mut data, &raw mut size) };
+        let value = unsafe { taken(data, size) };
+        (status == OK && !value.is_empty()).then_some(value)
+    }
+
+    fn header(&self, map: Headers, name: &str) -> Option<Vec<u8>> {
+        let (mut data, mut size) = (null_mut(), 0);
+        let status =
+            unsafe { proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), &raw mut data, &raw mut size) };
+        let value = unsafe { taken(data, size) };
+        (status == OK && !value.is_empty()).then_some(value)
+    }
+
+    fn set_request_header(&self, name: &str, value: &str) -> Result<(), HostError> {
+        let map = Headers::Request as u32;
+        ok(unsafe { proxy_replace_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
+    }
+
+    fn create(&self, expression: &str) -> Option<Token> {
+        let token = foreign("expr_create", expression.as_bytes()).ok()?;
+        (!token.is_empty()).then_some(Token(token))
+    }
+
+    fn evaluate(&self, expression: &Token) -> Option<Evaluated> {
+        match foreign("expr_evaluate", &expression.0) {
+            Ok(bytes) => String::from_utf8(bytes).ok().map(Evaluated::Text),
+            Err(HostError(SERIALIZATION_FAILURE)) => Some(Evaluated::Null),
+            Err(_) => None,
+        }
+    }
+
+    fn delete(&self, expression: &Token) {
+        // One that the host does not know any longer needs no end.
+        let _ = foreign("expr_delete", &expression.0);
+    }
+
+    fn reply(&self, reply: &LocalReply<'_>) -> Result<(), HostError> {
+        let headers = serialized(reply.headers);
+        ok(unsafe {
+            proxy_send_local_response(
+                reply.status,
+                reply.details.as_ptr(),
+                reply.details.len(),
+                reply.body.as_ptr(),
+                reply.body.len(),
+                headers.as_ptr(),
+                headers.len(),
+                reply.grpc_status,
+            )
+        })
+    }
+
+    fn tick_every(&self, period: u64) {
+        let milliseconds = u32::try_from(period / 1_000_000).unwrap_or(u32::MAX).max(1);
+        unsafe { proxy_set_tick_period_milliseconds(milliseconds) };
+    }
+
+    fn plugin_configuration(&self) -> Vec<u8> {
+        let (mut data, mut size) = (null_mut(), 0);
+        unsafe {
+            proxy_get_buffer_bytes(PLUGIN_CONFIGURATION, 0, usize::MAX, &raw mut data, &raw mut size);
+            taken(data, size)
+        }
+    }
+}
+
+impl Host for Abi {
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
         let (mut data, mut size, mut cas) = (null_mut(), 0, 0);
         let status =
@@ -317,13 +262,13 @@ impl Host for Envoy {
     }
 
     fn upstream_of(&self, stream: u32) -> Option<String> {
-        self.looking_at(stream, || text(CLUSTER))
+        self.looking_at(stream, || self.text(CLUSTER))
     }
 
     fn answer_of(&self, stream: u32) -> Option<Answer> {
         self.looking_at(stream, || {
-            let status = number("response\0code").and_then(|code| u32::try_from(code).ok())?;
-            let flags = number("response\0flags").unwrap_or(0);
+            let status = self.number("response\0code").and_then(|code| u32::try_from(code).ok())?;
+            let flags = self.number("response\0flags").unwrap_or(0);
             // An error may be anybody's: whoever asks only trusts what is good.
             Some(Answer { status, flags, ..Answer::default() })
         })

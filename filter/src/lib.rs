@@ -10,6 +10,7 @@
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 
 mod dispatch;
+mod envoy;
 mod glance;
 mod host;
 mod reply;

@@ -3,7 +3,7 @@
 use circuit_breaker_core::permit::Cause;
 use circuit_breaker_core::policy::Rejection;
 
-use crate::host::{self, Headers, LocalReply};
+use crate::envoy::{Envoy, Headers, LocalReply};
 
 /// gRPC's UNAVAILABLE: "most likely a transient condition, try again", which is what clients and meshes act on.
 const GRPC_UNAVAILABLE: i32 = 14;
@@ -17,9 +17,15 @@ const TEXT: &str = "text/plain";
 
 /// Answers in the upstream's place. `headers_only`: the request has no body. False: the host would not have it, and the
 /// request must go on.
-pub(crate) fn send(rejection: &Rejection, cause: Cause, retry_after: u64, headers_only: bool) -> bool {
+pub(crate) fn send(
+    envoy: &impl Envoy,
+    rejection: &Rejection,
+    cause: Cause,
+    retry_after: u64,
+    headers_only: bool,
+) -> bool {
     // A gRPC call ends with a message's frame, never with its headers (gRPC over HTTP/2, "Requests"): no need to ask then.
-    let grpc = !headers_only && is_grpc();
+    let grpc = !headers_only && is_grpc(envoy);
     let seconds = retry_after.div_ceil(SECOND).max(1).to_string();
     let milliseconds = if grpc { retry_after.div_ceil(MILLISECOND).max(1).to_string() } else { String::new() };
     let mut headers: Vec<(&str, &str)> = Vec::with_capacity(rejection.headers.len().saturating_add(3));
@@ -36,17 +42,17 @@ pub(crate) fn send(rejection: &Rejection, cause: Cause, retry_after: u64, header
     headers.extend(rejection.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     // Envoy makes the body gRPC's message, where a line's end would show as %0A.
     let body = if grpc { rejection.body.trim_end() } else { &rejection.body };
-    host::reply(&LocalReply {
+    let reply = LocalReply {
         status: rejection.status,
         details: cause.details(),
         body: body.as_bytes(),
         headers: &headers,
         grpc_status: GRPC_UNAVAILABLE,
-    })
-    .is_ok()
+    };
+    envoy.reply(&reply).is_ok()
 }
 
-fn is_grpc() -> bool {
-    let content_type = host::header(Headers::Request, "content-type");
+fn is_grpc(envoy: &impl Envoy) -> bool {
+    let content_type = envoy.header(Headers::Request, "content-type");
     content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }

@@ -5,71 +5,73 @@ use std::rc::{Rc, Weak};
 
 use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::config::Config;
-use circuit_breaker_core::host::{Host, MetricKind};
+use circuit_breaker_core::host::MetricKind;
 use circuit_breaker_core::metrics;
 
+use crate::envoy::Envoy;
 use crate::glance::{Ended, Glance};
-use crate::host::{self, Envoy};
-
-/// The breaker that the streams of one configuration share.
-type SharedBreaker = Rc<RefCell<Breaker<Envoy>>>;
+use crate::stream::Stream;
 
 /// What the streams of one configuration share.
-pub(crate) struct Shared {
-    pub(crate) breaker: SharedBreaker,
+pub(crate) struct Shared<E: Envoy> {
+    envoy: E,
+    pub(crate) breaker: Rc<RefCell<Breaker<E>>>,
     /// `None` where the host has no expressions.
-    pub(crate) glance: RefCell<Option<Glance>>,
+    pub(crate) glance: RefCell<Option<Glance<E>>>,
 }
 
 /// A configuration in use in this VM.
-struct InUse {
+struct InUse<E: Envoy> {
     root: u32,
     plugin: Option<String>,
     document: Vec<u8>,
-    breaker: Weak<RefCell<Breaker<Envoy>>>,
+    breaker: Weak<RefCell<Breaker<E>>>,
 }
 
-thread_local! {
-    /// Envoy gives a changed configuration a new root context in the same VM, and lets the old one drain: the new one
-    /// must tell the old one to stand back, or two policies would pull at the same circuits.
-    static IN_USE: RefCell<Vec<InUse>> = const { RefCell::new(Vec::new()) };
-}
+/// The configurations of a VM, oldest first.
+///
+/// Envoy gives a changed configuration a new root context in the same VM, and lets the old one drain: the new one must
+/// tell the old one to stand back, or two policies would pull at the same circuits.
+pub(crate) struct Configurations<E: Envoy>(Vec<InUse<E>>);
 
 /// One configuration. Never configured twice: a change is a new root context.
-pub(crate) struct Root {
-    envoy: Envoy,
-    shared: Option<Rc<Shared>>,
+pub(crate) struct Root<E: Envoy> {
+    id: u32,
+    envoy: E,
+    shared: Option<Rc<Shared<E>>>,
+    configurations: Rc<RefCell<Configurations<E>>>,
 }
 
-impl Shared {
+impl<E: Envoy> Shared<E> {
     /// How the present request ended. `known`: where it went is not asked.
     pub(crate) fn ended(&self, known: bool) -> Ended {
         let told = self.glance.try_borrow_mut().ok().and_then(|mut glance| {
             let glance = glance.as_mut()?;
             if known { glance.look() } else { glance.find() }
         });
-        told.unwrap_or_else(|| Ended::read(false))
+        told.unwrap_or_else(|| Ended::read(&self.envoy, false))
     }
 }
 
-impl Root {
-    pub(crate) fn new(id: u32) -> Root {
-        Root { envoy: Envoy { root: id }, shared: None }
+impl<E: Envoy> Root<E> {
+    /// `id`: Envoy's number of it. `configurations`: those of its VM.
+    pub(crate) fn new(envoy: E, id: u32, configurations: Rc<RefCell<Configurations<E>>>) -> Root<E> {
+        Root { id, envoy, shared: None, configurations }
     }
 
     /// Envoy's number of it.
     pub(crate) fn id(&self) -> u32 {
-        self.envoy.root
+        self.id
     }
 
-    /// What its streams share; `None` before it is configured.
-    pub(crate) fn shared(&self) -> Option<Rc<Shared>> {
-        self.shared.clone()
+    /// A request of it; it passes untouched where nothing is configured.
+    pub(crate) fn stream(&self, id: u32) -> Stream<E> {
+        Stream::new(self.envoy.clone(), id, self.shared.clone())
     }
 
     /// Takes the configuration into use. False: it is refused.
     pub(crate) fn configure(&mut self) -> bool {
-        let document = host::plugin_configuration();
+        let document = self.envoy.plugin_configuration();
         match Config::parse(&document) {
             Ok(config) => {
                 self.start(config, document);
@@ -77,7 +79,7 @@ impl Root {
             }
             Err(error) => {
                 log::error!("circuit_breaker config refused: {error}");
-                count_refused(self.envoy);
+                count_refused(&self.envoy);
                 false
             }
         }
@@ -86,44 +88,48 @@ impl Root {
     pub(crate) fn tick(&mut self) {
         let Some(shared) = &self.shared else { return };
         if let Ok(mut breaker) = shared.breaker.try_borrow_mut() {
-            breaker.tick(host::now());
+            breaker.tick(self.envoy.now());
         }
         if let Ok(mut glance) = shared.glance.try_borrow_mut() {
-            glance.as_mut().map(Glance::turn);
+            glance.iter_mut().for_each(|glance| glance.turn(&self.envoy));
         }
     }
 
     fn start(&mut self, config: Config, document: Vec<u8>) {
-        let now = host::now();
+        let now = self.envoy.now();
         // The VMs of a proxy start within microseconds of each other, at times that differ in nanoseconds, and the place
         // of the breaker in memory differs between configurations: enough for jitter.
-        let breaker = Breaker::start(self.envoy, config, now, now);
-        host::tick_every(breaker.tick_period());
-        let glance = Glance::new(!breaker.trusts_good_statuses());
+        let breaker = Breaker::start(self.envoy.clone(), config, now, now);
+        self.envoy.tick_every(breaker.tick_period());
+        let glance = Glance::new(&self.envoy, !breaker.trusts_good_statuses());
         let breaker = Rc::new(RefCell::new(breaker));
-        self.shared = Some(Rc::new(Shared { breaker: Rc::clone(&breaker), glance: RefCell::new(glance) }));
-        take_over(InUse {
-            root: self.envoy.root,
-            plugin: host::text("plugin_name"),
-            document,
-            breaker: Rc::downgrade(&breaker),
-        });
+        self.shared = Some(Rc::new(Shared {
+            envoy: self.envoy.clone(),
+            breaker: Rc::clone(&breaker),
+            glance: RefCell::new(glance),
+        }));
+        let plugin = self.envoy.text("plugin_name");
+        if let Ok(mut configurations) = self.configurations.try_borrow_mut() {
+            configurations.take_over(InUse { root: self.id, plugin, document, breaker: Rc::downgrade(&breaker) });
+        }
     }
 }
 
-impl Drop for Root {
+impl<E: Envoy> Drop for Root<E> {
     fn drop(&mut self) {
-        give_back(self.envoy.root);
+        if let Ok(mut configurations) = self.configurations.try_borrow_mut() {
+            configurations.give_back(self.id);
+        }
     }
 }
 
-impl InUse {
+impl<E: Envoy> InUse<E> {
     /// Whether both have the same policies. Under one document each listener has a breaker.
-    fn agrees(&self, other: &InUse) -> bool {
+    fn agrees(&self, other: &InUse<E>) -> bool {
         self.plugin == other.plugin && self.document == other.document
     }
 
-    fn breaker(&self, act: impl FnOnce(&mut Breaker<Envoy>)) {
+    fn breaker(&self, act: impl FnOnce(&mut Breaker<E>)) {
         if let Some(breaker) = self.breaker.upgrade()
             && let Ok(mut breaker) = breaker.try_borrow_mut()
         {
@@ -132,31 +138,32 @@ impl InUse {
     }
 }
 
-/// A configuration comes into use: those of its plugin under other documents retire.
-fn take_over(new: InUse) {
-    IN_USE.with(|in_use| {
-        let Ok(mut in_use) = in_use.try_borrow_mut() else { return };
-        for old in in_use.iter().filter(|old| old.plugin == new.plugin && !old.agrees(&new)) {
+impl<E: Envoy> Configurations<E> {
+    pub(crate) const fn none() -> Configurations<E> {
+        Configurations(Vec::new())
+    }
+
+    /// A configuration comes into use: those of its plugin under other documents retire.
+    fn take_over(&mut self, new: InUse<E>) {
+        for old in self.0.iter().filter(|old| old.plugin == new.plugin && !old.agrees(&new)) {
             old.breaker(Breaker::retire);
         }
-        in_use.push(new);
-    });
-}
+        self.0.push(new);
+    }
 
-/// A configuration goes. It is the newest of its plugin where Envoy takes an update back, since another part of the
-/// listener was no good: then the one before it goes on, or no circuit would ever leave OPEN again.
-fn give_back(root: u32) {
-    IN_USE.with(|in_use| {
-        let Ok(mut in_use) = in_use.try_borrow_mut() else { return };
-        let Some(gone) = in_use.iter().position(|own| own.root == root).map(|at| in_use.remove(at)) else { return };
-        let Some(newest) = in_use.iter().rev().find(|own| own.plugin == gone.plugin) else { return };
-        for own in in_use.iter().filter(|own| own.agrees(newest)) {
+    /// A configuration goes. It is the newest of its plugin where Envoy takes an update back, since another part of the
+    /// listener was no good: then the one before it goes on, or no circuit would ever leave OPEN again.
+    fn give_back(&mut self, root: u32) {
+        let Some(at) = self.0.iter().position(|own| own.root == root) else { return };
+        let gone = self.0.remove(at);
+        let Some(newest) = self.0.iter().rev().find(|own| own.plugin == gone.plugin) else { return };
+        for own in self.0.iter().filter(|own| own.agrees(newest)) {
             own.breaker(Breaker::resume);
         }
-    });
+    }
 }
 
-fn count_refused(envoy: Envoy) {
+fn count_refused(envoy: &impl Envoy) {
     let name = metrics::stat(&metrics::INTERNAL_ERRORS, "", "config");
     if let Ok(id) = envoy.define(MetricKind::Counter, &name) {
         // Nothing is left to do about an error that cannot be counted; the log line has it.

@@ -12,13 +12,14 @@ use circuit_breaker_core::outcome::Answer;
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_core::retry_after;
 
+use crate::envoy::{ADDRESS, CLUSTER, Envoy, Headers};
 use crate::glance::Ended;
-use crate::host::{self, ADDRESS, CLUSTER, Envoy, Headers};
 use crate::reply;
 use crate::root::Shared;
 
-pub(crate) struct Stream {
-    shared: Option<Rc<Shared>>,
+pub(crate) struct Stream<E: Envoy> {
+    envoy: E,
+    shared: Option<Rc<Shared<E>>>,
     /// Envoy's number of this request.
     id: u32,
     permit: Option<Permit>,
@@ -29,9 +30,9 @@ pub(crate) struct Stream {
     fell_from: Option<u32>,
 }
 
-impl Stream {
-    pub(crate) fn new(id: u32, shared: Option<Rc<Shared>>) -> Stream {
-        Stream { shared, id, permit: None, start: 0, first_byte: None, grpc_status: None, fell_from: None }
+impl<E: Envoy> Stream<E> {
+    pub(crate) fn new(envoy: E, id: u32, shared: Option<Rc<Shared<E>>>) -> Stream<E> {
+        Stream { envoy, shared, id, permit: None, start: 0, first_byte: None, grpc_status: None, fell_from: None }
     }
 
     /// Decides about this request. `headers_only`: it has no body. False: it was answered in the upstream's place.
@@ -39,28 +40,29 @@ impl Stream {
         let Some(shared) = &self.shared else { return true };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return true };
         if breaker.has_exempt_paths()
-            && host::header(Headers::Request, ":path").is_some_and(|path| exempts(&breaker, &path))
+            && self.envoy.header(Headers::Request, ":path").is_some_and(|path| exempts(&breaker, &path))
         {
             return true;
         }
-        self.start = host::now();
+        self.start = self.envoy.now();
         if breaker.is_calm() {
             self.permit = Some(breaker.admit_unseen(self.id, self.start));
             return true;
         }
-        let Some(upstream) = host::text(CLUSTER) else { return true };
+        let Some(upstream) = self.envoy.text(CLUSTER) else { return true };
         match breaker.admit(self.id, &upstream, self.start) {
             Admission::Pass(permit) => {
                 self.permit = Some(permit);
                 true
             }
             Admission::Reject { circuit, cause, retry_after } => {
-                if let Some(permit) = fall_back(&mut breaker, self.id, circuit, self.start) {
+                if let Some(permit) = fall_back(&self.envoy, &mut breaker, self.id, circuit, self.start) {
                     (self.permit, self.fell_from) = (Some(permit), Some(circuit));
                     return true;
                 }
                 let rejection = breaker.rejection(circuit);
-                let sent = rejection.is_some_and(|rejection| reply::send(rejection, cause, retry_after, headers_only));
+                let sent = rejection
+                    .is_some_and(|rejection| reply::send(&self.envoy, rejection, cause, retry_after, headers_only));
                 if sent {
                     breaker.rejected(circuit, cause);
                 }
@@ -72,7 +74,7 @@ impl Stream {
     /// The answer begins.
     pub(crate) fn response_headers(&mut self, end_of_stream: bool) {
         if let Some(permit) = self.permit {
-            let now = host::now();
+            let now = self.envoy.now();
             self.first_byte = Some(now.saturating_sub(self.start));
             if end_of_stream {
                 self.read_grpc_status(Headers::Response);
@@ -92,12 +94,12 @@ impl Stream {
         let Some(shared) = &self.shared else { return };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
         if let Some(from) = self.fell_from.take() {
-            permit = land(&mut breaker, from, permit, self.start);
+            permit = land(&self.envoy, &mut breaker, from, permit, self.start);
             self.permit = Some(permit);
         }
         breaker.arrived(permit, now);
         if matches!(permit, Permit::Probe { .. }) {
-            let answer = self.answer(&Ended::read(true), false);
+            let answer = self.answer(&Ended::read(&self.envoy, true), false);
             breaker.answered(permit, &answer, now.saturating_sub(self.start), now);
         }
     }
@@ -105,7 +107,7 @@ impl Stream {
     /// What the breaker is to know of how this request ended.
     fn answer(&self, ended: &Ended, count_attempts: bool) -> Answer {
         let Ended { status, flags, from_upstream, .. } = *ended;
-        let attempts = if count_attempts { host::number("upstream\0request_attempt_count") } else { None };
+        let attempts = if count_attempts { self.envoy.number("upstream\0request_attempt_count") } else { None };
         let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1);
         let retry_after = if from_upstream { self.retry_after(status) } else { None };
         Answer { status, flags, from_upstream, grpc_status: self.grpc_status, attempts, retry_after }
@@ -114,13 +116,13 @@ impl Stream {
     /// When a failing upstream wants to be asked again.
     fn retry_after(&self, status: u32) -> Option<u64> {
         if self.grpc_status.is_some_and(|code| code != 0) {
-            let pushback = |map| host::header(map, "grpc-retry-pushback-ms");
+            let pushback = |map| self.envoy.header(map, "grpc-retry-pushback-ms");
             let value = pushback(Headers::ResponseTrailers).or_else(|| pushback(Headers::Response));
             return value.and_then(|value| retry_after::grpc(&value));
         }
         let failed = status == 429 || status >= 500;
-        let value = if failed { host::header(Headers::Response, "retry-after") } else { None };
-        value.and_then(|value| retry_after::http(&value, host::now()))
+        let value = if failed { self.envoy.header(Headers::Response, "retry-after") } else { None };
+        value.and_then(|value| retry_after::http(&value, self.envoy.now()))
     }
 
     pub(crate) fn settle(&mut self) {
@@ -128,14 +130,14 @@ impl Stream {
         let Some(shared) = &self.shared else { return };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
         if let Some(from) = self.fell_from.take() {
-            permit = land(&mut breaker, from, permit, self.start);
+            permit = land(&self.envoy, &mut breaker, from, permit, self.start);
         }
         if permit == Permit::Uncounted {
             return;
         }
         let ended = match permit {
             // A probe is to show that the upstream is well: there even a good answer may not be anybody's.
-            Permit::Probe { .. } => Ended::read(true),
+            Permit::Probe { .. } => Ended::read(&self.envoy, true),
             Permit::Call { .. } => shared.ended(true),
             Permit::Calm { .. } | Permit::Uncounted => shared.ended(false),
         };
@@ -145,19 +147,19 @@ impl Stream {
             return;
         }
         let answer = self.answer(&ended, breaker.counts_attempts());
-        breaker.settle(permit, upstream, &answer, self.first_byte, host::now());
+        breaker.settle(permit, upstream, &answer, self.first_byte, self.envoy.now());
     }
 
     fn read_grpc_status(&mut self, map: Headers) {
-        let value = host::header(map, "grpc-status");
+        let value = self.envoy.header(map, "grpc-status");
         self.grpc_status = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
     }
 }
 
 /// Sends to its fallback what a circuit does not want; `None`: it is to be rejected.
-fn fall_back(breaker: &mut Breaker<Envoy>, stream: u32, circuit: u32, now: u64) -> Option<Permit> {
+fn fall_back<E: Envoy>(envoy: &E, breaker: &mut Breaker<E>, stream: u32, circuit: u32, now: u64) -> Option<Permit> {
     let carries = |(name, value): &(String, String)| {
-        host::header(Headers::Request, name).is_some_and(|carried| carried == value.as_bytes())
+        envoy.header(Headers::Request, name).is_some_and(|carried| carried == value.as_bytes())
     };
     // It came by a fallback already, whoever says so: once is enough.
     if breaker.fallback(circuit).iter().all(carries) {
@@ -166,24 +168,24 @@ fn fall_back(breaker: &mut Breaker<Envoy>, stream: u32, circuit: u32, now: u64) 
     let permit = breaker.fall_back(stream, circuit, now)?;
     for (name, value) in breaker.fallback(circuit) {
         // The request is on its way: what the host will not do leaves it where it was, which the landing tells.
-        let _ = host::set_request_header(name, value);
+        let _ = envoy.set_request_header(name, value);
     }
     Some(permit)
 }
 
 /// Where a request landed that was sent to a fallback: Envoy tells from the answer on.
-fn land(breaker: &mut Breaker<Envoy>, from: u32, permit: Permit, start: u64) -> Permit {
-    let upstream = host::text(CLUSTER).unwrap_or_default();
+fn land<E: Envoy>(envoy: &E, breaker: &mut Breaker<E>, from: u32, permit: Permit, start: u64) -> Permit {
+    let upstream = envoy.text(CLUSTER).unwrap_or_default();
     // Answered by a filter before the route was taken again, it is still said to be where it came from.
-    let unmoved = breaker.upstream(from).is_some_and(|from| **from == *upstream) && host::property(ADDRESS).is_none();
-    if unmoved { permit } else { breaker.landed(from, permit, &upstream, start, host::now()) }
+    let unmoved = breaker.upstream(from).is_some_and(|from| **from == *upstream) && envoy.property(ADDRESS).is_none();
+    if unmoved { permit } else { breaker.landed(from, permit, &upstream, start, envoy.now()) }
 }
 
-fn exempts(breaker: &Breaker<Envoy>, path: &[u8]) -> bool {
+fn exempts<E: Envoy>(breaker: &Breaker<E>, path: &[u8]) -> bool {
     std::str::from_utf8(path).is_ok_and(|path| breaker.is_exempt(path))
 }
 
-impl Drop for Stream {
+impl<E: Envoy> Drop for Stream<E> {
     fn drop(&mut self) {
         self.settle();
     }
