@@ -104,6 +104,18 @@ extern "C" fn own_proxy_on_request_headers(id: u32, _headers: usize, end_of_stre
     if with_stream(id, |stream| stream.admit(end_of_stream)).unwrap_or(true) { CONTINUE } else { PAUSE }
 }
 
+/// Envoy calls this for each piece of a request's body; only the last one matters, and only that one costs a host call.
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_request_body(id: u32, _size: usize, end_of_stream: bool) -> u32 {
+    if !end_of_stream || with_stream(id, Stream::request_ended).unwrap_or(true) { CONTINUE } else { PAUSE }
+}
+
+/// A request with trailers ends with them.
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_request_trailers(id: u32, _trailers: usize) -> u32 {
+    if with_stream(id, Stream::request_ended).unwrap_or(true) { CONTINUE } else { PAUSE }
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn own_proxy_on_response_headers(id: u32, _headers: usize, end_of_stream: bool) -> u32 {
     with_stream(id, |stream| stream.response_headers(end_of_stream));

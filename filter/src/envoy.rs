@@ -11,6 +11,12 @@ pub(crate) const CLUSTER: &str = "xds\0cluster_name";
 /// The property that is there once Envoy has chosen a host of the upstream.
 pub(crate) const ADDRESS: &str = "upstream\0address";
 
+/// Envoy's response flags.
+pub(crate) const FLAGS: &str = "response\0flags";
+
+/// How often Envoy's router has tried; 0 before it has the request.
+pub(crate) const ATTEMPTS: &str = "upstream\0request_attempt_count";
+
 /// Kinds of header maps, by their number in the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Headers {
@@ -77,6 +83,11 @@ pub(crate) trait Envoy: Host + Clone + 'static {
     /// A property that is a number.
     fn number(&self, path: &str) -> Option<u64> {
         self.property(path)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+
+    /// Whether the request has come through all filters, to the router.
+    fn is_sent(&self) -> bool {
+        self.number(ATTEMPTS).is_none_or(|attempts| attempts > 0)
     }
 
     /// A property that is text.

@@ -8,65 +8,51 @@
 
 use std::rc::Rc;
 
+use circuit_breaker_core::envoy::{Details, VIA_UPSTREAM};
 use circuit_breaker_core::favourite::Favourite;
-use circuit_breaker_core::outcome::Answer;
 
 use crate::envoy::{CLUSTER, Envoy, Evaluated, Token};
 
 /// How a request ended.
 pub(crate) struct Ended {
-    /// Where it went; `None`: it had no upstream, or that was known before.
+    /// Where it went last; `None`: nowhere.
     pub(crate) upstream: Option<Rc<str>>,
     pub(crate) status: u32,
     pub(crate) flags: u64,
-    /// Whether the status is the upstream's own.
-    pub(crate) from_upstream: bool,
+    pub(crate) details: Details,
 }
-
-/// What `response.code_details` says of an upstream's own answer.
-const VIA_UPSTREAM: &str = "via_upstream";
 
 /// Everything, begun by a line's end, which no upstream's name begins with. Details have no spaces (Envoy makes them
 /// underscores) and a name may have some, so it comes last.
 const ALL: &str = r#""\n" + string(response.code) + " " + string(response.flags) + " " + response.code_details + " " + xds.cluster_name"#;
 
-/// Status and flags that say that all went well.
-const WELL: &str = "response.code < 400 && response.flags == 0";
+/// What says that all went well: the answer is the upstream's own, and a good one. Whatever flags there are then tell of
+/// what came before it.
+fn well() -> String {
+    format!("response.code_details == \"{VIA_UPSTREAM}\" && response.code < 400")
+}
 
 /// The expressions of one configuration: Envoy keeps them with its root context.
 pub(crate) struct Glance<E: Envoy> {
-    /// For a call that went to no known upstream, without a guess. `null` nowhere.
+    /// Without a guess where a call went. `null` nowhere.
     named: Expression<E>,
-    /// The same with a guess: `null` where all went well and to there.
+    /// With a guess: `null` where all went well and to there.
     guessed: Option<Expression<E>>,
-    /// For a call whose upstream is known: `null` where all went well.
-    known: Option<Expression<E>>,
+    /// Which status below 400 it was matters, so that nothing is known to be well.
+    exactly: bool,
     favourite: Favourite,
 }
 
 impl<E: Envoy> Glance<E> {
     /// `exactly`: which status below 400 it was matters. `None`: this host has no such expressions.
     pub(crate) fn new(envoy: &E, exactly: bool) -> Option<Glance<E>> {
-        let favourite = Favourite::default();
-        if exactly {
-            let named = Expression::create(envoy, ALL)?;
-            return Some(Glance { named, guessed: None, known: None, favourite });
-        }
-        let named = Expression::create(envoy, &format!("{WELL} ? xds.cluster_name : {ALL}"))?;
-        let known = Expression::create(envoy, &format!("{WELL} ? null : {ALL}"));
-        Some(Glance { named, guessed: None, known, favourite })
+        let text = if exactly { ALL.to_owned() } else { format!("{} ? xds.cluster_name : {ALL}", well()) };
+        let named = Expression::create(envoy, &text)?;
+        Some(Glance { named, guessed: None, exactly, favourite: Favourite::default() })
     }
 
-    /// How a request ended whose upstream is known. `None`: the host does not say; ask for each by itself.
-    pub(crate) fn look(&self) -> Option<Ended> {
-        match self.known.as_ref().unwrap_or(&self.named).evaluate()? {
-            Evaluated::Null => Some(Ended::WELL),
-            Evaluated::Text(told) => Ended::told(&told),
-        }
-    }
-
-    /// How a request ended, and where it went. `None`: as above.
-    pub(crate) fn find(&mut self) -> Option<Ended> {
+    /// How a request ended, and where. `None`: the host does not say; ask for each by itself.
+    pub(crate) fn look(&mut self) -> Option<Ended> {
         let told = match self.guessed.as_ref().unwrap_or(&self.named).evaluate()? {
             Evaluated::Text(told) => told,
             Evaluated::Null => {
@@ -75,7 +61,7 @@ impl<E: Envoy> Glance<E> {
             }
         };
         let ended = Ended::told(&told)?;
-        if let Some(upstream) = ended.upstream.as_deref().filter(|_| self.known.is_some()) {
+        if let Some(upstream) = ended.upstream.as_deref().filter(|_| !self.exactly) {
             self.favourite.told(upstream);
         }
         Some(ended)
@@ -94,10 +80,8 @@ fn guess<E: Envoy>(envoy: &E, upstream: &str) -> Option<Expression<E>> {
     if !stands_for_itself(upstream) {
         return None;
     }
-    Expression::create(
-        envoy,
-        &format!("{WELL} ? (xds.cluster_name == \"{upstream}\" ? null : xds.cluster_name) : {ALL}"),
-    )
+    let to_there = format!("(xds.cluster_name == \"{upstream}\" ? null : xds.cluster_name)");
+    Expression::create(envoy, &format!("{} ? {to_there} : {ALL}", well()))
 }
 
 /// Whether a name means itself between the quotes of an expression's text. One that ended the text early would be compared
@@ -130,13 +114,13 @@ impl<E: Envoy> Drop for Expression<E> {
 
 impl Ended {
     /// As most do.
-    const WELL: Ended = Ended { upstream: None, status: 200, flags: 0, from_upstream: true };
+    const WELL: Ended = Ended { upstream: None, status: 200, flags: 0, details: Details::ViaUpstream };
 
     pub(crate) fn is_well(&self) -> bool {
-        (1..400).contains(&self.status) && self.flags == 0 && self.from_upstream
+        (1..400).contains(&self.status) && self.details == Details::ViaUpstream
     }
 
-    /// What an expression says: all, or the upstream alone, where status and flags say no more than that.
+    /// What an expression says: all, or the upstream alone, where all went well.
     fn told(told: &str) -> Option<Ended> {
         match told.strip_prefix('\n') {
             Some(all) => Ended::parse(all),
@@ -147,18 +131,16 @@ impl Ended {
     fn parse(told: &str) -> Option<Ended> {
         let mut parts = told.splitn(4, ' ');
         let (status, flags) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let from_upstream = parts.next()? == VIA_UPSTREAM || !Answer::needs_origin(status, flags);
-        Some(Ended { upstream: parts.next().map(Rc::from), status, flags, from_upstream })
+        let details = Details::parse(parts.next()?);
+        Some(Ended { upstream: parts.next().map(Rc::from), status, flags, details })
     }
 
-    /// Asked property by property. `certain`: whoever the status and the flags seem to come from, it is to be known whose
-    /// answer this is.
-    pub(crate) fn read(envoy: &impl Envoy, certain: bool) -> Ended {
+    /// Asked property by property.
+    pub(crate) fn read(envoy: &impl Envoy) -> Ended {
         let status = envoy.number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
         let flags = envoy.number("response\0flags").unwrap_or(0);
-        let from_upstream = !(certain || Answer::needs_origin(status, flags))
-            || envoy.property("response\0code_details").is_some_and(|details| details == VIA_UPSTREAM.as_bytes());
-        Ended { upstream: envoy.text(CLUSTER).map(Rc::from), status, flags, from_upstream }
+        let details = envoy.text("response\0code_details").map_or(Details::Other, |details| Details::parse(&details));
+        Ended { upstream: envoy.text(CLUSTER).map(Rc::from), status, flags, details }
     }
 }
 
@@ -172,7 +154,7 @@ mod tests {
         assert!(well.is_well());
         assert_eq!(well.upstream.as_deref(), Some("outbound|80||a"));
         let all = Ended::told("\n503 0 fault_filter_abort outbound|80|| a b").unwrap();
-        assert_eq!((all.status, all.flags, all.from_upstream), (503, 0, false));
+        assert_eq!((all.status, all.flags, all.details), (503, 0, Details::Other));
         assert_eq!(all.upstream.as_deref(), Some("outbound|80|| a b"));
         for odd in ["", "\n", "\n503", "\n503 x via_upstream a"] {
             assert!(Ended::told(odd).is_none(), "{odd:?}");

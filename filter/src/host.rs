@@ -8,10 +8,12 @@
 
 use std::ptr::null_mut;
 
-use circuit_breaker_core::host::{Host, HostError, Level, MetricKind};
-use circuit_breaker_core::outcome::Answer;
+use circuit_breaker_core::envoy::{self, Details};
+use circuit_breaker_core::host::{Host, HostError, Level, MetricKind, Progress};
+use circuit_breaker_core::outcome::{Answer, Ending};
 
-use crate::envoy::{CLUSTER, Envoy, Evaluated, Headers, LocalReply, Token};
+use crate::envoy::{CLUSTER, Envoy, Evaluated, FLAGS, Headers, LocalReply, Token};
+use crate::glance::Ended;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -261,16 +263,22 @@ impl Host for Abi {
         ok(unsafe { proxy_get_metric(metric, &raw mut value) }).map(|()| value)
     }
 
-    fn upstream_of(&self, stream: u32) -> Option<String> {
-        self.looking_at(stream, || self.text(CLUSTER))
+    fn progress_of(&self, stream: u32) -> Option<Progress> {
+        self.looking_at(stream, || {
+            let upstream = self.text(CLUSTER)?;
+            let delayed = envoy::is_delayed(self.number(FLAGS).unwrap_or(0));
+            Some(Progress { upstream, sent: self.is_sent(), delayed })
+        })
     }
 
-    fn answer_of(&self, stream: u32) -> Option<Answer> {
+    fn answer_of(&self, stream: u32) -> Option<(String, Answer)> {
         self.looking_at(stream, || {
-            let status = self.number("response\0code").and_then(|code| u32::try_from(code).ok())?;
-            let flags = self.number("response\0flags").unwrap_or(0);
-            // An error may be anybody's: whoever asks only trusts what is good.
-            Some(Answer { status, flags, ..Answer::default() })
+            let ended = Ended::read(self);
+            // Whoever asks only trusts what is good and the upstream's own.
+            let own = ended.details == Details::ViaUpstream;
+            let ending = if own { Ending::Answered } else { Ending::Elsewhere };
+            let upstream = ended.upstream?.to_string();
+            (ended.status != 0).then_some((upstream, Answer { ending, ..Answer::of_status(ended.status) }))
         })
     }
 

@@ -43,13 +43,10 @@ pub(crate) struct Root<E: Envoy> {
 }
 
 impl<E: Envoy> Shared<E> {
-    /// How the present request ended. `known`: where it went is not asked.
-    pub(crate) fn ended(&self, known: bool) -> Ended {
-        let told = self.glance.try_borrow_mut().ok().and_then(|mut glance| {
-            let glance = glance.as_mut()?;
-            if known { glance.look() } else { glance.find() }
-        });
-        told.unwrap_or_else(|| Ended::read(&self.envoy, false))
+    /// How the present request ended, and where.
+    pub(crate) fn ended(&self) -> Ended {
+        let told = self.glance.try_borrow_mut().ok().and_then(|mut glance| glance.as_mut()?.look());
+        told.unwrap_or_else(|| Ended::read(&self.envoy))
     }
 }
 

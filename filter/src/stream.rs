@@ -4,18 +4,31 @@
 //! reply runs through all response callbacks; HTTP/3 never gets `on_log`. So the permit is what is settled: there is none
 //! before admission, none after a rejection, and none after it was settled; and whatever still holds one when the stream
 //! is deleted is settled then.
+//!
+//! **Whose time it is.** The upstream's time begins with the request's last byte, which the callback on the request's body
+//! tells. Another filter may hold the request back after that; Envoy's router says how long the upstream itself took, in a
+//! header that is only read where it may matter ([`Stream::time_to_first_byte`]).
 
 use std::rc::Rc;
 
 use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::outcome::Answer;
-use circuit_breaker_core::permit::{Admission, Permit};
-use circuit_breaker_core::retry_after;
+use circuit_breaker_core::config::MILLISECOND;
+use circuit_breaker_core::envoy::{self, Details, Exchange, Head};
+use circuit_breaker_core::outcome::{Answer, Ending};
+use circuit_breaker_core::permit::{Admission, Permit, Request};
+use circuit_breaker_core::{grpc_timeout, retry_after};
 
-use crate::envoy::{ADDRESS, CLUSTER, Envoy, Headers};
+use crate::envoy::{ADDRESS, ATTEMPTS, CLUSTER, Envoy, FLAGS, Headers};
 use crate::glance::Ended;
 use crate::reply;
 use crate::root::Shared;
+
+/// The router's own header: milliseconds from the request's last byte, as the router had it, to the answer's first.
+const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
+
+/// From then on a call's time is looked at more closely, whatever the policies mind: below it a filter that holds requests
+/// back is not worth another host call for each, and the histogram of latencies shows it.
+const DOUBTFUL: u64 = 100 * MILLISECOND;
 
 pub(crate) struct Stream<E: Envoy> {
     envoy: E,
@@ -24,7 +37,15 @@ pub(crate) struct Stream<E: Envoy> {
     id: u32,
     permit: Option<Permit>,
     start: u64,
+    /// When the request's last byte came; `None`: it has not.
+    complete: Option<u64>,
+    /// How long the client's own deadline lets it wait.
+    deadline: Option<u64>,
+    head: Head,
+    /// How long the upstream took, once it had the whole request.
     first_byte: Option<u64>,
+    /// How long a fault filter held it back before.
+    injected_delay: u64,
     grpc_status: Option<u32>,
     /// The circuit that did not want it, where it was sent to a fallback and has not landed.
     fell_from: Option<u32>,
@@ -32,55 +53,100 @@ pub(crate) struct Stream<E: Envoy> {
 
 impl<E: Envoy> Stream<E> {
     pub(crate) fn new(envoy: E, id: u32, shared: Option<Rc<Shared<E>>>) -> Stream<E> {
-        Stream { envoy, shared, id, permit: None, start: 0, first_byte: None, grpc_status: None, fell_from: None }
+        Stream {
+            envoy,
+            shared,
+            id,
+            permit: None,
+            start: 0,
+            complete: None,
+            deadline: None,
+            head: Head::None,
+            first_byte: None,
+            injected_delay: 0,
+            grpc_status: None,
+            fell_from: None,
+        }
     }
 
     /// Decides about this request. `headers_only`: it has no body. False: it was answered in the upstream's place.
     pub(crate) fn admit(&mut self, headers_only: bool) -> bool {
-        let Some(shared) = &self.shared else { return true };
+        let Some(shared) = self.shared.clone() else { return true };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return true };
         if breaker.has_exempt_paths()
             && self.envoy.header(Headers::Request, ":path").is_some_and(|path| exempts(&breaker, &path))
         {
             return true;
         }
+        let request = Request { stream: self.id, whole: headers_only || self.is_upgrade() };
+        if !headers_only {
+            self.deadline = self.envoy.header(Headers::Request, "grpc-timeout").and_then(|value| grpc_timeout(&value));
+        }
         self.start = self.envoy.now();
+        self.complete = request.whole.then_some(self.start);
         if breaker.is_calm() {
-            self.permit = Some(breaker.admit_unseen(self.id, self.start));
+            self.permit = Some(breaker.admit_unseen(request, self.start));
             return true;
         }
         let Some(upstream) = self.envoy.text(CLUSTER) else { return true };
-        match breaker.admit(self.id, &upstream, self.start) {
+        match breaker.admit(request, &upstream, self.start) {
             Admission::Pass(permit) => {
                 self.permit = Some(permit);
                 true
             }
-            Admission::Reject { circuit, cause, retry_after } => {
-                if let Some(permit) = fall_back(&self.envoy, &mut breaker, self.id, circuit, self.start) {
-                    (self.permit, self.fell_from) = (Some(permit), Some(circuit));
-                    return true;
-                }
-                let rejection = breaker.rejection(circuit);
-                let sent = rejection
-                    .is_some_and(|rejection| reply::send(&self.envoy, rejection, cause, retry_after, headers_only));
-                if sent {
-                    breaker.rejected(circuit, cause);
-                }
-                !sent
+            Admission::Reject { circuit, .. } if self.fall_back(&mut breaker, request, circuit) => true,
+            rejected @ Admission::Reject { .. } => self.reply(&mut breaker, rejected, headers_only),
+        }
+    }
+
+    /// A connection that is to become another protocol's has no end of its request: the upstream answers to its head.
+    fn is_upgrade(&self) -> bool {
+        self.envoy.header(Headers::Request, "upgrade").is_some()
+    }
+
+    /// Answers in the upstream's place. True: the host would not, and the request goes on, uncounted.
+    fn reply(&self, breaker: &mut Breaker<E>, rejected: Admission, headers_only: bool) -> bool {
+        let Admission::Reject { circuit, cause, retry_after } = rejected else { return true };
+        let rejection = breaker.rejection(circuit);
+        let sent =
+            rejection.is_some_and(|rejection| reply::send(&self.envoy, rejection, cause, retry_after, headers_only));
+        if sent {
+            breaker.rejected(circuit, cause);
+        }
+        !sent
+    }
+
+    /// The request's last byte has come. False: it was answered in the upstream's place, which does not get that byte.
+    pub(crate) fn request_ended(&mut self) -> bool {
+        let (Some(permit), None) = (self.permit, self.complete) else { return true };
+        let Some(shared) = self.shared.clone() else { return true };
+        let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return true };
+        let now = self.envoy.now();
+        self.complete = Some(now);
+        match breaker.request_ended(permit, now) {
+            Admission::Pass(permit) => {
+                self.permit = Some(permit);
+                true
+            }
+            rejected @ Admission::Reject { .. } => {
+                self.permit = None;
+                // What has begun to answer is not answered again.
+                self.head != Head::None || self.reply(&mut breaker, rejected, false)
             }
         }
     }
 
     /// The answer begins.
     pub(crate) fn response_headers(&mut self, end_of_stream: bool) {
-        if let Some(permit) = self.permit {
-            let now = self.envoy.now();
-            self.first_byte = Some(now.saturating_sub(self.start));
-            if end_of_stream {
-                self.read_grpc_status(Headers::Response);
-            }
-            self.answered(permit, now);
+        let Some(permit) = self.permit else { return };
+        let Some(shared) = self.shared.clone() else { return };
+        let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
+        let now = self.envoy.now();
+        self.head = if end_of_stream { Head::Whole } else { Head::Open };
+        if end_of_stream {
+            self.read_grpc_status(Headers::Response);
         }
+        self.answered(&mut breaker, permit, now);
     }
 
     pub(crate) fn response_trailers(&mut self) {
@@ -89,28 +155,74 @@ impl<E: Envoy> Stream<E> {
         }
     }
 
+    /// How long the upstream took of the time that has `passed` since it had the whole request.
+    fn time_to_first_byte(&mut self, breaker: &Breaker<E>, passed: u64) -> u64 {
+        if passed < DOUBTFUL && breaker.is_in_time(passed) {
+            return passed;
+        }
+        let told = self.envoy.header(Headers::Response, SERVICE_TIME);
+        let told = told.and_then(|value| std::str::from_utf8(&value).ok()?.parse::<u64>().ok());
+        let delayed = envoy::is_delayed(self.envoy.number(FLAGS).unwrap_or(0));
+        let took = match told {
+            Some(milliseconds) => milliseconds.saturating_mul(MILLISECOND).min(passed),
+            // Envoy is told to keep its headers to itself: nobody knows which part of the time was the delay.
+            None if delayed => 0,
+            None => passed,
+        };
+        if delayed {
+            self.injected_delay = passed.saturating_sub(took);
+        }
+        took
+    }
+
     /// The call no longer waits; and a probe is judged by its headers, since a stream may go on for hours.
-    fn answered(&mut self, mut permit: Permit, now: u64) {
-        let Some(shared) = &self.shared else { return };
-        let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
+    fn answered(&mut self, breaker: &mut Breaker<E>, mut permit: Permit, now: u64) {
         if let Some(from) = self.fell_from.take() {
-            permit = land(&self.envoy, &mut breaker, from, permit, self.start);
+            permit = self.land(breaker, from, permit);
             self.permit = Some(permit);
         }
-        breaker.arrived(permit, now);
+        // Whoever is let through against a circuit's will has no place there, and a time all the same.
+        let here = || self.complete.map_or(0, |complete| now.saturating_sub(complete));
+        let waited = breaker.arrived(permit, now).unwrap_or_else(here);
+        self.first_byte = Some(self.time_to_first_byte(breaker, waited));
         if matches!(permit, Permit::Probe { .. }) {
-            let answer = self.answer(&Ended::read(&self.envoy, true), false);
-            breaker.answered(permit, &answer, now.saturating_sub(self.start), now);
+            let ended = Ended::read(&self.envoy);
+            let answer = self.answer(&ended, false);
+            let upstream = ended.upstream.as_deref();
+            self.permit = Some(breaker.answered(permit, upstream, &answer, self.first_byte, now));
         }
     }
 
     /// What the breaker is to know of how this request ended.
     fn answer(&self, ended: &Ended, count_attempts: bool) -> Answer {
-        let Ended { status, flags, from_upstream, .. } = *ended;
-        let attempts = if count_attempts { self.envoy.number("upstream\0request_attempt_count") } else { None };
+        let ending = self.exchange(ended).ending();
+        let attempts = if count_attempts { self.envoy.number(ATTEMPTS) } else { None };
         let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1);
-        let retry_after = if from_upstream { self.retry_after(status) } else { None };
-        Answer { status, flags, from_upstream, grpc_status: self.grpc_status, attempts, retry_after }
+        let retry_after = if ending == Ending::Answered { self.retry_after(ended.status) } else { None };
+        let injected_delay = self.injected_delay;
+        Answer { ending, status: ended.status, grpc_status: self.grpc_status, attempts, retry_after, injected_delay }
+    }
+
+    fn exchange(&self, ended: &Ended) -> Exchange {
+        let Ended { status, flags, details, .. } = *ended;
+        let open = details == Details::Other && envoy::client_is_gone(flags);
+        Exchange {
+            details,
+            flags,
+            status,
+            complete: self.complete.is_some(),
+            head: self.head,
+            deadline_passed: envoy::is_deadline(flags) && self.deadline_has_passed(flags),
+            sent: !open || self.envoy.is_sent(),
+            host_chosen: !open || self.envoy.property(ADDRESS).is_some(),
+        }
+    }
+
+    /// Whether the client's own deadline is what ran out, and not a longer patience of the route.
+    fn deadline_has_passed(&self, flags: u64) -> bool {
+        let since = if envoy::is_of_whole_exchange(flags) { self.start } else { self.complete.unwrap_or(self.start) };
+        let passed = self.envoy.now().saturating_sub(since);
+        self.deadline.is_some_and(|deadline| passed.saturating_add(MILLISECOND) >= deadline)
     }
 
     /// When a failing upstream wants to be asked again.
@@ -127,23 +239,21 @@ impl<E: Envoy> Stream<E> {
 
     pub(crate) fn settle(&mut self) {
         let Some(mut permit) = self.permit.take() else { return };
-        let Some(shared) = &self.shared else { return };
+        let Some(shared) = self.shared.clone() else { return };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
         if let Some(from) = self.fell_from.take() {
-            permit = land(&self.envoy, &mut breaker, from, permit, self.start);
+            permit = self.land(&mut breaker, from, permit);
         }
         if permit == Permit::Uncounted {
             return;
         }
-        let ended = match permit {
-            // A probe is to show that the upstream is well: there even a good answer may not be anybody's.
-            Permit::Probe { .. } => Ended::read(&self.envoy, true),
-            Permit::Call { .. } => shared.ended(true),
-            Permit::Calm { .. } | Permit::Uncounted => shared.ended(false),
-        };
+        let ended = shared.ended();
         let upstream = ended.upstream.as_deref();
-        let well = ended.is_well() && self.grpc_status.is_none_or(|code| code == 0) && breaker.trusts_good_statuses();
-        if well && breaker.settle_well(permit, upstream.unwrap_or_default(), self.first_byte) {
+        let well = ended.is_well() && self.grpc_status.is_none_or(|code| code == 0) && self.injected_delay == 0;
+        if well
+            && breaker.trusts_good_statuses()
+            && breaker.settle_well(permit, upstream.unwrap_or_default(), self.first_byte)
+        {
             return;
         }
         let answer = self.answer(&ended, breaker.counts_attempts());
@@ -154,31 +264,33 @@ impl<E: Envoy> Stream<E> {
         let value = self.envoy.header(map, "grpc-status");
         self.grpc_status = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
     }
-}
 
-/// Sends to its fallback what a circuit does not want; `None`: it is to be rejected.
-fn fall_back<E: Envoy>(envoy: &E, breaker: &mut Breaker<E>, stream: u32, circuit: u32, now: u64) -> Option<Permit> {
-    let carries = |(name, value): &(String, String)| {
-        envoy.header(Headers::Request, name).is_some_and(|carried| carried == value.as_bytes())
-    };
-    // It came by a fallback already, whoever says so: once is enough.
-    if breaker.fallback(circuit).iter().all(carries) {
-        return None;
+    /// Sends to its fallback what a circuit does not want. False: it is to be rejected.
+    fn fall_back(&mut self, breaker: &mut Breaker<E>, request: Request, circuit: u32) -> bool {
+        let carries = |(name, value): &(String, String)| {
+            self.envoy.header(Headers::Request, name).is_some_and(|carried| carried == value.as_bytes())
+        };
+        // It came by a fallback already, whoever says so: once is enough.
+        if breaker.fallback(circuit).iter().all(carries) {
+            return false;
+        }
+        let Some(permit) = breaker.fall_back(request, circuit, self.start) else { return false };
+        for (name, value) in breaker.fallback(circuit) {
+            // The request is on its way: what the host will not do leaves it where it was, which the landing tells.
+            let _ = self.envoy.set_request_header(name, value);
+        }
+        (self.permit, self.fell_from) = (Some(permit), Some(circuit));
+        true
     }
-    let permit = breaker.fall_back(stream, circuit, now)?;
-    for (name, value) in breaker.fallback(circuit) {
-        // The request is on its way: what the host will not do leaves it where it was, which the landing tells.
-        let _ = envoy.set_request_header(name, value);
-    }
-    Some(permit)
-}
 
-/// Where a request landed that was sent to a fallback: Envoy tells from the answer on.
-fn land<E: Envoy>(envoy: &E, breaker: &mut Breaker<E>, from: u32, permit: Permit, start: u64) -> Permit {
-    let upstream = envoy.text(CLUSTER).unwrap_or_default();
-    // Answered by a filter before the route was taken again, it is still said to be where it came from.
-    let unmoved = breaker.upstream(from).is_some_and(|from| **from == *upstream) && envoy.property(ADDRESS).is_none();
-    if unmoved { permit } else { breaker.landed(from, permit, &upstream, start, envoy.now()) }
+    /// Where a request landed that was sent to a fallback: Envoy tells from the answer on.
+    fn land(&self, breaker: &mut Breaker<E>, from: u32, permit: Permit) -> Permit {
+        let upstream = self.envoy.text(CLUSTER).unwrap_or_default();
+        // Answered by a filter before the route was taken again, it is still said to be where it came from.
+        let unmoved =
+            breaker.upstream(from).is_some_and(|from| **from == *upstream) && self.envoy.property(ADDRESS).is_none();
+        if unmoved { permit } else { breaker.landed(from, permit, &upstream, self.envoy.now()) }
+    }
 }
 
 fn exempts<E: Envoy>(breaker: &Breaker<E>, path: &[u8]) -> bool {

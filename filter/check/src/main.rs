@@ -56,7 +56,10 @@ fn check(file: &PathBuf, upstream: Option<&str>) -> Result<bool> {
     for found in files::plugin_configs(&text).with_context(|| name.to_string())? {
         let place = if found.resource.is_empty() { name.to_string() } else { format!("{name}: {}", found.resource) };
         match Config::parse(found.document.as_bytes()) {
-            Ok(_) => println!("{place}: valid"),
+            Ok(config) => {
+                println!("{place}: valid");
+                config.warnings().iter().for_each(|warning| eprintln!("{place}: warning: {warning}"));
+            }
             Err(error) => {
                 eprintln!("{place}: {error}");
                 valid = false;

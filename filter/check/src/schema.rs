@@ -41,6 +41,9 @@ fn kind(kind: &Kind) -> Value {
             json!({"type": "array", "items": item})
         }
         Kind::Choice(words) => json!({"enum": words}),
+        Kind::ChoiceOrDuration(words) => {
+            json!({"anyOf": [{"enum": words}, {"type": "string", "pattern": DURATION}]})
+        }
         Kind::Choices(words) => json!({"type": "array", "items": {"enum": words}}),
         Kind::Duration { .. } => json!({"type": "string", "pattern": DURATION}),
         // The parser counts in ten-thousandths of a percent: a smaller share would be none.
@@ -52,7 +55,7 @@ fn kind(kind: &Kind) -> Value {
             {"type": "integer", "minimum": 200, "maximum": 599},
             {"type": "string", "pattern": "^([2-5]xx|[2-5][0-9][0-9](-[2-5][0-9][0-9])?)$"},
         ]}}),
-        Kind::Paths => json!({"type": "array", "items": {"type": "string", "pattern": "^/([^*?#]*|[^*?#]*/\\*|\\*)$"}}),
+        Kind::Paths => json!({"type": "array", "items": {"type": "string", "pattern": PATH}}),
         Kind::Flag => json!({"type": "boolean"}),
         Kind::Headers => json!({
             "type": "object",
@@ -61,6 +64,9 @@ fn kind(kind: &Kind) -> Value {
         }),
     }
 }
+
+/// Segments that are neither `.` nor `..`, empty only at the end, without what a server may decode to another path.
+const PATH: &str = "^(?!.*/\\.{1,2}(/|$))(?!.*//)(?!.*%(2[fF]|5[cC]|2[eE]|25))/([^*?#;\\\\]*/)?([^*?#;\\\\/]*|\\*)$";
 
 /// Hours, minutes, seconds, milliseconds, each at most once and in this order.
 const DURATION: &str =

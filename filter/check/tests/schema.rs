@@ -27,6 +27,10 @@ fn values(kind: &Kind) -> (Vec<Value>, Vec<Value>) {
         Kind::Section(_) => (vec![json!({})], vec![json!([]), json!("x"), json!({"unknown": 1})]),
         Kind::Sections(_) => (vec![json!([])], vec![json!({}), json!([1])]),
         Kind::Choice(words) => (words.iter().map(|word| json!(word)).collect(), vec![json!("other"), json!("")]),
+        Kind::ChoiceOrDuration(words) => (
+            words.iter().map(|word| json!(word)).chain([json!("10s"), json!("0s")]).collect(),
+            vec![json!("other"), json!(10), json!("10")],
+        ),
         Kind::Choices(words) => {
             (vec![json!([]), json!([words[0]]), json!(words)], vec![json!(["other"]), json!(words[0])])
         }
@@ -50,8 +54,12 @@ fn values(kind: &Kind) -> (Vec<Value>, Vec<Value>) {
             vec![json!([199]), json!(["6xx"]), json!([600]), json!(["5x"]), json!("5xx"), json!(["500-"])],
         ),
         Kind::Paths => (
-            vec![json!([]), json!(["/a", "/a/*", "/*", "/"])],
-            vec![json!(["a"]), json!(["/a*"]), json!(["/*/a"]), json!([""]), json!("/a")],
+            vec![json!([]), json!(["/a", "/a/*", "/*", "/", "/a/b/", "/a.b/%20c", "/..."])],
+            ["a", "/a*", "/*/a", "", "/a/../b", "/..", "/./*", "//a", "/a//*", "/a;b", "/a\\b", "/a%2Fb", "/%25"]
+                .iter()
+                .map(|path| json!([path]))
+                .chain([json!("/a")])
+                .collect(),
         ),
         Kind::Flag => (vec![json!(true), json!(false)], vec![json!("true"), json!(0)]),
         Kind::Headers => (

@@ -49,30 +49,43 @@ pub struct Breaker<H> {
     trusts_good_statuses: bool,
     /// Calls that wait for their answers.
     flights: Flights,
-    /// The shortest `slowCallDuration` of all policies; `None` where none minds.
+    /// The shortest `slowCallDuration` of all policies; `None` where none has one.
     shortest_slow: Option<u64>,
     /// When it last ticked.
     ticked: u64,
+    /// Time between two ticks.
+    period: u64,
     /// A newer configuration has taken over: this one only serves the requests it has left.
     retired: bool,
+    /// Envoy follows redirects itself: where a call went is only known for certain when it is let go.
+    follows_redirects: bool,
+    counts_injected_faults: bool,
+    /// The shortest time to a first byte that may be more than in time, under any policy.
+    shortest_patience: u64,
 }
 
 /// A tick that is rarer than this would settle probes late; one that is more frequent costs and gains nothing.
 const LONGEST_TICK: u64 = 500 * MILLISECOND;
 const SHORTEST_TICK: u64 = 50 * MILLISECOND;
 
+/// Periods after which a tick is no longer only late. A busy worker may well miss one.
+const LATE: u64 = 3;
+
 impl<H: Host> Breaker<H> {
     /// A breaker under `config`. `now` in nanoseconds since 1970; `seed` differs between VMs.
     pub fn start(host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
         let counts_attempts = config.policies().any(|policy| policy.failures.all_attempts);
-        let minds = |policy: &&Policy| policy.trip.slow_rate > 0;
-        let shortest_slow = config.policies().filter(minds).map(|policy| policy.trip.slow_duration).min();
+        let counts_injected_faults = config.policies().any(|policy| policy.failures.injected_faults);
+        let patience = |policy: &Policy| policy.trip.slow_duration;
+        let shortest_slow = config.policies().map(patience).filter(|duration| *duration > 0).min();
+        let shortest_patience = config.policies().map(Policy::plain_below).filter(|below| *below > 0).min();
         let trusts_good_statuses = !counts_attempts
             && config.policies().all(|policy| (0..400).all(|status| !policy.failures.http_fails(status)));
         let mut breaker = Breaker {
             counts_attempts,
             trusts_good_statuses,
             flights: Flights::new(),
+            period: tick_period(&config),
             shortest_slow,
             vm: Vm::new(host, seed),
             config,
@@ -83,21 +96,18 @@ impl<H: Host> Breaker<H> {
             probes: Vec::new(),
             ticked: now,
             retired: false,
+            follows_redirects: false,
+            counts_injected_faults,
+            shortest_patience: shortest_patience.unwrap_or(u64::MAX),
         };
         breaker.tick(now);
         breaker
     }
 
-    /// Time between two ticks in nanoseconds: twice a bucket of the shortest window, so that no bucket is much longer
-    /// than it should be.
+    /// Time between two ticks in nanoseconds.
     #[must_use]
     pub fn tick_period(&self) -> u64 {
-        let half_bucket = |policy: &Policy| match policy.trip.window {
-            Length::Time(_) => Some(policy.trip.window.bucket() / 2),
-            Length::Calls(_) => None,
-        };
-        let shortest = self.config.policies().filter_map(half_bucket).min();
-        shortest.unwrap_or(LONGEST_TICK).clamp(SHORTEST_TICK, LONGEST_TICK)
+        self.period
     }
 
     /// A newer configuration takes over. Requests that this one has admitted are still settled here, and those that
@@ -148,7 +158,20 @@ impl<H: Host> Breaker<H> {
         self.counts_attempts
     }
 
-    /// Whether a status below 400 without any flag is a success whatever the policy.
+    /// Whether some policy counts faults that are injected on purpose: then a delay may count too.
+    #[must_use]
+    pub fn counts_injected_faults(&self) -> bool {
+        self.counts_injected_faults
+    }
+
+    /// Whether a time to the first byte is so short that no policy minds it.
+    #[must_use]
+    #[inline]
+    pub fn is_in_time(&self, first_byte: u64) -> bool {
+        first_byte < self.shortest_patience
+    }
+
+    /// Whether an upstream's own status below 400 is a success whatever the policy.
     #[must_use]
     pub fn trusts_good_statuses(&self) -> bool {
         self.trusts_good_statuses
@@ -160,6 +183,11 @@ impl<H: Host> Breaker<H> {
             self.flights.rebase(now);
             self.rebase_probes(now);
         }
+        let leap = self.leap(now);
+        if leap > 0 {
+            self.flights.leap(leap);
+            self.leap_probes(leap);
+        }
         self.ticked = now;
         self.end_probes(now);
         self.age_flights(now);
@@ -169,7 +197,9 @@ impl<H: Host> Breaker<H> {
         }
         let epoch = self.vm.epoch();
         let found = self.discover(now);
-        let mut quiet = self.noted(found).is_some() && !self.config.policies().any(|p| p.mode == Mode::ForceOpen);
+        let mut quiet = self.noted(found).is_some()
+            && !self.follows_redirects
+            && !self.config.policies().any(|p| p.mode == Mode::ForceOpen);
         let unwritten = epoch.is_some() && self.ticked_at == epoch;
         self.ticked_at = epoch;
         for view in self.circuits.iter_mut().filter(|view| !(unwritten && view.is_at_rest(now))) {
@@ -185,6 +215,13 @@ impl<H: Host> Breaker<H> {
         self.vm.circuits(self.circuits.len());
     }
 
+    /// How much more time than a tick's has passed since the last one: the clock has leapt ahead, or this worker was
+    /// stopped. It could not see an answer then, so that nobody has waited for it. 0 where the tick is only late.
+    fn leap(&self, now: u64) -> u64 {
+        let (passed, period) = (now.saturating_sub(self.ticked), self.period);
+        if passed > period.saturating_mul(LATE) { passed.saturating_sub(period) } else { 0 }
+    }
+
     /// The value, or `None` and one more internal error.
     fn noted<T>(&self, result: Result<T, Fault>) -> Option<T> {
         result.map_err(|fault| self.vm.failed(fault)).ok()
@@ -193,6 +230,17 @@ impl<H: Host> Breaker<H> {
     fn parts(&mut self, circuit: u32) -> Option<(&mut View, &Vm<H>)> {
         self.circuits.get_mut(circuit).map(|view| (view, &self.vm))
     }
+}
+
+/// Time between two ticks in nanoseconds: twice a bucket of the shortest window, so that no bucket is much longer than it
+/// should be.
+fn tick_period(config: &Config) -> u64 {
+    let half_bucket = |policy: &Policy| match policy.trip.window {
+        Length::Time(_) => Some(policy.trip.window.bucket() / 2),
+        Length::Calls(_) => None,
+    };
+    let shortest = config.policies().filter_map(half_bucket).min();
+    shortest.unwrap_or(LONGEST_TICK).clamp(SHORTEST_TICK, LONGEST_TICK)
 }
 
 /// Whether the circuit lets everything pass.

@@ -12,7 +12,7 @@
 
 use crate::backoff::open_time;
 use crate::clock;
-use crate::config::SECOND;
+use crate::config::{MILLISECOND, SECOND};
 use crate::policy::{Mode, Policy, Trip};
 use crate::ramp;
 use crate::record::{LEASES, Lease, Phase, Record};
@@ -96,6 +96,11 @@ pub(crate) enum Verdict {
 /// A lease outlives `probeTimeout` by this much: its owner judges the probe at its tick (at most a second apart), and
 /// nobody else may take the slot before.
 const LEASE_GRACE: u64 = 2 * SECOND;
+
+/// How long a request that is still coming may hold a probe slot. A body that is sent at once is here in a fraction of
+/// this; a client that stalls must not keep others from probing. It costs a slow upload nothing: what comes later than
+/// this asks for a slot again when it is complete.
+pub(crate) const TRIAL: u64 = 250 * MILLISECOND;
 
 /// The first condition that holds, if any. `streak` and `window` are of the present generation.
 pub(crate) fn condition(trip: &Trip, streak: u64, window: Tally) -> Option<Reason> {
@@ -200,7 +205,8 @@ impl Record {
     /// A longer OPEN, where the upstream asked for more than there is.
     pub(crate) fn lengthen(&self, policy: &Policy, at: &Moment) -> Option<Change> {
         let open_until = asked_for(policy, at);
-        if self.phase != Phase::Open || self.forced || open_until <= self.open_until {
+        // A little longer is not worth a write: each of a thousand late answers asks for a little more.
+        if self.phase != Phase::Open || self.forced || open_until <= self.open_until.saturating_add(SECOND) {
             return None;
         }
         Some(Change { record: Record { open_until, ..self.clone() }, reason: None })
@@ -290,30 +296,51 @@ impl Record {
         clock::left(now, lease.ends_at, longest) > 0
     }
 
-    /// Whether a probe may be sent.
-    pub(crate) fn has_slot(&self, policy: &Policy, now: u64) -> bool {
-        let live = self.leases.iter().filter(|lease| Self::is_live(lease, policy, now)).count();
-        self.phase == Phase::Probe && live < policy.half_open.max_probes as usize
+    /// Whether a probe may be sent. `whole`: its request is complete, and so need not wait for one that is still coming.
+    pub(crate) fn has_slot(&self, policy: &Policy, now: u64, whole: bool) -> bool {
+        let taken = |lease: &&Lease| Self::is_live(lease, policy, now) && !(whole && lease.trial);
+        self.phase == Phase::Probe && self.leases.iter().filter(taken).count() < policy.half_open.max_probes as usize
     }
 
     /// Takes a probe slot: the record with the lease, and the lease's number.
-    pub(crate) fn lease(&self, policy: &Policy, now: u64) -> Option<(Record, u32)> {
-        if !self.has_slot(policy, now) {
+    pub(crate) fn lease(&self, policy: &Policy, now: u64, whole: bool) -> Option<(Record, u32)> {
+        if !self.has_slot(policy, now, whole) {
             return None;
         }
         let mut next = self.clone();
         // 0 means "no lease": the number skips it when it wraps.
         let number = self.last_lease.checked_add(1).unwrap_or(1);
-        let ends_at = now.saturating_add(policy.half_open.probe_timeout).saturating_add(LEASE_GRACE);
-        let lease = Lease { number, ends_at };
-        // One that is over makes room only when there is need: its probe may still be out, and counts until then.
-        let over = next.leases.iter().position(|lease| !Self::is_live(lease, policy, now));
-        if let Some(over) = over.filter(|_| next.leases.len() >= LEASES) {
-            next.leases.remove(over);
-        }
+        let longest = if whole { policy.half_open.probe_timeout.saturating_add(LEASE_GRACE) } else { TRIAL };
+        let lease = Lease { number, ends_at: now.saturating_add(longest), trial: !whole };
+        next.make_room(policy, now);
         next.leases.push(lease);
         next.last_lease = number;
         Some((next, number))
+    }
+
+    /// One lease fewer where that is needed for another one: a trial where all slots are taken, one that is over where
+    /// all places are (its probe may still be out, and counts until then).
+    fn make_room(&mut self, policy: &Policy, now: u64) {
+        let live = self.leases.iter().filter(|lease| Self::is_live(lease, policy, now)).count();
+        let trial = self.leases.iter().position(|lease| lease.trial && Self::is_live(lease, policy, now));
+        if let Some(trial) = trial.filter(|_| live >= policy.half_open.max_probes as usize) {
+            self.leases.remove(trial);
+        }
+        let over = self.leases.iter().position(|lease| !Self::is_live(lease, policy, now));
+        if let Some(over) = over.filter(|_| self.leases.len() >= LEASES) {
+            self.leases.remove(over);
+        }
+    }
+
+    /// The request of a probe on trial is complete: its slot for good, or another one. `None` where it has none any
+    /// longer, or the circuit has moved on.
+    pub(crate) fn confirm(&self, policy: &Policy, now: u64, generation: u64, number: u32) -> Option<(Record, u32)> {
+        if self.generation != generation {
+            return None;
+        }
+        let mut next = self.clone();
+        next.leases.retain(|lease| lease.number != number);
+        next.lease(policy, now, true)
     }
 
     /// Ends a probe. `None` where its generation or its lease is over: a late answer changes nothing.

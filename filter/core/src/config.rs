@@ -10,6 +10,7 @@ mod error;
 mod fields;
 mod node;
 mod print;
+mod protobuf;
 
 use std::rc::Rc;
 
@@ -29,6 +30,8 @@ use node::Node;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     default: Rc<Policy>,
+    /// Of what is behind no service of its own, unless an entry names it.
+    catch_all: Rc<Policy>,
     /// Most specific first.
     upstreams: Vec<(Matcher, Rc<Policy>)>,
     /// Circuits that one proxy may hold.
@@ -50,8 +53,10 @@ impl Config {
         let mut whole = defaults(CONFIG);
         whole.overlay(&given, |name| name != "upstreams" && fields::merges(name));
         let default = whole.get("default").cloned().unwrap_or(Node::Null);
+        let policy = policy(&default, "default")?;
         Ok(Config {
-            default: Rc::new(policy(&default, "default")?),
+            catch_all: Rc::new(Policy { mode: Mode::Disabled, ..policy.clone() }),
+            default: Rc::new(policy),
             upstreams: upstreams(&whole, &default)?,
             exempt: Paths::new(Reader(whole.get("exempt")).words("paths")),
             max_circuits: Reader(whole.get("limits")).integer("maxCircuits"),
@@ -63,7 +68,19 @@ impl Config {
     #[must_use]
     pub fn policy_of(&self, upstream: &Upstream<'_>) -> Rc<Policy> {
         let found = self.upstreams.iter().find(|(matcher, _)| matcher.matches(upstream));
-        Rc::clone(found.map_or(&self.default, |(_, policy)| policy))
+        match found {
+            Some((matcher, policy)) if matcher.names(upstream) || !upstream.is_catch_all() => Rc::clone(policy),
+            _ if upstream.is_catch_all() => Rc::clone(&self.catch_all),
+            _ => Rc::clone(&self.default),
+        }
+    }
+
+    /// What is allowed and probably not meant, a sentence each, with its path.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let default = std::iter::once(("default".to_owned(), &self.default));
+        let upstreams = self.upstreams.iter().map(|(matcher, policy)| (format!("upstreams entry {matcher}"), policy));
+        default.chain(upstreams).filter_map(|(place, policy)| warning(&place, policy)).collect()
     }
 
     /// All policies in use.
@@ -72,7 +89,24 @@ impl Config {
     }
 }
 
+fn warning(place: &str, policy: &Policy) -> Option<String> {
+    let (timeout, slow) = (policy.half_open.probe_timeout, policy.trip.slow_duration);
+    (timeout < slow).then(|| {
+        let (timeout, slow) = (print_duration(timeout), print_duration(slow));
+        format!(
+            "{place}: halfOpen.probeTimeout is {timeout} and trip.slowCallDuration {slow}: a call between them is good \
+             while CLOSED and fails as a probe, so that an upstream which takes that long does not recover"
+        )
+    })
+}
+
+const STRUCT: &str = "a protobuf Struct in binary; allowed: JSON as text, in Envoy's configuration as {\"@type\": \
+    \"type.googleapis.com/google.protobuf.StringValue\", \"value\": \"{...}\"}";
+
 fn read(document: &[u8]) -> Result<Node, ConfigError> {
+    if protobuf::is_struct(document) {
+        return Err(ConfigError::said("", STRUCT));
+    }
     if document.iter().all(u8::is_ascii_whitespace) {
         return Ok(Node::Map(Vec::new()));
     }
@@ -179,7 +213,7 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
         half_open: HalfOpen {
             max_probes: half_open.integer("maxConcurrentProbes"),
             success_threshold: half_open.integer("successThreshold"),
-            probe_timeout: half_open.duration("probeTimeout"),
+            probe_timeout: probe_timeout(half_open, trip),
             ramp_initial: half_open.at("ramp").share("initialPercent"),
             ramp_duration: half_open.at("ramp").duration("duration"),
         },
@@ -187,6 +221,21 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
         fallback: policy.at("fallback").headers("headers"),
     })
 }
+
+/// The probe timeout where nobody waits for anything: the default of `slowCallDuration`.
+const LONGEST_PROBE: u64 = 60 * SECOND;
+
+/// A probe may take as long as any good call, if nobody says otherwise: what is fine while CLOSED must not be fatal now.
+fn probe_timeout(half_open: Reader<'_>, trip: Reader<'_>) -> u64 {
+    match (half_open.at("probeTimeout").is_given(), trip.duration("slowCallDuration")) {
+        (true, _) => half_open.duration("probeTimeout"),
+        (false, 0) => LONGEST_PROBE,
+        (false, slow) => slow.max(SHORTEST_PROBE),
+    }
+}
+
+/// As short as a probe's timeout can be written.
+const SHORTEST_PROBE: u64 = 100 * MILLISECOND;
 
 /// Either field switches the condition off.
 fn slow_rate(trip: Reader<'_>) -> u32 {
@@ -232,7 +281,12 @@ fn window(window: Reader<'_>, minimum_calls: u32, path: &str) -> Result<Length, 
 
 fn failures(given: Reader<'_>) -> Failures {
     let mut failures = Failures {
-        client_cancel: given.text("clientCancel") == "failure",
+        client_cancel: match given.text("clientCancel") {
+            "neutral" => None,
+            "failure" => Some(0),
+            _ => Some(given.duration("clientCancel")),
+        },
+        injected_faults: given.text("injectedFaults") == "failure",
         rate_limited: match given.text("rateLimited") {
             "failure" => RateLimited::Failure,
             "ignore" => RateLimited::Ignore,

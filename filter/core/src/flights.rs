@@ -4,13 +4,13 @@
 //! A hung upstream behind a route without a timeout ends no call, and a breaker that only looks at ended calls never
 //! trips on it; and an event stream that lives for hours is good long before it ends. So a call takes a place when it
 //! begins and gives it back when it ends, which is a write or two: requests are many. Ticks are few, so that it is they
-//! who look at every place and put the calls that are old in order, oldest first. A place takes 48 bytes and is used
+//! who look at every place and put the calls that are old in order, oldest first. A place takes 64 bytes and is used
 //! again; those that a burst leaves behind are given up as far as they lie at the end.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::permit::Permit;
+use crate::permit::{Permit, Request};
 
 /// No place: the call is not among those in flight.
 pub(crate) const NOWHERE: u32 = u32::MAX;
@@ -18,12 +18,27 @@ pub(crate) const NOWHERE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     admitted: Admitted,
+    /// When it was admitted.
     start: u64,
+    /// When its request's last byte came; its start while that has not.
+    since: u64,
     state: State,
-    /// Ticks before it began, in 32 bits: they are only subtracted, and no call outlives so many.
-    beat: u32,
     /// Envoy's number of the request.
     stream: u32,
+    /// The request ended with its headers.
+    whole: bool,
+    held: Held,
+}
+
+/// What is known of how long other filters have held a call back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// Nobody has looked: that it was sent at once is the rule.
+    Unknown,
+    /// It had not been sent at `since`.
+    Unsent,
+    /// It had been sent at `since`.
+    Sent,
 }
 
 /// By what a call was let go.
@@ -61,26 +76,48 @@ enum State {
         /// The place that is free after it.
         next: u32,
     },
-    Waiting,
+    /// The request is still coming: nobody waits for the upstream yet.
+    Sending,
+    Waiting {
+        /// When the tick is to look at it; it looks at every call once its age asks for it, and then at this time.
+        look_at: u64,
+    },
     Answered {
         /// When its answer began.
-        since: u64,
+        at: u64,
     },
     /// Nobody minds any longer how long it takes.
     Left,
     /// It was settled by the tick.
-    Settled,
+    Settled(Early),
 }
 
-/// How a call ended, as far as its waiting tells.
+/// What the tick has settled a call as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The tick has settled it.
-    SettledBefore,
-    /// Its answer never began.
-    Unanswered { start: u64 },
-    /// Its answer had begun, or nobody minded.
-    Otherwise,
+pub(crate) enum Early {
+    /// Good: its answer had begun well. That stays counted, and a failure that comes later is counted too.
+    Good,
+    /// Hung: nothing more is counted of it.
+    Hung,
+}
+
+/// How a call ended, as far as its place tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// What the tick has settled it as.
+    pub(crate) early: Option<Early>,
+    /// Since when it had waited for the upstream.
+    pub(crate) since: u64,
+}
+
+impl Ended {
+    /// Of a call without a place.
+    pub(crate) const UNKNOWN: Ended = Ended { early: None, since: u64::MAX };
+
+    /// Nanoseconds that it has waited.
+    pub(crate) fn waited(&self, now: u64) -> Option<u64> {
+        (self.since != u64::MAX).then(|| now.saturating_sub(self.since))
+    }
 }
 
 /// A call that the tick must look at.
@@ -88,10 +125,12 @@ pub(crate) enum Ended {
 pub(crate) struct Old {
     pub(crate) flight: u32,
     pub(crate) permit: Permit,
-    pub(crate) start: u64,
-    /// When its answer began, or else its start.
+    /// When its request's last byte came.
     pub(crate) since: u64,
+    /// When its answer began, or else `since`.
+    pub(crate) at: u64,
     pub(crate) stream: u32,
+    pub(crate) held: Held,
 }
 
 /// A call in flight.
@@ -111,14 +150,13 @@ impl Call<'_> {
     /// It has ended: its place is free.
     #[inline]
     pub(crate) fn end(self) -> Ended {
-        let ended = match self.flight.state {
-            State::Settled => Ended::SettledBefore,
-            State::Waiting => Ended::Unanswered { start: self.flight.start },
-            State::Answered { .. } | State::Left | State::Free { .. } => Ended::Otherwise,
+        let early = match self.flight.state {
+            State::Settled(early) => Some(early),
+            _ => None,
         };
         self.flight.state = State::Free { next: *self.free };
         *self.free = self.place;
-        ended
+        Ended { early, since: self.flight.since }
     }
 }
 
@@ -127,27 +165,26 @@ pub(crate) struct Flights {
     places: Vec<Flight>,
     /// The first free place.
     free: u32,
-    beats: u32,
 }
 
 impl Flights {
     pub(crate) fn new() -> Flights {
-        Flights { places: Vec::new(), free: NOWHERE, beats: 0 }
+        Flights { places: Vec::new(), free: NOWHERE }
     }
 
-    /// A call begins to wait that was let go unseen: its place.
+    /// A call begins that is let go unseen: its place.
     #[inline]
-    pub(crate) fn begin_unseen(&mut self, stream: u32, start: u64) -> u32 {
-        self.begin(stream, start, Admitted::Unseen)
+    pub(crate) fn begin_unseen(&mut self, request: Request, start: u64) -> u32 {
+        self.begin(request, start, Admitted::Unseen)
     }
 
-    /// A call of a circuit begins to wait, admitted in `generation`: its place.
-    pub(crate) fn begin_seen(&mut self, stream: u32, start: u64, circuit: u32, generation: u64) -> u32 {
-        self.begin(stream, start, Admitted::By { circuit, generation })
+    /// A call of a circuit begins, admitted in `generation`: its place.
+    pub(crate) fn begin_seen(&mut self, request: Request, start: u64, circuit: u32, generation: u64) -> u32 {
+        self.begin(request, start, Admitted::By { circuit, generation })
     }
 
     #[inline(always)]
-    fn begin(&mut self, stream: u32, start: u64, admitted: Admitted) -> u32 {
+    fn begin(&mut self, request: Request, start: u64, admitted: Admitted) -> u32 {
         if self.free as usize >= self.places.len() {
             self.make_room();
         }
@@ -155,7 +192,9 @@ impl Flights {
         if let Some(flight) = self.places.get_mut(place as usize)
             && let State::Free { next } = flight.state
         {
-            *flight = Flight { admitted, start, state: State::Waiting, beat: self.beats, stream };
+            let Request { stream, whole } = request;
+            let state = if whole { State::Waiting { look_at: 0 } } else { State::Sending };
+            *flight = Flight { admitted, start, since: start, state, stream, whole, held: Held::Unknown };
             self.free = next;
         }
         place
@@ -166,7 +205,9 @@ impl Flights {
     fn make_room(&mut self) {
         self.free = u32::try_from(self.places.len()).unwrap_or(NOWHERE);
         let state = State::Free { next: NOWHERE };
-        self.places.push(Flight { admitted: Admitted::Unseen, start: 0, state, beat: 0, stream: 0 });
+        let admitted = Admitted::Unseen;
+        let held = Held::Unknown;
+        self.places.push(Flight { admitted, start: 0, since: 0, state, stream: 0, whole: true, held });
     }
 
     /// The call in a place, where one is there.
@@ -179,31 +220,71 @@ impl Flights {
         }
     }
 
-    /// Its answer has begun: it no longer waits.
-    #[inline]
-    pub(crate) fn arrive(&mut self, place: u32, now: u64) {
+    /// When the call in a place was let go, as the tick has set it right.
+    pub(crate) fn start_of(&self, place: u32) -> Option<u64> {
+        self.places.get(place as usize).map(Flight::unseen_since)
+    }
+
+    /// The request's last byte has come: from now on the upstream is waited for.
+    pub(crate) fn complete(&mut self, place: u32, now: u64) {
         if let Some(flight) = self.places.get_mut(place as usize)
-            && flight.state == State::Waiting
+            && flight.state == State::Sending
         {
-            flight.state = State::Answered { since: now };
+            (flight.since, flight.state) = (now, State::Waiting { look_at: 0 });
+        }
+    }
+
+    /// Its answer has begun: it no longer waits. Nanoseconds for which its upstream was waited for: none, where the request
+    /// is still coming. `None`: there is no such call.
+    #[inline]
+    pub(crate) fn arrive(&mut self, place: u32, now: u64) -> Option<u64> {
+        let flight = self.places.get_mut(place as usize)?;
+        let waited = now.saturating_sub(flight.since);
+        match flight.state {
+            State::Sending => {
+                flight.state = State::Answered { at: now };
+                Some(0)
+            }
+            State::Waiting { .. } => {
+                flight.state = State::Answered { at: now };
+                Some(waited)
+            }
+            State::Free { .. } => None,
+            State::Answered { .. } | State::Left | State::Settled(_) => Some(waited),
         }
     }
 
     /// Nobody minds any longer how long it takes.
     pub(crate) fn forget(&mut self, place: u32) {
         if let Some(flight) = self.places.get_mut(place as usize)
-            && matches!(flight.state, State::Waiting | State::Answered { .. })
+            && matches!(flight.state, State::Waiting { .. } | State::Answered { .. })
         {
             flight.state = State::Left;
         }
     }
 
+    /// The tick need not look at it before this time.
+    pub(crate) fn look_later(&mut self, place: u32, at: u64) {
+        if let Some(flight) = self.places.get_mut(place as usize)
+            && let State::Waiting { look_at } = &mut flight.state
+        {
+            *look_at = at;
+        }
+    }
+
+    /// Something held it back: the upstream is waited for from now on at the earliest.
+    pub(crate) fn held_back(&mut self, place: u32, now: u64, held: Held) {
+        if let Some(flight) = self.places.get_mut(place as usize) {
+            (flight.since, flight.held) = (now, held);
+        }
+    }
+
     /// The tick has settled it.
-    pub(crate) fn settled(&mut self, place: u32) {
+    pub(crate) fn settled(&mut self, place: u32, early: Early) {
         if let Some(flight) = self.places.get_mut(place as usize)
             && !matches!(flight.state, State::Free { .. })
         {
-            flight.state = State::Settled;
+            flight.state = State::Settled(early);
         }
     }
 
@@ -215,21 +296,27 @@ impl Flights {
                 flight.admitted = Admitted::Before;
             }
             flight.start = flight.start.min(now);
-            if let State::Answered { since } = &mut flight.state {
-                *since = (*since).min(now);
+            flight.since = flight.since.min(now);
+            if let State::Answered { at } = &mut flight.state {
+                *at = (*at).min(now);
             }
         }
     }
 
-    /// A tick: what counts time where the clock may step.
-    pub(crate) fn beat(&mut self) {
-        self.beats = self.beats.wrapping_add(1);
-        self.trim();
+    /// The clock has leapt ahead, or the worker was stopped: nobody has waited for that time.
+    pub(crate) fn leap(&mut self, by: u64) {
+        for flight in &mut self.places {
+            flight.since = flight.since.saturating_add(by);
+            match &mut flight.state {
+                State::Answered { at } | State::Waiting { look_at: at } => *at = at.saturating_add(by),
+                State::Free { .. } | State::Sending | State::Left | State::Settled(_) => {}
+            }
+        }
     }
 
     /// Gives up the free places at the end. Those that are left are used again from the front, so that the end comes
     /// free as the calls there end.
-    fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         let kept = self.places.iter().rposition(|flight| !matches!(flight.state, State::Free { .. }));
         let kept = kept.map_or(0, |last| last.saturating_add(1));
         if kept == self.places.len() {
@@ -244,37 +331,35 @@ impl Flights {
         }
     }
 
-    /// Calls that have waited at least `age`, by the clock and by half as many ticks: a clock that jumps ahead does not
-    /// make all calls old at once.
-    pub(crate) fn waiting_for(&self, now: u64, age: u64, tick: u64) -> Vec<Old> {
-        let beats = age.checked_div(tick.saturating_mul(2)).unwrap_or(0);
-        self.oldest(now, age, |flight| {
-            let late = u64::from(self.beats.wrapping_sub(flight.beat)) >= beats;
-            (late && flight.state == State::Waiting).then_some(flight.start)
-        })
-    }
-
-    /// Calls whose answers began at least `age` ago.
-    pub(crate) fn answered_since(&self, now: u64, age: u64) -> Vec<Old> {
+    /// Calls that have waited at least `age`.
+    pub(crate) fn waiting_for(&self, now: u64, age: u64) -> Vec<Old> {
         self.oldest(now, age, |flight| match flight.state {
-            State::Answered { since } => Some(since),
-            State::Free { .. } | State::Waiting | State::Left | State::Settled => None,
+            State::Waiting { look_at } if now >= look_at => Some(flight.since),
+            _ => None,
         })
     }
 
-    /// The calls that are at least `age` old since the time that `since` tells, oldest first.
-    fn oldest(&self, now: u64, age: u64, since: impl Fn(&Flight) -> Option<u64>) -> Vec<Old> {
+    /// Calls whose answers began at least `age` ago, or `age_of_body` where the request had a body.
+    pub(crate) fn answered_since(&self, now: u64, age: u64, age_of_body: u64) -> Vec<Old> {
+        self.oldest(now, age, |flight| match flight.state {
+            State::Answered { at } if flight.whole || now.saturating_sub(at) >= age_of_body => Some(at),
+            _ => None,
+        })
+    }
+
+    /// The calls that are at least `age` old since the time that `at` tells, oldest first.
+    fn oldest(&self, now: u64, age: u64, at: impl Fn(&Flight) -> Option<u64>) -> Vec<Old> {
         let mut old: BinaryHeap<(Reverse<u64>, Reverse<u32>)> = BinaryHeap::new();
         for (place, flight) in (0..).zip(&self.places) {
-            if let Some(since) = since(flight).filter(|since| now.saturating_sub(*since) >= age) {
-                old.push((Reverse(since), Reverse(place)));
+            if let Some(at) = at(flight).filter(|at| now.saturating_sub(*at) >= age) {
+                old.push((Reverse(at), Reverse(place)));
             }
         }
         let mut calls = Vec::with_capacity(old.len());
-        while let Some((Reverse(since), Reverse(place))) = old.pop() {
+        while let Some((Reverse(at), Reverse(place))) = old.pop() {
             if let Some(flight) = self.places.get(place as usize) {
-                let Flight { start, stream, .. } = *flight;
-                calls.push(Old { flight: place, permit: flight.permit(place), start, since, stream });
+                let Flight { since, stream, held, .. } = *flight;
+                calls.push(Old { flight: place, permit: flight.permit(place), since, at, stream, held });
             }
         }
         calls
@@ -289,35 +374,30 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn begin(flights: &mut Flights, stream: u32, start: u64) -> u32 {
-        flights.begin_unseen(stream, start)
+        flights.begin_unseen(stream.into(), start)
     }
 
-    fn end(flights: &mut Flights, place: u32) -> Ended {
-        flights.call(place).map_or(Ended::Otherwise, Call::end)
+    /// What the tick has settled it as; `None`: there is no such call.
+    fn end(flights: &mut Flights, place: u32) -> Option<Option<Early>> {
+        flights.call(place).map(|call| call.end().early)
     }
 
     fn streams(flights: &Flights, now: u64, age: u64) -> Vec<u32> {
-        flights.waiting_for(now, age, 1).iter().map(|waiting| waiting.stream).collect()
+        flights.waiting_for(now, age).iter().map(|waiting| waiting.stream).collect()
     }
 
     #[test]
     fn calls_leave_from_anywhere_and_the_old_ones_are_found_in_order() {
         let mut flights = Flights::new();
         let places: Vec<u32> = (0..6).map(|stream| begin(&mut flights, stream, u64::from(stream))).collect();
-        for _ in 0..100 {
-            flights.beat();
-        }
         assert_eq!(streams(&flights, 10, 7), [0, 1, 2, 3]);
         flights.arrive(places[0], 9);
-        flights.settled(places[2]);
-        assert_eq!(end(&mut flights, places[5]), Ended::Unanswered { start: 5 });
+        flights.settled(places[2], Early::Hung);
+        assert_eq!(end(&mut flights, places[5]), Some(None));
         assert_eq!(streams(&flights, 100, 7), [1, 3, 4]);
-        assert_eq!(end(&mut flights, places[2]), Ended::SettledBefore);
-        assert_eq!(end(&mut flights, places[2]), Ended::Otherwise, "its place is free");
-        assert_eq!(
-            (end(&mut flights, places[0]), end(&mut flights, places[1])),
-            (Ended::Otherwise, Ended::Unanswered { start: 1 })
-        );
+        assert_eq!(end(&mut flights, places[2]), Some(Some(Early::Hung)));
+        assert_eq!(end(&mut flights, places[2]), None, "its place is free");
+        assert_eq!((end(&mut flights, places[0]), end(&mut flights, places[1])), (Some(None), Some(None)));
         assert_eq!(streams(&flights, 100, 7), [3, 4]);
     }
 
@@ -329,12 +409,12 @@ mod tests {
             flights.arrive(places[place], now);
         }
         let answered = |flights: &Flights, now| -> Vec<u32> {
-            flights.answered_since(now, 10).iter().map(|old| old.stream).collect()
+            flights.answered_since(now, 10, 10).iter().map(|old| old.stream).collect()
         };
         assert_eq!(answered(&flights, 30), [2, 0]);
-        flights.settled(places[0]);
-        assert_eq!((answered(&flights, 50), end(&mut flights, places[0])), (vec![2, 3], Ended::SettledBefore));
-        assert_eq!((end(&mut flights, places[3]), end(&mut flights, places[2])), (Ended::Otherwise, Ended::Otherwise));
+        flights.settled(places[0], Early::Good);
+        assert_eq!((answered(&flights, 50), end(&mut flights, places[0])), (vec![2, 3], Some(Some(Early::Good))));
+        assert_eq!((end(&mut flights, places[3]), end(&mut flights, places[2])), (Some(None), Some(None)));
         assert_eq!(answered(&flights, 50), [0_u32; 0]);
     }
 
@@ -356,23 +436,56 @@ mod tests {
         for place in places.iter().filter(|place| ![1, 3].contains(*place)) {
             end(&mut flights, *place);
         }
-        flights.beat();
+        flights.trim();
         assert_eq!(flights.places.len(), 4, "up to the last that is taken");
         let next: Vec<u32> = (0..3).map(|stream| begin(&mut flights, stream, 0)).collect();
         assert_eq!(next, [0, 2, 4], "each that is free, and then a new one");
         for place in [0, 1, 2, 3, 4] {
-            assert_eq!(end(&mut flights, place), Ended::Unanswered { start: 0 });
+            assert_eq!(end(&mut flights, place), Some(None));
         }
-        flights.beat();
+        flights.trim();
         assert_eq!((flights.places.len(), begin(&mut flights, 7, 0)), (0, 0));
-        assert_eq!(end(&mut flights, 999), Ended::Otherwise, "a place that is given up");
+        assert_eq!(end(&mut flights, 999), None, "a place that is given up");
     }
 
     #[test]
-    fn a_clock_that_jumps_ahead_makes_no_call_old() {
+    fn a_clock_that_leaps_ahead_makes_no_call_old() {
         let mut flights = Flights::new();
-        begin(&mut flights, 1, 0);
-        flights.beat();
-        assert_eq!(streams(&flights, 1_000_000, 1000), [0_u32; 0]);
+        let place = begin(&mut flights, 1, 0);
+        let answered = begin(&mut flights, 2, 0);
+        flights.arrive(answered, 10);
+        flights.leap(1_000_000);
+        assert_eq!((streams(&flights, 1_000_999, 1000), streams(&flights, 1_001_000, 1000)), (vec![], vec![1]));
+        let begun = |now| flights.answered_since(now, 10, 10).len();
+        assert_eq!((begun(1_000_019), begun(1_000_020)), (0, 1));
+        assert_eq!(flights.call(place).map(|call| call.end().waited(1_000_007)), Some(Some(7)));
+    }
+
+    #[test]
+    fn a_call_waits_from_its_requests_last_byte_on() {
+        let mut flights = Flights::new();
+        let place = flights.begin_unseen(Request { stream: 1, whole: false }, 0);
+        assert_eq!(streams(&flights, 100, 7), [0_u32; 0], "the upstream owes nothing yet");
+        flights.complete(place, 100);
+        assert_eq!((streams(&flights, 106, 7), streams(&flights, 107, 7)), (vec![], vec![1]));
+        flights.look_later(place, 120);
+        assert_eq!((streams(&flights, 119, 7), streams(&flights, 120, 7)), (vec![], vec![1]), "looked at once");
+        flights.held_back(place, 120, Held::Sent);
+        assert_eq!((streams(&flights, 126, 7), streams(&flights, 127, 7)), (vec![], vec![1]));
+        let ended = flights.call(place).map(Call::end).unwrap();
+        assert_eq!((ended.early, ended.waited(150)), (None, Some(30)));
+    }
+
+    #[test]
+    fn a_call_of_a_body_is_judged_by_its_beginning_later() {
+        let mut flights = Flights::new();
+        for (stream, whole) in [(0, true), (1, false)] {
+            let place = flights.begin_unseen(Request { stream, whole }, 0);
+            flights.arrive(place, 10);
+        }
+        let answered = |flights: &Flights, now| -> Vec<u32> {
+            flights.answered_since(now, 10, 100).iter().map(|old| old.stream).collect()
+        };
+        assert_eq!((answered(&flights, 20), answered(&flights, 110)), (vec![0], vec![0, 1]));
     }
 }

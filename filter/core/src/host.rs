@@ -33,6 +33,17 @@ pub enum Level {
     Warn,
 }
 
+/// How far a request in flight has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Its upstream, as its route is now.
+    pub upstream: String,
+    /// All filters have let it go: the upstream has it, or is about to.
+    pub sent: bool,
+    /// A fault filter has held it back.
+    pub delayed: bool,
+}
+
 /// Compare-and-swap value that means "only if the key is absent": the host's own values never reach it.
 pub const ABSENT: u32 = u32::MAX;
 
@@ -74,11 +85,11 @@ pub trait Host {
     /// An unexpected status.
     fn read(&self, metric: u32) -> Result<u64, HostError>;
 
-    /// The upstream of a request in flight, by Envoy's number of it; `None` where it has none.
-    fn upstream_of(&self, stream: u32) -> Option<String>;
+    /// How far a request in flight has come, by Envoy's number of it; `None` where it has no upstream, or is over.
+    fn progress_of(&self, stream: u32) -> Option<Progress>;
 
-    /// How the answer to a request in flight began; `None` where it has not, or the request is over.
-    fn answer_of(&self, stream: u32) -> Option<Answer>;
+    /// Where a request in flight went, and how its answer began; `None` where it has not, or the request is over.
+    fn answer_of(&self, stream: u32) -> Option<(String, Answer)>;
 
     /// Writes a log line.
     fn log(&self, level: Level, line: &str);

@@ -1,6 +1,7 @@
 //! What a circuit is the circuit of: Envoy's cluster, read the way Istio names them.
 //!
 //! Istio's cluster names carry direction, port, subset and host (`outbound|8080|v2|reviews.default.svc.cluster.local`).
+//! A waypoint's have a protocol in the subset's place, and the subset behind it (`inbound-vip|80|http/v2|reviews...`).
 //! Any other name is taken as it is: its host is the whole name, it has neither port nor subset.
 
 /// A cluster name and what it says.
@@ -23,17 +24,34 @@ impl<'a> Upstream<'a> {
         Self::istio(cluster).unwrap_or(Upstream { cluster, host: cluster, port: None, subset: None })
     }
 
+    /// Whether this is no service of its own: a cluster that takes whatever has no other, all sites of the world among
+    /// them. One circuit over these would let one bad site cut off all.
+    pub(crate) fn is_catch_all(&self) -> bool {
+        CATCH_ALL.contains(&self.cluster) || self.cluster.starts_with(INBOUND_CATCH_ALL)
+    }
+
     fn istio(cluster: &'a str) -> Option<Upstream<'a>> {
         let mut parts = cluster.split('|');
         let direction = parts.next()?;
         let (port, subset, host) = (parts.next()?, parts.next()?, parts.next()?);
-        if !matches!(direction, "outbound" | "inbound") || host.is_empty() || parts.next().is_some() {
+        let subset = match direction {
+            "outbound" | "inbound" => subset,
+            // `model.BuildSubsetKey(TrafficDirectionInboundVIP, "http/" + subset, ...)`.
+            "inbound-vip" => subset.split_once('/').map_or("", |(_, subset)| subset),
+            _ => return None,
+        };
+        if host.is_empty() || parts.next().is_some() {
             return None;
         }
         let subset = (!subset.is_empty()).then_some(subset);
         Some(Upstream { cluster, host, port: Some(port.parse().ok()?), subset })
     }
 }
+
+/// Istio's clusters for what has no service (`util.PassthroughCluster`, `util.BlackHoleCluster`) ...
+const CATCH_ALL: [&str; 2] = ["PassthroughCluster", "BlackHoleCluster"];
+/// ... and for what reaches a pod on a port that no service has (`InboundPassthroughClusterIpv4` and the like).
+const INBOUND_CATCH_ALL: &str = "InboundPassthroughCluster";
 
 /// Which upstreams an entry of `upstreams` is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +106,15 @@ impl Matcher {
         }
     }
 
+    /// Whether it says this very name, and no pattern that others match too.
+    pub(crate) fn names(&self, upstream: &Upstream<'_>) -> bool {
+        match &self.0 {
+            Pattern::Cluster(name) => name == upstream.cluster,
+            Pattern::Parts { host: Host::Exact(name), .. } => name.eq_ignore_ascii_case(upstream.host),
+            Pattern::Parts { .. } => false,
+        }
+    }
+
     /// Larger is more specific: the raw cluster, then the host (exact before longer before shorter wildcard), then
     /// subset, then port.
     pub(crate) fn specificity(&self) -> (u8, u8, usize, bool, bool) {
@@ -100,6 +127,24 @@ impl Matcher {
                     Host::Exact(name) => (2, name.len()),
                 };
                 (0, kind, length, subset.is_some(), port.is_some())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Matcher {
+    /// As its entry says it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Pattern::Cluster(name) => write!(f, "{name}"),
+            Pattern::Parts { host, port, subset } => {
+                match host {
+                    Host::Any => write!(f, "*")?,
+                    Host::Exact(name) => write!(f, "{name}")?,
+                    Host::Under(tail) => write!(f, "*{tail}")?,
+                }
+                port.map_or(Ok(()), |port| write!(f, ":{port}"))?;
+                subset.as_ref().map_or(Ok(()), |subset| write!(f, " subset {subset}"))
             }
         }
     }
@@ -154,9 +199,32 @@ mod tests {
             ("reviews.default.svc.cluster.local", Some(8080), Some("v2"))
         );
         assert_eq!(Upstream::parse("outbound|80||a.b").subset, None);
+        for (name, subset) in [
+            ("inbound-vip|80|http|a.b", None),
+            ("inbound-vip|80|http/v1|a.b", Some("v1")),
+            ("inbound-vip|80|tcp|a.b", None),
+        ] {
+            let waypoint = Upstream::parse(name);
+            assert_eq!((waypoint.host, waypoint.port, waypoint.subset), ("a.b", Some(80), subset), "{name}");
+        }
         for name in ["local", "outbound|x|y|z", "outbound|80||", "outbound|80||a|b", "inbound|80", "sideways|80||a"] {
             assert_eq!(Upstream::parse(name), Upstream { cluster: name, host: name, port: None, subset: None });
         }
+    }
+
+    #[test]
+    fn what_has_no_service_is_told_apart_and_named_only_by_its_own_name() {
+        for name in
+            ["PassthroughCluster", "BlackHoleCluster", "InboundPassthroughCluster", "InboundPassthroughClusterIpv6"]
+        {
+            let upstream = Upstream::parse(name);
+            assert!(upstream.is_catch_all(), "{name}");
+            assert!(Matcher::cluster(name).names(&upstream));
+            assert!(Matcher::parts(Some(name), None, None).unwrap().names(&upstream));
+            let any = Matcher::parts(Some("*"), None, None).unwrap();
+            assert!(any.matches(&upstream) && !any.names(&upstream));
+        }
+        assert!(!Upstream::parse("outbound|80||passthroughcluster.svc").is_catch_all());
     }
 
     #[test]

@@ -5,16 +5,19 @@
 //!
 //! From the inside out: [`policy`] is what a circuit is told to do; `record` is the state that all workers share;
 //! `circuit` turns one record into the next; `window`, `ramp` and `backoff` are its arithmetic; `words` are the shared
-//! counters; `view` is one VM's view of one circuit; [`breaker`] is one VM's view of the proxy. [`favourite`] only saves time.
+//! counters; `view` is one VM's view of one circuit; [`breaker`] is one VM's view of the proxy. [`outcome`] is what a
+//! call says about its upstream, and [`envoy`] reads that from Envoy's own words. [`favourite`] only saves time.
 
 mod backoff;
 pub mod breaker;
 mod circuit;
 mod clock;
 pub mod config;
+pub mod envoy;
 mod fallback;
 pub mod favourite;
 mod flights;
+mod grpc_timeout;
 pub mod host;
 mod key;
 pub mod metrics;
@@ -37,4 +40,5 @@ mod vm;
 mod window;
 mod words;
 
+pub use grpc_timeout::grpc_timeout;
 pub use key::Upstream;

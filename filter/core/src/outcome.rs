@@ -1,7 +1,16 @@
-//! What an ended request says about its upstream: success, a failure of some kind, or nothing.
+//! What an ended call says about its upstream: success, a failure of some kind, slow, or nothing.
 //!
-//! Envoy's response flags tell who is to blame. Only what the upstream did, or failed to do, counts; what Envoy, another
-//! filter or the client did says nothing about the upstream and is neutral. Which of it counts is the policy's to say.
+//! **The principle.** A call is judged by where it went last, by what that upstream itself answered, and by how long that
+//! upstream took once it had the whole request. What Envoy, another filter or the client did says nothing about the
+//! upstream, and is neutral. A shortcut that saves instructions may only be taken where it is certain under this rule.
+//!
+//! Two steps, so that a host other than Envoy needs only the first: [`crate::envoy`] says who ended the exchange and how
+//! (an [`Ending`]); here the policy says which of that counts.
+//!
+//! - *Where it went last*: whoever settles names the upstream as it is at the end (`breaker/settle.rs`).
+//! - *What it answered*: only [`Ending::Answered`] is judged by its status or its gRPC status.
+//! - *How long it took*: from the request's last byte to the answer's first. A call that has none after `slowCallDuration`
+//!   is *hung*: slow, and one more failure in the streak, at once and not when it ends.
 
 use crate::policy::{Failures, RateLimited};
 
@@ -22,7 +31,7 @@ pub enum FailureKind {
     NoHealthyUpstream,
     /// Envoy's own limits for it (`connectionPool`) were full.
     Overflow,
-    /// The client did not wait for it, where the policy counts that.
+    /// The client waited too long for it and left, where the policy counts that.
     ClientCancel,
     /// It said that there are too many requests, where the policy counts that.
     RateLimited,
@@ -53,67 +62,60 @@ pub enum Outcome {
     Success,
     /// It failed.
     Failure(FailureKind),
-    /// It did its work, or has not yet, but too slowly.
+    /// It did its work, or has not yet, but too slowly. One more failure in the streak; a part of its own in the window.
     Slow,
     /// The call says nothing about the upstream.
     Neutral,
 }
 
-/// What Envoy knows of an ended request.
+/// Who ended an exchange, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The upstream, with its own answer.
+    Answered,
+    /// The upstream, with a redirect that the proxy followed itself: it did its work.
+    Followed,
+    /// The proxy, which could not have the upstream's answer.
+    Failed(FailureKind),
+    /// The client, or the deadline that it had set, while the upstream had the whole request and had not begun to answer.
+    LeftWaiting {
+        /// A fault filter held the request back, for who knows how much of that time.
+        delayed: bool,
+    },
+    /// The client, after the head of an answer.
+    LeftAfterHead {
+        /// The head was the upstream's own.
+        own: bool,
+    },
+    /// A fault that was injected on purpose.
+    Injected,
+    /// Another filter, a limit of the proxy's own, or a client that was still sending.
+    Elsewhere,
+}
+
+/// What is known of an ended call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
+    /// Who ended it, and how.
+    pub ending: Ending,
     /// HTTP status; 0 where the client left before there was one.
     pub status: u32,
-    /// Envoy's response flags, one bit each.
-    pub flags: u64,
-    /// Whether the status is the upstream's own and not a local reply. Only read where it can matter (see
-    /// [`Answer::needs_origin`]); true otherwise.
-    pub from_upstream: bool,
-    /// The upstream's `grpc-status`, where it sent one.
+    /// The `grpc-status` of the answer, where it has one.
     pub grpc_status: Option<u32>,
-    /// How often Envoy sent the request; more than 1 where it retried. Only read where a policy asks.
+    /// How often the request was sent; more than 1 where the proxy retried. Only read where a policy asks.
     pub attempts: u32,
     /// When the upstream wants to be asked again, in nanoseconds from now, where it failed and said so.
     pub retry_after: Option<u64>,
+    /// Nanoseconds for which a fault filter held the request back before the upstream had it.
+    pub injected_delay: u64,
 }
 
 impl Default for Answer {
     fn default() -> Answer {
-        Answer { status: 0, flags: 0, from_upstream: true, grpc_status: None, attempts: 1, retry_after: None }
+        let (ending, status) = (Ending::Answered, 0);
+        Answer { ending, status, grpc_status: None, attempts: 1, retry_after: None, injected_delay: 0 }
     }
 }
-
-// Bits of `response.flags`: `1 << CoreResponseFlag` in Envoy's envoy/stream_info/stream_info.h, unchanged since 1.33.
-const NO_HEALTHY_UPSTREAM: u64 = 1 << 1;
-const UPSTREAM_REQUEST_TIMEOUT: u64 = 1 << 2;
-const LOCAL_RESET: u64 = 1 << 3;
-const UPSTREAM_REMOTE_RESET: u64 = 1 << 4;
-const UPSTREAM_CONNECTION_FAILURE: u64 = 1 << 5;
-const UPSTREAM_CONNECTION_TERMINATION: u64 = 1 << 6;
-const UPSTREAM_OVERFLOW: u64 = 1 << 7;
-const DOWNSTREAM_CONNECTION_TERMINATION: u64 = 1 << 14;
-const UPSTREAM_RETRY_LIMIT: u64 = 1 << 15;
-const STREAM_IDLE_TIMEOUT: u64 = 1 << 16;
-const UPSTREAM_MAX_STREAM_DURATION: u64 = 1 << 19;
-const DURATION_TIMEOUT: u64 = 1 << 22;
-const UPSTREAM_PROTOCOL_ERROR: u64 = 1 << 23;
-const DNS_RESOLUTION_FAILED: u64 = 1 << 26;
-const DOWNSTREAM_REMOTE_RESET: u64 = 1 << 28;
-
-const TIMEOUT: u64 = UPSTREAM_REQUEST_TIMEOUT | STREAM_IDLE_TIMEOUT | UPSTREAM_MAX_STREAM_DURATION | DURATION_TIMEOUT;
-const CONNECT: u64 = UPSTREAM_CONNECTION_FAILURE | DNS_RESOLUTION_FAILED;
-const RESET: u64 = LOCAL_RESET | UPSTREAM_REMOTE_RESET | UPSTREAM_CONNECTION_TERMINATION | UPSTREAM_PROTOCOL_ERROR;
-const CLIENT_GONE: u64 = DOWNSTREAM_CONNECTION_TERMINATION | DOWNSTREAM_REMOTE_RESET;
-
-/// Envoy's flags for what the upstream did or failed to do, and their kinds; the first that is set decides. A timeout
-/// stands before a reset, because Envoy resets what it has given up on.
-const UPSTREAM_FLAGS: [(u64, FailureKind); 5] = [
-    (TIMEOUT, FailureKind::Timeout),
-    (CONNECT, FailureKind::Connect),
-    (RESET, FailureKind::Reset),
-    (NO_HEALTHY_UPSTREAM, FailureKind::NoHealthyUpstream),
-    (UPSTREAM_OVERFLOW, FailureKind::Overflow),
-];
 
 const TOO_MANY_REQUESTS: u32 = 429;
 const RESOURCE_EXHAUSTED: u32 = 8;
@@ -122,41 +124,63 @@ impl Answer {
     /// The upstream's own good answer.
     #[must_use]
     pub fn well() -> Answer {
-        Answer { status: 200, ..Answer::default() }
+        Answer::of_status(200)
     }
 
-    /// Whether status and flags leave it open who answered: an error without any flag may be the upstream's or another
-    /// filter's. (Retries that ran out leave their own flag beside the upstream's status.)
+    /// The upstream's own answer with this status.
     #[must_use]
-    pub fn needs_origin(status: u32, flags: u64) -> bool {
-        status >= 400 && flags & !UPSTREAM_RETRY_LIMIT == 0
+    pub fn of_status(status: u32) -> Answer {
+        Answer { status, ..Answer::default() }
+    }
+
+    /// An exchange that ended so, without an answer of the upstream's own.
+    #[must_use]
+    pub fn ended(ending: Ending) -> Answer {
+        Answer { ending, ..Answer::default() }
     }
 
     /// The outcome under a policy. A probe is judged more strictly: an upstream that says "too many" is not well yet.
-    ///
-    /// A client that leaves is the client's doing even where Envoy then resets the upstream: who left first decides.
+    /// `waited`: nanoseconds from the request's last byte to the answer's first, or to the end without one.
     #[must_use]
-    pub fn outcome(&self, policy: &Failures, probe: bool) -> Outcome {
-        if self.flags & CLIENT_GONE != 0 {
-            return if policy.client_cancel { Outcome::Failure(FailureKind::ClientCancel) } else { Outcome::Neutral };
+    pub fn outcome(&self, policy: &Failures, probe: bool, waited: Option<u64>) -> Outcome {
+        match self.ending {
+            Ending::Answered if self.status == 0 => Outcome::Neutral,
+            Ending::Answered => self.answered(policy, probe),
+            Ending::Followed => Outcome::Success,
+            Ending::Failed(kind) if policy.counts(kind) => Outcome::Failure(kind),
+            Ending::LeftWaiting { delayed } if !delayed || policy.injected_faults => {
+                let counts = policy.client_cancel.zip(waited).is_some_and(|(bound, waited)| waited >= bound);
+                if counts { Outcome::Failure(FailureKind::ClientCancel) } else { Outcome::Neutral }
+            }
+            Ending::LeftAfterHead { own } => match self.failing(policy) {
+                Some(kind) if own => Outcome::Failure(kind),
+                _ if policy.client_cancel == Some(0) => Outcome::Failure(FailureKind::ClientCancel),
+                _ => Outcome::Neutral,
+            },
+            Ending::Injected if policy.injected_faults => {
+                self.failing(policy).map_or(Outcome::Neutral, Outcome::Failure)
+            }
+            Ending::Failed(_) | Ending::LeftWaiting { .. } | Ending::Injected | Ending::Elsewhere => Outcome::Neutral,
         }
-        if let Some((_, kind)) = UPSTREAM_FLAGS.iter().find(|(flags, _)| self.flags & flags != 0) {
-            return if policy.counts(*kind) { Outcome::Failure(*kind) } else { Outcome::Neutral };
+    }
+
+    /// Whether the client left while the upstream owed an answer, so that the time it waited counts.
+    #[must_use]
+    pub(crate) fn left_waiting(&self, policy: &Failures) -> bool {
+        matches!(self.ending, Ending::LeftWaiting { delayed } if !delayed || policy.injected_faults)
+    }
+
+    /// The kind of failure that status and gRPC status are.
+    fn failing(&self, policy: &Failures) -> Option<FailureKind> {
+        match self.grpc_status {
+            Some(code) => policy.grpc_fails(code).then_some(FailureKind::Grpc),
+            None => policy.http_fails(self.status).then_some(FailureKind::Http),
         }
-        if self.flags & !UPSTREAM_RETRY_LIMIT != 0 || self.status == 0 || !self.from_upstream {
-            // Faults, rate limits, authorization, overload: not the upstream's doing.
-            return Outcome::Neutral;
-        }
-        self.answered(policy, probe)
     }
 
     /// The outcome of the upstream's own answer.
     fn answered(&self, policy: &Failures, probe: bool) -> Outcome {
-        let fails = match self.grpc_status {
-            Some(code) => policy.grpc_fails(code).then_some(FailureKind::Grpc),
-            None => policy.http_fails(self.status).then_some(FailureKind::Http),
-        };
-        if let Some(kind) = fails {
+        if let Some(kind) = self.failing(policy) {
             return Outcome::Failure(kind);
         }
         if self.status != TOO_MANY_REQUESTS && self.grpc_status != Some(RESOURCE_EXHAUSTED) {
@@ -169,7 +193,7 @@ impl Answer {
         }
     }
 
-    /// Attempts before the last one: each failed, or Envoy would not have retried.
+    /// Attempts before the last one: each failed, or the proxy would not have retried.
     #[must_use]
     pub fn failed_attempts(&self, policy: &Failures) -> u32 {
         if policy.all_attempts { self.attempts.saturating_sub(1) } else { 0 }
@@ -189,115 +213,110 @@ mod tests {
         Config::parse(document.as_bytes()).unwrap().policies().next().unwrap().failures.clone()
     }
 
-    fn answer(status: u32, flags: u64) -> Answer {
-        Answer { status, flags, ..Answer::default() }
-    }
-
-    fn outcome(status: u32, flags: u64) -> Outcome {
-        answer(status, flags).outcome(&policy("{}"), false)
-    }
-
-    /// Every flag of Envoy alone, by its bit, as what the defaults make of it.
-    #[test]
-    fn each_of_the_thirty_flags_has_its_outcome() {
-        use FailureKind::{Connect, NoHealthyUpstream, Reset, Timeout};
-        let kinds = [
-            None,                    // 0 LH: Envoy's own health check
-            Some(NoHealthyUpstream), // 1 UH
-            Some(Timeout),           // 2 UT
-            Some(Reset),             // 3 LR
-            Some(Reset),             // 4 UR
-            Some(Connect),           // 5 UF
-            Some(Reset),             // 6 UC
-            None,                    // 7 UO: counts only where the policy says so
-            None,                    // 8 NR
-            None,                    // 9 DI
-            None,                    // 10 FI
-            None,                    // 11 RL
-            None,                    // 12 UAEX
-            None,                    // 13 RLSE
-            None,                    // 14 DC
-            None,                    // 15 URX: the status decides, below
-            Some(Timeout),           // 16 SI
-            None,                    // 17 IH
-            None,                    // 18 DPE
-            Some(Timeout),           // 19 UMSDR
-            None,                    // 20 RFCF
-            None,                    // 21 NFCF
-            Some(Timeout),           // 22 DT
-            Some(Reset),             // 23 UPE
-            None,                    // 24 NC
-            None,                    // 25 OM
-            Some(Connect),           // 26 DF
-            None,                    // 27 DO
-            None,                    // 28 DR
-            None,                    // 29 UDO
-        ];
-        for (bit, kind) in kinds.into_iter().enumerate().filter(|(bit, _)| *bit != 15) {
-            let expected = kind.map_or(Outcome::Neutral, Outcome::Failure);
-            assert_eq!(outcome(503, 1 << bit), expected, "bit {bit}");
-            assert_eq!(outcome(200, 1 << bit), expected, "bit {bit}, seen after good headers");
-        }
-        assert_eq!(outcome(500, 1 << 15), Outcome::Failure(FailureKind::Http));
-        assert_eq!(outcome(504, 1 << 15 | 1 << 2), Outcome::Failure(Timeout), "per-try timeouts, retries exhausted");
+    fn outcome(answer: Answer, failure: &str) -> Outcome {
+        answer.outcome(&policy(failure), false, None)
     }
 
     #[test]
-    fn the_status_decides_where_no_flag_does() {
-        assert_eq!(outcome(500, 0), Outcome::Failure(FailureKind::Http));
+    fn only_the_upstreams_own_answer_is_judged_by_its_status() {
+        assert_eq!(outcome(Answer::of_status(500), "{}"), Outcome::Failure(FailureKind::Http));
         for status in [200, 101, 302, 404, 499] {
-            assert_eq!(outcome(status, 0), Outcome::Success, "{status}: the upstream works");
+            assert_eq!(outcome(Answer::of_status(status), "{}"), Outcome::Success, "{status}: the upstream works");
         }
-        assert_eq!(outcome(0, 0), Outcome::Neutral, "the client left before there was a status");
-        let listed = policy(r#"{"httpStatus": [404, "500-503", "42x"]}"#.replace("42x", "511").as_str());
+        assert_eq!(outcome(Answer::default(), "{}"), Outcome::Neutral, "there was no status");
+        for status in [200, 401, 429, 500, 503] {
+            for grpc_status in [None, Some(14)] {
+                let other = Answer { status, grpc_status, ..Answer::ended(Ending::Elsewhere) };
+                for probe in [false, true] {
+                    assert_eq!(other.outcome(&policy("{}"), probe, Some(u64::MAX)), Outcome::Neutral, "{other:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn listed_statuses_fail() {
+        let listed = r#"{"httpStatus": [404, "500-503", 511]}"#;
         for (status, fails) in [(404, true), (403, false), (500, true), (503, true), (504, false), (511, true)] {
             let expected = if fails { Outcome::Failure(FailureKind::Http) } else { Outcome::Success };
-            assert_eq!(answer(status, 0).outcome(&listed, false), expected, "{status}");
+            assert_eq!(outcome(Answer::of_status(status), listed), expected, "{status}");
         }
     }
 
     #[test]
-    fn a_client_that_left_counts_only_where_the_policy_says_so() {
-        for flags in [1 << 14, 1 << 28, 1 << 14 | 1 << 5] {
-            assert_eq!(outcome(200, flags), Outcome::Neutral);
-            let counted = answer(0, flags).outcome(&policy(r#"{"clientCancel": "failure"}"#), false);
-            assert_eq!(counted, Outcome::Failure(FailureKind::ClientCancel));
+    fn a_redirect_that_the_proxy_follows_is_the_upstreams_work() {
+        assert_eq!(outcome(Answer::ended(Ending::Followed), "{}"), Outcome::Success);
+    }
+
+    #[test]
+    fn a_client_that_left_counts_where_it_had_waited_long_enough() {
+        const SECOND: u64 = 1_000_000_000;
+        let left = Answer::ended(Ending::LeftWaiting { delayed: false });
+        let cancel = Outcome::Failure(FailureKind::ClientCancel);
+        for (failure, waited, expected) in [
+            ("{}", Some(10 * SECOND - 1), Outcome::Neutral),
+            ("{}", Some(10 * SECOND), cancel),
+            ("{}", None, Outcome::Neutral),
+            (r#"{"clientCancel": "2s"}"#, Some(2 * SECOND), cancel),
+            (r#"{"clientCancel": "failure"}"#, Some(0), cancel),
+            (r#"{"clientCancel": "failure"}"#, None, Outcome::Neutral),
+            (r#"{"clientCancel": "neutral"}"#, Some(u64::MAX), Outcome::Neutral),
+        ] {
+            for probe in [false, true] {
+                assert_eq!(left.outcome(&policy(failure), probe, waited), expected, "{failure} {waited:?}");
+            }
         }
+    }
+
+    #[test]
+    fn a_client_that_left_after_the_head_leaves_a_failing_head_behind() {
+        let left = |own, status| Answer { status, ..Answer::ended(Ending::LeftAfterHead { own }) };
+        assert_eq!(outcome(left(true, 503), "{}"), Outcome::Failure(FailureKind::Http));
+        assert_eq!(outcome(left(false, 503), "{}"), Outcome::Neutral, "another filter's head");
+        assert_eq!(outcome(left(true, 200), "{}"), Outcome::Neutral, "how it would have ended nobody knows");
+        let counted = outcome(left(true, 200), r#"{"clientCancel": "failure"}"#);
+        assert_eq!(counted, Outcome::Failure(FailureKind::ClientCancel));
+    }
+
+    #[test]
+    fn injected_faults_count_where_the_policy_says_so() {
+        let fault = |status| Answer { status, ..Answer::ended(Ending::Injected) };
+        let counted = r#"{"injectedFaults": "failure"}"#;
+        for status in [200, 404, 503] {
+            assert_eq!(outcome(fault(status), "{}"), Outcome::Neutral);
+        }
+        assert_eq!(outcome(fault(503), counted), Outcome::Failure(FailureKind::Http));
+        assert_eq!(outcome(fault(404), counted), Outcome::Neutral, "no answer of the upstream's");
+        let grpc = Answer { grpc_status: Some(14), ..fault(200) };
+        assert_eq!(outcome(grpc, counted), Outcome::Failure(FailureKind::Grpc));
+        let delayed = Answer::ended(Ending::LeftWaiting { delayed: true });
+        assert_eq!(delayed.outcome(&policy("{}"), false, Some(u64::MAX)), Outcome::Neutral, "whose time that was");
+        let waited = delayed.outcome(&policy(counted), false, Some(u64::MAX));
+        assert_eq!(waited, Outcome::Failure(FailureKind::ClientCancel));
     }
 
     #[test]
     fn upstream_errors_count_as_listed() {
-        let only_overflow = policy(r#"{"upstreamErrors": ["overflow"]}"#);
-        for (flags, kind) in UPSTREAM_FLAGS {
-            let expected = if kind == FailureKind::Overflow { Outcome::Failure(kind) } else { Outcome::Neutral };
-            assert_eq!(answer(503, flags).outcome(&only_overflow, false), expected, "{kind:?}");
+        use FailureKind::{Connect, NoHealthyUpstream, Overflow, Reset, Timeout};
+        for kind in [Connect, Timeout, Reset, NoHealthyUpstream, Overflow] {
+            let failed = Answer { status: 503, ..Answer::ended(Ending::Failed(kind)) };
+            let by_default = if kind == Overflow { Outcome::Neutral } else { Outcome::Failure(kind) };
+            assert_eq!(outcome(failed, "{}"), by_default);
+            let only_overflow = if kind == Overflow { Outcome::Failure(kind) } else { Outcome::Neutral };
+            assert_eq!(outcome(failed, r#"{"upstreamErrors": ["overflow"]}"#), only_overflow, "{kind:?}");
         }
     }
 
     #[test]
     fn too_many_requests_is_soft_in_closed_and_strict_in_a_probe() {
-        let grpc = Answer { status: 200, grpc_status: Some(8), ..Answer::default() };
-        for limited in [answer(429, 0), grpc] {
+        let grpc = Answer { grpc_status: Some(8), ..Answer::well() };
+        for limited in [Answer::of_status(429), grpc] {
             let limited_fails = Outcome::Failure(FailureKind::RateLimited);
-            assert_eq!(limited.outcome(&policy("{}"), false), Outcome::Neutral);
-            assert_eq!(limited.outcome(&policy("{}"), true), limited_fails);
-            let strict = policy(r#"{"rateLimited": "failure"}"#);
-            assert_eq!(
-                (limited.outcome(&strict, false), limited.outcome(&strict, true)),
-                (limited_fails, limited_fails)
-            );
-            assert_eq!(limited.outcome(&policy(r#"{"rateLimited": "ignore"}"#), true), Outcome::Success);
+            let both = |failure: &str| [false, true].map(|probe| limited.outcome(&policy(failure), probe, None));
+            assert_eq!(both("{}"), [Outcome::Neutral, limited_fails]);
+            assert_eq!(both(r#"{"rateLimited": "failure"}"#), [limited_fails, limited_fails]);
+            assert_eq!(both(r#"{"rateLimited": "ignore"}"#), [Outcome::Success, Outcome::Success]);
         }
-    }
-
-    #[test]
-    fn a_local_reply_without_a_flag_is_not_the_upstreams() {
-        for status in [401, 429, 500, 503] {
-            assert!(Answer::needs_origin(status, 0) && Answer::needs_origin(status, 0x8000));
-            let local = Answer { from_upstream: false, ..answer(status, 0) };
-            assert_eq!(local.outcome(&policy("{}"), true), Outcome::Neutral);
-        }
-        assert!(!Answer::needs_origin(200, 0) && !Answer::needs_origin(503, 0x20));
     }
 
     #[test]
@@ -305,17 +324,16 @@ mod tests {
         for (code, fails) in
             [(0, false), (2, true), (4, true), (5, false), (13, true), (14, true), (15, true), (99, false)]
         {
-            let answer = Answer { status: 200, grpc_status: Some(code), ..Answer::default() };
+            let answer = Answer { grpc_status: Some(code), ..Answer::well() };
             let expected = if fails { Outcome::Failure(FailureKind::Grpc) } else { Outcome::Success };
-            assert_eq!(answer.outcome(&policy("{}"), false), expected, "code {code}");
-            let none = policy(r#"{"grpcStatus": []}"#);
-            assert_eq!(answer.outcome(&none, false), Outcome::Success);
+            assert_eq!(outcome(answer, "{}"), expected, "code {code}");
+            assert_eq!(outcome(answer, r#"{"grpcStatus": []}"#), Outcome::Success);
         }
     }
 
     #[test]
     fn attempts_before_the_last_count_where_the_policy_says_so() {
-        let retried = Answer { attempts: 3, ..answer(200, 0) };
+        let retried = Answer { attempts: 3, ..Answer::well() };
         assert_eq!(retried.failed_attempts(&policy("{}")), 0);
         assert_eq!(retried.failed_attempts(&policy(r#"{"attempts": "all"}"#)), 2);
     }

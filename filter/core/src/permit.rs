@@ -2,6 +2,23 @@
 
 use crate::flights::NOWHERE;
 
+/// A request that asks for admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Envoy's number of it.
+    pub stream: u32,
+    /// It ended with its headers. Otherwise its body is still to come, and until its last byte has come the upstream owes
+    /// nothing: [`crate::breaker::Breaker::request_ended`] tells.
+    pub whole: bool,
+}
+
+impl From<u32> for Request {
+    /// A request that ended with its headers.
+    fn from(stream: u32) -> Request {
+        Request { stream, whole: true }
+    }
+}
+
 /// Leave to send a request. Settled exactly once, whatever becomes of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
@@ -42,6 +59,11 @@ impl Permit {
             Permit::Calm { flight, .. } | Permit::Call { flight, .. } => flight,
             Permit::Uncounted | Permit::Probe { .. } => NOWHERE,
         }
+    }
+
+    /// Whether it was let through against the circuit's will, as observe does.
+    pub(crate) fn is_against(self) -> bool {
+        matches!(self, Permit::Call { generation: Permit::NO_GENERATION, .. })
     }
 
     /// The generation of a call whose outcome must not move the circuit: no circuit ever reaches it.

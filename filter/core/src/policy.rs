@@ -59,7 +59,7 @@ pub struct Trip {
     pub failure_rate: u32,
     /// Share of slow calls in the window, in millionths; 0 is off.
     pub slow_rate: u32,
-    /// A call that waits so long for the first byte of its answer is slow.
+    /// A call that waits so long for the first byte of its answer is slow, and one more failure in the streak; 0 is off.
     pub slow_duration: u64,
     /// Share of calls that may take longer than `latency_threshold`, in millionths: what is left of the whole beyond the
     /// percentile.
@@ -120,8 +120,11 @@ pub struct Failures {
     pub(crate) grpc: u32,
     /// Kinds of upstream errors that count: a bit for each.
     pub(crate) kinds: u32,
-    /// A client that leaves counts.
-    pub client_cancel: bool,
+    /// A client that leaves counts if it has waited so many nanoseconds for its answer's first byte. 0: whenever it
+    /// leaves. `None`: never.
+    pub client_cancel: Option<u64>,
+    /// Faults that the proxy's own fault filter injects count as the upstream's: for drills.
+    pub injected_faults: bool,
     /// What 429 and RESOURCE_EXHAUSTED mean.
     pub rate_limited: RateLimited,
     /// Attempts that Envoy's retries hid count too.
@@ -221,7 +224,7 @@ impl Policy {
     /// threshold. 0 where no call is counted at all.
     #[must_use]
     pub fn plain_below(&self) -> u64 {
-        let slow = if self.trip.slow_rate > 0 { self.trip.slow_duration } else { u64::MAX };
+        let slow = if self.trip.slow_duration > 0 { self.trip.slow_duration } else { u64::MAX };
         let over =
             if self.trip.latency_threshold > 0 { self.trip.latency_threshold.saturating_add(1) } else { u64::MAX };
         if self.mode == Mode::Disabled { 0 } else { slow.min(over) }

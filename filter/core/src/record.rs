@@ -23,6 +23,8 @@ pub(crate) struct Lease {
     pub(crate) number: u32,
     /// When the slot is free again even if nobody settled the probe (its VM trapped).
     pub(crate) ends_at: u64,
+    /// Its request is still coming: it holds the slot for a moment, and whoever is complete may have it.
+    pub(crate) trial: bool,
 }
 
 /// The states, with HALF_OPEN's two stages told apart.
@@ -76,7 +78,7 @@ impl Record {
     pub(crate) fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut out = Writer { bytes: [0; RECORD_BYTES], at: 0 };
         out.put(&[VERSION, self.phase_byte()]);
-        for word in [self.trips_in_a_row, self.progress, self.last_lease, 0] {
+        for word in [self.trips_in_a_row, self.progress, self.last_lease, self.trials()] {
             out.put(&word.to_le_bytes());
         }
         for word in [
@@ -113,7 +115,7 @@ impl Record {
         if version != VERSION {
             return None;
         }
-        let (trips_in_a_row, progress, last_lease, _) = (from.u32()?, from.u32()?, from.u32()?, from.u32()?);
+        let (trips_in_a_row, progress, last_lease, trials) = (from.u32()?, from.u32()?, from.u32()?, from.u32()?);
         let mut record = Record { trips_in_a_row, progress, last_lease, ..Record::default() };
         (record.phase, record.forced) = Self::phase_of(phase)?;
         record.generation = from.u64()?;
@@ -123,13 +125,20 @@ impl Record {
         record.outage_since = from.u64()?;
         record.mark_at = from.u64()?;
         record.mark = from.tally()?;
-        for _ in 0..LEASES {
-            let lease = Lease { number: from.u32()?, ends_at: from.u64()? };
+        for place in 0..LEASES {
+            let trial = trials & (1 << place) != 0;
+            let lease = Lease { number: from.u32()?, ends_at: from.u64()?, trial };
             if lease.number != 0 {
                 record.leases.push(lease);
             }
         }
         Some(record)
+    }
+
+    /// Which of the leases are trials: a bit for each place.
+    fn trials(&self) -> u32 {
+        let trial = |(place, lease): (usize, &Lease)| if lease.trial { 1_u32 << place } else { 0 };
+        self.leases.iter().take(LEASES).enumerate().map(trial).fold(0, |all, one| all | one)
     }
 
     fn phase_byte(&self) -> u8 {
@@ -216,7 +225,8 @@ mod tests {
             last_lease: 12,
             leases: Vec::new(),
         };
-        let lease = |number: u32| Lease { number, ends_at: u64::from(number) * 1_000_000_007 };
+        let lease =
+            |number: u32| Lease { number, ends_at: u64::from(number) * 1_000_000_007, trial: number.is_multiple_of(3) };
         record.leases.extend((13..).take(LEASES).map(lease));
         record
     }

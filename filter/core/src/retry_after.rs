@@ -9,7 +9,7 @@ pub fn http(value: &[u8], now: u64) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?.trim();
     match whole(text) {
         Some(seconds) => Some(seconds.saturating_mul(SECOND)),
-        None => Some(date(text)?.saturating_mul(SECOND).saturating_sub(now)),
+        None => Some(date(text, now / SECOND)?.saturating_mul(SECOND).saturating_sub(now)),
     }
 }
 
@@ -28,23 +28,55 @@ fn whole(text: &str) -> Option<u64> {
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// Seconds since 1970 of an IMF-fixdate, the one form that senders may use: `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn date(text: &str) -> Option<u64> {
-    let (_, rest) = text.split_once(", ")?;
-    let mut parts = rest.split(' ');
-    let day = whole(parts.next()?)?;
-    let name = parts.next()?;
-    let month = (1..).zip(MONTHS).find(|(_, month)| *month == name)?.0;
-    let year = whole(parts.next()?)?;
-    let mut clock = parts.next()?.split(':');
-    let (hour, minute, second) = (whole(clock.next()?)?, whole(clock.next()?)?, whole(clock.next()?)?);
-    let rest_is_gmt = parts.next() == Some("GMT") && parts.next().is_none() && clock.next().is_none();
-    let fits = (1..=31).contains(&day) && (1970..=9999).contains(&year) && hour < 24 && minute < 60 && second <= 60;
-    if !rest_is_gmt || !fits {
+/// Seconds since 1970 of a date in one of the three forms that a recipient must read (RFC 9110, 5.6.7):
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, and the obsolete `Sunday, 06-Nov-94 08:49:37 GMT` and `Sun Nov  6 08:49:37 1994`.
+/// `now` in seconds too.
+fn date(text: &str, now: u64) -> Option<u64> {
+    let Some((_, rest)) = text.split_once(", ") else { return asctime(text) };
+    let (day, clock) = rest.strip_suffix(" GMT")?.rsplit_once(' ')?;
+    let mut parts = day.split(' ');
+    if let (Some(day), Some(month), Some(year), None) = (parts.next(), parts.next(), parts.next(), parts.next()) {
+        return moment(year_of(year)?, month, day, clock);
+    }
+    let mut parts = day.split('-');
+    let (day, month, year) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() || year.len() != 2 {
+        return None;
+    }
+    moment(of_two_digits(whole(year)?, now), month, day, clock)
+}
+
+/// `Sun Nov  6 08:49:37 1994`.
+fn asctime(text: &str) -> Option<u64> {
+    let mut parts = text.split_ascii_whitespace();
+    let (_, month, day) = (parts.next()?, parts.next()?, parts.next()?);
+    let (clock, year) = (parts.next()?, parts.next()?);
+    if parts.next().is_some() { None } else { moment(year_of(year)?, month, day, clock) }
+}
+
+fn year_of(text: &str) -> Option<u64> {
+    whole(text).filter(|year| (1970..=9999).contains(year))
+}
+
+/// The year that two digits mean: one that seems to be more than 50 years ahead is the last one before that had them.
+fn of_two_digits(digits: u64, now: u64) -> u64 {
+    // The mean Gregorian year; a day more or less changes nothing 50 years away.
+    let this = 1970_u64.saturating_add(now / 31_556_952);
+    let year = this.saturating_sub(this % 100).saturating_add(digits);
+    if year > this.saturating_add(50) { year.saturating_sub(100) } else { year }
+}
+
+/// Seconds since 1970; 0 for what was before.
+fn moment(year: u64, month: &str, day: &str, clock: &str) -> Option<u64> {
+    let month = (1..).zip(MONTHS).find(|(_, name)| *name == month)?.0;
+    let day = whole(day).filter(|day| (1..=31).contains(day))?;
+    let mut parts = clock.split(':');
+    let (hour, minute, second) = (whole(parts.next()?)?, whole(parts.next()?)?, whole(parts.next()?)?);
+    if parts.next().is_some() || hour >= 24 || minute >= 60 || second > 60 {
         return None;
     }
     let of_day = hour.saturating_mul(3600).saturating_add(minute.saturating_mul(60)).saturating_add(second);
-    Some(days(year, month, day).saturating_mul(86_400).saturating_add(of_day))
+    Some(if year < 1970 { 0 } else { days(year, month, day).saturating_mul(86_400).saturating_add(of_day) })
 }
 
 /// Days from 1970-01-01 to a date of the Gregorian calendar, by counting from 1 March, so that a leap day ends its year
@@ -81,6 +113,20 @@ mod tests {
     }
 
     #[test]
+    fn the_obsolete_forms_of_a_date_are_read_too() {
+        // RFC 9110, 5.6.7: the same moment three times.
+        let now = 784_111_777 * SECOND;
+        for date in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+            assert_eq!(http(date.as_bytes(), now - 30 * SECOND), Some(30 * SECOND), "{date}");
+        }
+        let in_2026 = 1_790_000_000 * SECOND;
+        let far = http(b"Monday, 01-Jan-76 00:00:00 GMT", in_2026).unwrap();
+        assert_eq!((in_2026 + far) / SECOND, 3_345_062_400, "2076 is 50 years ahead");
+        assert_eq!(http(b"Saturday, 01-Jan-77 00:00:00 GMT", in_2026), Some(0), "and 77 is 1977");
+        assert_eq!(http(b"Wednesday, 01-Jan-69 00:00:00 GMT", 0), Some(0), "before there was a clock");
+    }
+
+    #[test]
     fn hostile_values_are_nothing_or_a_very_long_time() {
         for value in [
             "",
@@ -92,6 +138,12 @@ mod tests {
             "Sun, 06 Foo 1994 08:49:37 GMT",
             "Sun, 06 Nov 1994 08:49:37 GMT x",
             "Sun, 06 Nov 99999 08:49:37 GMT",
+            "Sunday, 06-Nov-1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94-1 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994 GMT",
+            "Sun Nov 6 08:49 1994",
+            "Sun Nov 6 08:49:37:1 1994",
+            "Sun  06",
             ", ",
         ] {
             assert_eq!(http(value.as_bytes(), 0), None, "{value}");

@@ -9,10 +9,10 @@ use std::rc::Rc;
 
 use crate::breaker::Breaker;
 use crate::config::{Config, MILLISECOND, SECOND};
-use crate::host::{ABSENT, Host, HostError, Level, MetricKind};
+use crate::host::{ABSENT, Host, HostError, Level, MetricKind, Progress};
 use crate::metrics::{Metric, stat};
-use crate::outcome::{Answer, FailureKind, Outcome};
-use crate::permit::{Admission, Permit};
+use crate::outcome::{Answer, Ending, FailureKind, Outcome};
+use crate::permit::{Admission, Permit, Request};
 
 #[derive(Debug, Default)]
 struct Store {
@@ -29,6 +29,8 @@ struct Store {
     interference: Interference,
     watcher: Watcher,
     begun: Answer,
+    held_back: bool,
+    delayed: bool,
 }
 
 /// What a host call does to something that other workers may touch too.
@@ -125,6 +127,12 @@ impl Memory {
     /// How the answers of all requests in flight have begun.
     pub fn answers_begin(&self, answer: Answer) {
         self.0.borrow_mut().begun = answer;
+    }
+
+    /// Whether another filter holds all requests in flight back, and whether a fault filter has.
+    pub fn holds_back(&self, held_back: bool, delayed: bool) {
+        let mut store = self.0.borrow_mut();
+        (store.held_back, store.delayed) = (held_back, delayed);
     }
 
     /// Right before the next write of shared data, `act` happens: another worker was faster.
@@ -279,13 +287,15 @@ impl Host for Memory {
         Ok(store.values.get(&name).copied().unwrap_or(0))
     }
 
-    fn upstream_of(&self, stream: u32) -> Option<String> {
-        self.bytes_call().ok()?.streams.get(&stream).cloned()
+    fn progress_of(&self, stream: u32) -> Option<Progress> {
+        let store = self.bytes_call().ok()?;
+        let upstream = store.streams.get(&stream).cloned()?;
+        Some(Progress { upstream, sent: !store.held_back, delayed: store.delayed })
     }
 
-    fn answer_of(&self, stream: u32) -> Option<Answer> {
+    fn answer_of(&self, stream: u32) -> Option<(String, Answer)> {
         let store = self.bytes_call().ok()?;
-        store.streams.get(&stream).map(|_| store.begun)
+        store.streams.get(&stream).map(|upstream| (upstream.clone(), store.begun))
     }
 
     fn log(&self, level: Level, line: &str) {
@@ -303,22 +313,20 @@ pub struct Proxy {
     pub now: u64,
     /// How long answers take to begin.
     pub first_byte: u64,
+    /// Whether requests end with their headers.
+    pub whole: bool,
     streams: u32,
 }
 
-/// What Envoy would tell of a call that came to `outcome` under the default policy.
+/// What is known of a call that came to `outcome` under the default policy.
 #[must_use]
 pub fn answer(outcome: Outcome) -> Answer {
-    let (status, flags) = match outcome {
-        Outcome::Success | Outcome::Slow => (200, 0),
-        Outcome::Neutral => (200, 1 << 14),
-        Outcome::Failure(FailureKind::Connect) => (503, 1 << 5),
-        Outcome::Failure(FailureKind::Timeout) => (504, 1 << 2),
-        Outcome::Failure(FailureKind::Reset) => (503, 1 << 4),
-        Outcome::Failure(FailureKind::NoHealthyUpstream) => (503, 1 << 1),
-        Outcome::Failure(_) => (500, 0),
-    };
-    Answer { status, flags, ..Answer::default() }
+    match outcome {
+        Outcome::Success | Outcome::Slow => Answer::well(),
+        Outcome::Neutral => Answer::ended(Ending::LeftWaiting { delayed: false }),
+        Outcome::Failure(FailureKind::Http) => Answer::of_status(500),
+        Outcome::Failure(kind) => Answer { status: 503, ..Answer::ended(Ending::Failed(kind)) },
+    }
 }
 
 /// An ordinary day, so that no test begins at zero by chance.
@@ -340,7 +348,8 @@ impl Proxy {
     /// Where the configuration is refused.
     #[must_use]
     pub fn on(host: Memory, workers: u64, config: &str) -> Proxy {
-        let mut proxy = Proxy { host, vms: Vec::new(), now: START, first_byte: 5 * MILLISECOND, streams: 0 };
+        let mut proxy =
+            Proxy { host, vms: Vec::new(), now: START, first_byte: 5 * MILLISECOND, whole: true, streams: 0 };
         proxy.configure(workers, config);
         proxy
     }
@@ -379,10 +388,11 @@ impl Proxy {
         let Some(breaker) = self.vms.get_mut(vm) else { return Admission::Pass(Permit::Uncounted) };
         self.streams = self.streams.wrapping_add(1);
         self.host.0.borrow_mut().streams.insert(self.streams, upstream.to_owned());
+        let request = Request { stream: self.streams, whole: self.whole };
         if breaker.is_calm() {
-            return Admission::Pass(breaker.admit_unseen(self.streams, now));
+            return Admission::Pass(breaker.admit_unseen(request, now));
         }
-        breaker.admit(self.streams, upstream, now)
+        breaker.admit(request, upstream, now)
     }
 
     /// A request that is not to be sent is answered.

@@ -38,11 +38,25 @@ pub(crate) struct View {
     plain_below: u64,
     pub(crate) window: Window,
     pub(crate) spread: Spread,
-    /// When the upstream wants to be asked again, as this worker has heard last.
-    retry_at: u64,
+    asked_for: AskedFor,
     pub(crate) latency: Histogram,
     /// Where the fallback leads, as this worker knows it.
     pub(crate) landing: Option<Landing>,
+}
+
+/// When the upstream wants to be asked again, as this worker has heard it from a failure last.
+#[derive(Clone, Copy, Debug, Default)]
+struct AskedFor {
+    at: u64,
+    /// The good calls by then: one more, of any worker, and it is forgotten.
+    successes: u64,
+}
+
+impl AskedFor {
+    /// When; 0 where nobody has asked since the last good call.
+    fn since_success(self, tally: Tally) -> u64 {
+        if tally.success == self.successes { self.at } else { 0 }
+    }
 }
 
 /// What a decision about a change may look at.
@@ -87,7 +101,7 @@ impl View {
             record,
             window: Window::starting(now, tally),
             spread: Spread::starting(now, vm.random.draw()),
-            retry_at: 0,
+            asked_for: AskedFor::default(),
             latency: Histogram::UNMET,
             landing: None,
         };
@@ -202,7 +216,8 @@ impl View {
             self.take(vm, record, now, tally);
             self.epoch = Some(epoch);
             let streak = self.streak(vm)?.get(&vm.host)?;
-            let at = Moment { now, tally, random: vm.random.draw(), retry_at: self.retry_at };
+            let retry_at = self.asked_for.since_success(tally);
+            let at = Moment { now, tally, random: vm.random.draw(), retry_at };
             let Some(change) = decide(&self.sight(at, streak)) else { return Ok(None) };
             self.prepare(vm, &change)?;
             if vm.host.swap(&self.key(), &change.record.encode(), cas)? {
@@ -292,11 +307,12 @@ impl View {
         Ok(())
     }
 
-    /// The upstream has said when it wants to be asked again. Heard before a trip it lengthens the open time, and heard
-    /// while the circuit is OPEN it does so too, whichever worker hears it.
+    /// The upstream has failed and has said when it wants to be asked again. Heard before a trip it lengthens the open
+    /// time, and heard while the circuit is OPEN it does so too, whichever worker hears it.
     pub(crate) fn hear<H: Host>(&mut self, vm: &Vm<H>, retry_after: Option<u64>, now: u64) -> Result<(), Fault> {
         let Some(retry_after) = retry_after.filter(|_| self.policy.open.max_retry_after > 0) else { return Ok(()) };
-        self.retry_at = now.saturating_add(retry_after);
+        let successes = self.words.tally(&vm.host)?.success;
+        self.asked_for = AskedFor { at: now.saturating_add(retry_after), successes };
         self.refresh(vm, now)?;
         if self.record.phase == Phase::Open {
             self.change(vm, now, &mut |sight| sight.record.lengthen(sight.policy, &sight.at))?;

@@ -48,7 +48,7 @@ fn calls_that_hang_since_before_do_not_hide_those_that_hang_after() {
         proxy.admit(0, A);
     }
     proxy.pass(3 * SECOND);
-    assert_eq!((proxy.reasons(), proxy.state(A)), (vec!["slow_rate".to_owned()], 2));
+    assert_eq!((proxy.reasons(), proxy.state(A)), (vec!["consecutive".to_owned()], 2));
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_probe_that_hangs_since_before_times_out() {
 #[test]
 fn a_call_that_began_before_it_says_nothing_about_an_upstream_that_has_recovered_since() {
     // No call is slow, so that none is settled before it ends.
-    let config = CONFIG.replace(r#""slowCallRatePercent": 50"#, r#""slowCallRatePercent": 0"#);
+    let config = CONFIG.replace(r#""slowCallDuration": "2s""#, r#""slowCallDuration": "0s""#);
     for outcome in [Outcome::Success, Outcome::Failure(FailureKind::Http)] {
         let mut proxy = Proxy::start(1, &config);
         proxy.succeed(A, 1);

@@ -65,6 +65,78 @@ fn durations_are_a_number_and_a_unit_single_or_combined() {
 }
 
 #[test]
+fn a_clients_patience_is_a_word_or_a_duration() {
+    for (given, cancel) in
+        [("", Some(10 * SECOND)), ("neutral", None), ("failure", Some(0)), ("1m30s", Some(90 * SECOND))]
+    {
+        let section = if given.is_empty() { String::new() } else { format!(r#""clientCancel": "{given}""#) };
+        let config = Config::parse(default_with(&format!(r#"{{"failure": {{{section}}}}}"#)).as_bytes()).unwrap();
+        assert_eq!(config.policies().next().unwrap().failures.client_cancel, cancel, "{given}");
+    }
+    let message = refused(r#"{"default": {"failure": {"clientCancel": "soon"}}}"#);
+    for part in ["default.failure.clientCancel", "\"soon\"", "neutral, failure", "1m30s"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn a_probe_may_take_as_long_as_a_good_call_unless_somebody_says_otherwise() {
+    for (policy, timeout) in [
+        ("{}", 60 * SECOND),
+        (r#"{"trip": {"slowCallDuration": "12s"}}"#, 12 * SECOND),
+        (r#"{"trip": {"slowCallDuration": "0s"}}"#, 60 * SECOND),
+        (r#"{"trip": {"slowCallDuration": "1ms"}}"#, 100 * MILLISECOND),
+        (r#"{"halfOpen": {"probeTimeout": "5s"}}"#, 5 * SECOND),
+    ] {
+        let document = default_with(policy);
+        let config = Config::parse(document.as_bytes()).unwrap();
+        assert_eq!(config.policies().next().unwrap().half_open.probe_timeout, timeout, "{policy}");
+        let shown = effective(document.as_bytes(), "outbound|80||a.b").unwrap();
+        assert!(shown.contains("\"probeTimeout\""), "{shown}");
+        assert_eq!(config.warnings().len(), usize::from(policy.contains("5s")), "{:?}", config.warnings());
+    }
+    let entry = r#"{"upstreams": [{"match": {"host": "*.a.b", "port": 80}, "halfOpen": {"probeTimeout": "5s"}}]}"#;
+    let warnings = Config::parse(entry.as_bytes()).unwrap().warnings();
+    assert!(warnings[0].contains("*.a.b:80") && warnings[0].contains("probeTimeout is 5s"), "{warnings:?}");
+}
+
+#[test]
+fn what_has_no_service_of_its_own_is_disabled_unless_an_entry_names_it() {
+    use circuit_breaker_core::Upstream;
+    let mode = |document: &str, name: &str| {
+        let shown = effective(document.as_bytes(), name).unwrap();
+        let mode = Config::parse(document.as_bytes()).unwrap().policy_of(&Upstream::parse(name)).mode;
+        assert!(shown.contains(&format!("\"mode\": \"{}\"", mode.word())), "{shown}");
+        assert_eq!(effective(shown.as_bytes(), name).unwrap(), shown, "what is shown reads as the same policy");
+        mode
+    };
+    for name in ["PassthroughCluster", "BlackHoleCluster", "InboundPassthroughClusterIpv4"] {
+        for other in [
+            "{}",
+            r#"{"default": {"mode": "observe"}}"#,
+            r#"{"upstreams": [{"match": {"host": "*"}, "mode": "enforce"}]}"#,
+        ] {
+            assert_eq!(mode(other, name), Mode::Disabled, "{other}");
+        }
+        for key in ["cluster", "host"] {
+            let named = format!(r#"{{"upstreams": [{{"match": {{"{key}": "{name}"}}, "mode": "observe"}}]}}"#);
+            assert_eq!(mode(&named, name), Mode::Observe, "{named}");
+        }
+    }
+    assert_eq!(mode("{}", "outbound|80||a.b"), Mode::Enforce);
+}
+
+#[test]
+fn a_struct_in_binary_is_refused_as_what_it_is() {
+    let policy = b"\x0a\x20\x0a\x07default\x12\x15\x2a\x13\x0a\x11\x0a\x04mode\x12\x09\x1a\x07observe";
+    let message = Config::parse(policy).unwrap_err().to_string();
+    for part in ["pluginConfig", "protobuf Struct", "google.protobuf.StringValue"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(Config::parse(b"\n\n{\"default\": {}}").is_ok());
+}
+
+#[test]
 fn each_refusal_names_path_value_and_what_is_allowed() {
     for (document, parts) in [
         (r#"{"defaults": {}}"#, vec!["defaults", "did you mean default?"]),

@@ -37,7 +37,7 @@ fn leave(proxy: &mut Proxy, vm: usize) -> Option<(Permit, u32)> {
 /// It lands and ends.
 fn land(proxy: &mut Proxy, vm: usize, (permit, from): (Permit, u32), upstream: &str, outcome: Outcome) {
     let now = proxy.now;
-    let permit = proxy.vms[vm].landed(from, permit, upstream, now, now);
+    let permit = proxy.vms[vm].landed(from, permit, upstream, now);
     proxy.settle(vm, upstream, permit, outcome);
 }
 
@@ -169,7 +169,7 @@ fn a_route_without_an_upstream_takes_all() {
 fn a_fallback_that_hangs_trips_its_own_circuit() {
     let mut proxy = Proxy::start(
         2,
-        r#"{"default": {"trip": {"slowCallDuration": "2s", "slowCallRatePercent": 50}, "fallback": {"headers": {"x-to": "b"}}, "open": {"baseDuration": "300s"}}}"#,
+        r#"{"default": {"trip": {"slowCallDuration": "2s"}, "fallback": {"headers": {"x-to": "b"}}, "open": {"baseDuration": "300s"}}}"#,
     );
     proxy.fail(A, 5);
     let scout = leave(&mut proxy, 0).unwrap();
@@ -179,7 +179,7 @@ fn a_fallback_that_hangs_trips_its_own_circuit() {
     }
     proxy.everything_lands_in(B);
     proxy.pass(15 * SECOND);
-    assert_eq!((proxy.state(B), proxy.reasons()[1].as_str()), (2, "slow_rate"));
+    assert_eq!((proxy.state(B), proxy.reasons()[1].as_str()), (2, "consecutive"));
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn calls_without_an_answer_have_the_time_they_waited() {
     proxy.succeed(UPSTREAM, 30);
     for _ in 0..2 {
         let Admission::Pass(permit) = proxy.admit(0, UPSTREAM) else { panic!("CLOSED") };
-        proxy.now += SECOND;
+        proxy.pass(SECOND);
         let now = proxy.now;
         let timeout = circuit_breaker_core::testing::answer(Outcome::Failure(FailureKind::Timeout));
         proxy.vms[0].settle(permit, Some(UPSTREAM), &timeout, None, now);
@@ -116,7 +116,9 @@ fn a_stream_that_began_late_counts_while_it_lives() {
         .collect();
     proxy.now += 900 * MILLISECOND;
     let now = proxy.now;
-    permits.iter().for_each(|permit| proxy.vms[0].arrived(*permit, now));
+    for permit in &permits {
+        proxy.vms[0].arrived(*permit, now);
+    }
     proxy.pass(3 * SECOND);
     assert_eq!(proxy.reasons()[0], "latency");
 }

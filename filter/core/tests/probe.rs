@@ -16,7 +16,9 @@ const BAD: Outcome = Outcome::Failure(FailureKind::Http);
 
 /// A proxy of four workers whose circuit has just become HALF_OPEN.
 fn half_open(half_open: &str) -> Proxy {
-    let config = format!(r#"{{"default": {{"open": {{"jitterPercent": 0}}, "halfOpen": {half_open}}}}}"#);
+    let config = format!(
+        r#"{{"default": {{"open": {{"jitterPercent": 0}}, "trip": {{"slowCallDuration": "10s"}}, "halfOpen": {half_open}}}}}"#
+    );
     let mut proxy = Proxy::start(4, &config);
     proxy.fail(A, 5);
     proxy.pass(30 * SECOND);
@@ -113,7 +115,7 @@ fn more_probes_lost_than_a_record_has_room_for_leave_room_for_the_next() {
     for lost in 0..20 {
         assert!(probe(&mut proxy, 3).is_some(), "after {lost}");
         // New VMs: who had the probe is gone.
-        proxy.configure(4, r#"{"default": {"open": {"jitterPercent": 0}}}"#);
+        proxy.configure(4, r#"{"default": {"open": {"jitterPercent": 0}, "halfOpen": {"probeTimeout": "10s"}}}"#);
         proxy.pass(13 * SECOND);
     }
     for vm in 0..3 {
@@ -152,7 +154,7 @@ fn bad_headers_fail_a_probe_before_its_body_ends() {
     let mut proxy = half_open("{}");
     let out = probe(&mut proxy, 0).unwrap();
     let now = proxy.now;
-    proxy.vms[0].answered(out, &answer(BAD), MILLISECOND, now);
+    proxy.vms[0].answered(out, Some(A), &answer(BAD), Some(MILLISECOND), now);
     assert_eq!(proxy.state(A), 2);
 }
 
@@ -161,7 +163,7 @@ fn good_headers_settle_a_probe_a_moment_later_though_its_body_goes_on() {
     let mut proxy = half_open(r#"{"successThreshold": 1}"#);
     let stream = probe(&mut proxy, 0).unwrap();
     let now = proxy.now;
-    proxy.vms[0].answered(stream, &answer(Outcome::Success), MILLISECOND, now);
+    proxy.vms[0].answered(stream, Some(A), &answer(Outcome::Success), Some(MILLISECOND), now);
     assert_eq!(proxy.reasons().last().map(String::as_str), Some("open_over"));
     proxy.pass(1500 * MILLISECOND);
     assert_eq!(proxy.reasons().last().map(String::as_str), Some("probes_succeeded"));
@@ -172,7 +174,7 @@ fn a_reset_right_after_good_headers_still_fails_a_probe() {
     let mut proxy = half_open(r#"{"successThreshold": 1}"#);
     let out = probe(&mut proxy, 0).unwrap();
     let now = proxy.now;
-    proxy.vms[0].answered(out, &answer(Outcome::Success), MILLISECOND, now);
+    proxy.vms[0].answered(out, Some(A), &answer(Outcome::Success), Some(MILLISECOND), now);
     proxy.settle(0, A, out, Outcome::Failure(FailureKind::Reset));
     assert_eq!(proxy.state(A), 2);
 }

@@ -79,6 +79,7 @@ fn value(field: &Field, choose: &mut dyn FnMut() -> usize) -> Value {
         (_, Kind::Section(fields)) => section(fields, choose),
         (_, Kind::Sections(fields)) => (0..of % 4).map(|_| section(fields, choose)).collect(),
         (_, Kind::Choice(words)) => json!(words[of % words.len()]),
+        (_, Kind::ChoiceOrDuration(words)) => json!(words.iter().chain(&["7s"]).nth(of % (words.len() + 1))),
         (_, Kind::Choices(words)) => Value::Array(some(words, of)),
         (_, Kind::Duration { .. }) => json!(["30s", "1m30s", "2.5s", "750ms", "1h", "301s"][of % 6]),
         (_, Kind::Percent) => json!([0.0, 0.0001, 12.5, 33.3333, 99.9, 100.0][of % 6]),

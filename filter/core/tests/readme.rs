@@ -55,6 +55,7 @@ fn the_order_of_the_matches_is_the_parsers() {
 fn allowed(kind: &Kind) -> String {
     match kind {
         Kind::Choice(words) => words.join(", "),
+        Kind::ChoiceOrDuration(words) => format!("{}, duration", words.join(", ")),
         Kind::Duration { min: 0 } => "duration".to_owned(),
         Kind::Duration { min } => format!("duration from {}", print_duration(*min)),
         Kind::Percent => "0 to 100".to_owned(),

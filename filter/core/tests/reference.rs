@@ -193,7 +193,8 @@ impl Both {
             Came::Nothing => Outcome::Neutral,
         };
         let now = self.proxy.now;
-        self.proxy.first_byte = now.saturating_sub(start);
+        let waited = self.proxy.vms[0].arrived(permit, now);
+        self.proxy.first_byte = waited.unwrap_or(now.saturating_sub(start));
         self.proxy.settle(0, A, permit, outcome);
         self.model.end(name, came, now / MILLISECOND);
     }

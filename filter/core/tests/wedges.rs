@@ -5,7 +5,7 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::outcome::{Answer, FailureKind, Outcome};
+use circuit_breaker_core::outcome::{Answer, Ending, FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_core::testing::Proxy;
 #[cfg(target_arch = "wasm32")]
@@ -16,7 +16,7 @@ const A: &str = "outbound|80||a.default.svc.cluster.local";
 /// HALF_OPEN, with one probe slot over four workers.
 fn half_open(failure: &str) -> Proxy {
     let config = format!(
-        r#"{{"default": {{"failure": {failure}, "open": {{"jitterPercent": 0}}, "trip": {{"minimumCalls": 100}},
+        r#"{{"default": {{"failure": {failure}, "open": {{"jitterPercent": 0}}, "trip": {{"minimumCalls": 100, "slowCallDuration": "10s"}},
         "halfOpen": {{"successThreshold": 2, "ramp": {{"duration": "10s"}}}}}}}}"#
     );
     let mut proxy = Proxy::start(4, &config);
@@ -52,8 +52,8 @@ fn sentinel_1638_a_probe_that_another_filter_blocks() {
         let now = proxy.now;
         // A fault, a rate limit, an authorization; or a reply that another filter made without any flag.
         let blocked = [
-            Answer { status: 503, flags: 1 << 10, ..Answer::default() },
-            Answer { status: 503, from_upstream: false, ..Answer::default() },
+            Answer { status: 503, ..Answer::ended(Ending::Injected) },
+            Answer { status: 503, ..Answer::ended(Ending::Elsewhere) },
         ];
         proxy.vms[vm].settle(permit, Some(A), &blocked[vm % 2], None, now);
     }
@@ -78,7 +78,7 @@ fn resilience4j_935_probes_whose_worker_dies() {
     for _ in 0..5 {
         probe(&mut proxy, 0);
         // The VM traps: nothing of it is left, and a new one is made over what the host holds.
-        let config = r#"{"default": {"open": {"jitterPercent": 0}, "halfOpen": {"successThreshold": 2, "ramp": {"duration": "10s"}}}}"#;
+        let config = r#"{"default": {"open": {"jitterPercent": 0}, "halfOpen": {"successThreshold": 2, "probeTimeout": "10s", "ramp": {"duration": "10s"}}}}"#;
         proxy.configure(4, config);
         proxy.pass(13 * SECOND);
     }
@@ -104,10 +104,10 @@ fn opossum_388_a_probe_whose_error_is_ignored() {
     for ignored in [
         Answer { status: 404, ..Answer::default() },
         Answer { status: 503, ..Answer::default() },
-        Answer { status: 503, flags: 1 << 5, ..Answer::default() },
+        Answer { status: 503, ..Answer::ended(Ending::Failed(FailureKind::Connect)) },
         Answer { status: 200, grpc_status: Some(14), ..Answer::default() },
         Answer { status: 429, ..Answer::default() },
-        Answer { status: 0, flags: 1 << 14, ..Answer::default() },
+        Answer::ended(Ending::LeftWaiting { delayed: false }),
     ] {
         let mut proxy = half_open("{}");
         // What trips by default is ignored from here on.

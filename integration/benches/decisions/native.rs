@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use circuit_breaker_core::host::{ABSENT, Host, HostError, Level, MetricKind};
+use circuit_breaker_core::host::{ABSENT, Host, HostError, Level, MetricKind, Progress};
 use circuit_breaker_core::outcome::Answer;
 
 /// More metrics than a few circuits have. A power of two, so that the low bits of a number are its place.
@@ -169,11 +169,11 @@ impl Host for Native {
         }
     }
 
-    fn upstream_of(&self, _stream: u32) -> Option<String> {
+    fn progress_of(&self, _stream: u32) -> Option<Progress> {
         None
     }
 
-    fn answer_of(&self, _stream: u32) -> Option<Answer> {
+    fn answer_of(&self, _stream: u32) -> Option<(String, Answer)> {
         None
     }
 

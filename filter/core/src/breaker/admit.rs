@@ -4,7 +4,7 @@ use super::{Breaker, come_back};
 use crate::flights::NOWHERE;
 use crate::host::{Fault, Host};
 use crate::metrics;
-use crate::permit::{Admission, Cause, Permit};
+use crate::permit::{Admission, Cause, Permit, Request};
 use crate::policy::Mode;
 use crate::ramp;
 use crate::record::Phase;
@@ -23,30 +23,31 @@ enum Decision {
 }
 
 impl<H: Host> Breaker<H> {
-    /// Lets a request go while the proxy is calm. `stream` is Envoy's number of it.
+    /// Lets a request go while the proxy is calm.
     #[inline]
-    pub fn admit_unseen(&mut self, stream: u32, now: u64) -> Permit {
-        Permit::Calm { flight: self.flights.begin_unseen(stream, now), start: now }
+    pub fn admit_unseen(&mut self, request: impl Into<Request>, now: u64) -> Permit {
+        Permit::Calm { flight: self.flights.begin_unseen(request.into(), now), start: now }
     }
 
-    /// Decides about a request to `upstream` when the proxy is not calm. `stream` is Envoy's number of it.
-    pub fn admit(&mut self, stream: u32, upstream: &str, now: u64) -> Admission {
-        let admission = self.admit_seen(upstream, now);
+    /// Decides about a request to `upstream` when the proxy is not calm.
+    pub fn admit(&mut self, request: impl Into<Request>, upstream: &str, now: u64) -> Admission {
+        let request = request.into();
+        let admission = self.admit_seen(request, upstream, now);
         let Admission::Pass(Permit::Call { circuit, generation, .. }) = admission else { return admission };
-        let flight = self.flights.begin_seen(stream, now, circuit, generation);
+        let flight = self.flights.begin_seen(request, now, circuit, generation);
         Admission::Pass(Permit::Call { flight, circuit, generation })
     }
 
-    pub(super) fn admit_seen(&mut self, upstream: &str, now: u64) -> Admission {
+    pub(super) fn admit_seen(&mut self, request: Request, upstream: &str, now: u64) -> Admission {
         let found = self.find(upstream, now);
         let Some(Some(circuit)) = self.noted(found) else { return Admission::Pass(Permit::Uncounted) };
         for _ in 0..ROUNDS {
-            let decided = self.decide(circuit, now);
+            let decided = self.decide(circuit, request.whole, now);
             match self.noted(decided) {
                 Some(Decision::Again) => {}
                 Some(Decision::Reject(cause)) => return self.reject(circuit, cause, now),
                 Some(Decision::Pass(permit)) => {
-                    self.remember(permit, now);
+                    self.remember(permit, request, now);
                     return Admission::Pass(permit);
                 }
                 None => return Admission::Pass(Permit::Uncounted),
@@ -56,7 +57,7 @@ impl<H: Host> Breaker<H> {
         self.reject(circuit, Cause::ProbeLimit, now)
     }
 
-    fn decide(&mut self, circuit: u32, now: u64) -> Result<Decision, Fault> {
+    fn decide(&mut self, circuit: u32, whole: bool, now: u64) -> Result<Decision, Fault> {
         let retired = self.retired;
         let Some((view, vm)) = self.parts(circuit) else { return Ok(Decision::Pass(Permit::Uncounted)) };
         view.refresh(vm, now)?;
@@ -71,8 +72,8 @@ impl<H: Host> Breaker<H> {
             Phase::Closed => Decision::Pass(call(view, circuit)),
             Phase::Open if view.record.forced => Decision::Reject(Cause::Forced),
             Phase::Open => Decision::Reject(Cause::Open),
-            Phase::Probe if !view.record.has_slot(&view.policy, now) => Decision::Reject(Cause::ProbeLimit),
-            Phase::Probe => lease(view, vm, circuit, now)?,
+            Phase::Probe if !view.record.has_slot(&view.policy, now, whole) => Decision::Reject(Cause::ProbeLimit),
+            Phase::Probe => lease(view, vm, circuit, whole, now)?,
             Phase::Ramp => ramp(view, circuit, now),
         })
     }
@@ -113,10 +114,10 @@ fn call(view: &View, circuit: u32) -> Permit {
 }
 
 /// A probe slot is had only by a compare-and-swap that succeeded.
-fn lease<H: Host>(view: &mut View, vm: &Vm<H>, circuit: u32, now: u64) -> Result<Decision, Fault> {
+fn lease<H: Host>(view: &mut View, vm: &Vm<H>, circuit: u32, whole: bool, now: u64) -> Result<Decision, Fault> {
     let mut number = 0;
     let leased = view.change(vm, now, &mut |sight| {
-        let (record, given) = sight.record.lease(sight.policy, sight.at.now)?;
+        let (record, given) = sight.record.lease(sight.policy, sight.at.now, whole)?;
         number = given;
         Some(crate::circuit::Change { record, reason: None })
     })?;

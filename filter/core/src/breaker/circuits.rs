@@ -25,21 +25,21 @@ impl Circuits {
         self.views.get_mut(index(circuit)).map(|view| &mut **view)
     }
 
-    /// The circuit of this name. Requests mostly go where the one before went: then one comparison tells, and no search is
+    /// The circuit of this name, and its number. Requests mostly go where the one before went: then one comparison tells, and no search is
     /// needed. (In the module, where size counts, there is one copy of it.)
     #[cfg_attr(not(target_arch = "wasm32"), inline)]
     #[cfg_attr(target_arch = "wasm32", inline(never))]
-    pub(super) fn named(&mut self, name: &str) -> Option<&mut View> {
+    pub(super) fn named(&mut self, name: &str) -> Option<(u32, &mut View)> {
         if !self.get(self.last).is_some_and(|view| names::same(&view.name, name)) {
             self.look_up(name)?;
         }
-        self.get_mut(self.last)
+        let circuit = self.last;
+        self.get_mut(circuit).map(|view| (circuit, view))
     }
 
     /// The number of the circuit of this name.
     pub(super) fn number_of(&mut self, name: &str) -> Option<u32> {
-        self.named(name)?;
-        Some(self.last)
+        self.named(name).map(|(circuit, _)| circuit)
     }
 
     // Apart, so that the comparison becomes a part of its callers.

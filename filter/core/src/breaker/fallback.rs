@@ -8,8 +8,7 @@ use crate::fallback::Landing;
 use crate::host::{ABSENT, Fault, Host};
 use crate::key;
 use crate::metrics;
-use crate::outcome::Outcome;
-use crate::permit::{Admission, Permit};
+use crate::permit::{Admission, Permit, Request};
 use crate::view::View;
 use crate::vm::Vm;
 
@@ -34,10 +33,11 @@ impl<H: Host> Breaker<H> {
     }
 
     /// Leave to send to the fallback what `circuit` does not want; `None`: its own circuit does not want it either, or
-    /// nobody knows yet where it leads and somebody is finding out. `stream` is Envoy's number of the request.
+    /// nobody knows yet where it leads and somebody is finding out.
     ///
     /// Only for a request that does not carry the fallback's headers already: it goes elsewhere once and never twice.
-    pub fn fall_back(&mut self, stream: u32, circuit: u32, now: u64) -> Option<Permit> {
+    pub fn fall_back(&mut self, request: impl Into<Request>, circuit: u32, now: u64) -> Option<Permit> {
+        let request = request.into();
         let (view, vm) = self.parts(circuit)?;
         if view.policy.fallback.is_empty() {
             return None;
@@ -45,13 +45,13 @@ impl<H: Host> Breaker<H> {
         let ahead = ahead(view, vm, now);
         let permit = match self.noted(ahead)? {
             Ahead::Closed => return None,
-            Ahead::Unknown => self.admit_unseen(stream, now),
+            Ahead::Unknown => self.admit_unseen(request, now),
             Ahead::Known(upstream) if upstream.is_empty() => Permit::Uncounted,
-            Ahead::Known(upstream) => match self.admit_seen(&upstream, now) {
+            Ahead::Known(upstream) => match self.admit_seen(request, &upstream, now) {
                 Admission::Reject { .. } => return None,
                 Admission::Pass(Permit::Call { circuit, generation, .. }) => {
                     // As one let go unseen, so that the tick looks where the request really is.
-                    let flight = self.admit_unseen(stream, now).flight();
+                    let flight = self.admit_unseen(request, now).flight();
                     Permit::Call { circuit, generation, flight }
                 }
                 Admission::Pass(permit) => permit,
@@ -65,22 +65,13 @@ impl<H: Host> Breaker<H> {
     }
 
     /// A request that was sent to the fallback of `from` has landed in `upstream` (empty: in none). What it is settled
-    /// with: another circuit's permit is given back, and the circuit of where it landed counts it instead. `start` is
-    /// when it was admitted.
-    pub fn landed(&mut self, from: u32, permit: Permit, upstream: &str, start: u64, now: u64) -> Permit {
+    /// with: another circuit's permit is given back, and the circuit of where it landed counts it instead.
+    pub fn landed(&mut self, from: u32, permit: Permit, upstream: &str, now: u64) -> Permit {
         if let Some((view, vm)) = self.parts(from) {
             let learned = learn(view, vm, upstream);
             self.noted(learned);
         }
-        let expected = match permit {
-            Permit::Call { circuit, .. } | Permit::Probe { circuit, .. } => self.upstream(circuit),
-            Permit::Calm { .. } | Permit::Uncounted => return permit,
-        };
-        if expected.is_some_and(|expected| **expected == *upstream) {
-            return permit;
-        }
-        self.end_probe(permit, Outcome::Neutral, now);
-        Permit::Calm { start, flight: permit.flight() }
+        self.relocate(permit, Some(upstream), now)
     }
 }
 

@@ -1,63 +1,180 @@
 //! The probes that this VM has out. Each is settled exactly once: by its end, by its headers where these are bad, by the
 //! tick a moment after headers that are good, or by its timeout. If the VM dies, the lease in the record ends.
+//!
+//! **A client decides nothing about a probe.** A request whose body is still coming holds its slot on trial only: for a
+//! moment, and not against a request that is complete. When its last byte comes it gets a slot for good, if there is one;
+//! only then the upstream's time begins to run. So a client that stalls costs nobody a probe and the upstream no verdict.
 
 use super::Breaker;
-use crate::circuit::Verdict;
+use crate::circuit::{Change, Verdict};
 use crate::config::SECOND;
+use crate::flights::Early;
 use crate::host::{Fault, Host};
 use crate::outcome::{Answer, FailureKind, Outcome};
-use crate::permit::Permit;
+use crate::permit::{Admission, Permit, Request};
 
 /// A call with good headers is good if nothing breaks it off for so long: a download or an event stream must not hold
 /// the only probe slot, and an upstream that dies right after its headers must not pass.
 pub(super) const SETTLED_AFTER: u64 = SECOND;
+
+/// The same for a call that sent a body: a unary gRPC call is one, and its trailers tell how it went. Longer than most of
+/// these take from headers to trailers; a stream of messages that lives longer is as good as it can be.
+pub(super) const SETTLED_AFTER_BODY: u64 = 10 * SECOND;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Probe {
     circuit: u32,
     generation: u64,
     lease: u32,
-    /// When it has failed if there is no answer.
-    times_out: u64,
-    /// When it is good, once there are good headers.
-    good_at: Option<u64>,
+    request: Request,
+    /// When it was admitted.
+    start: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Its request is still coming: it has a slot on trial, or has had one.
+    Sending,
+    /// The upstream has the whole request.
+    Waiting {
+        since: u64,
+        /// When it has failed if there is no answer.
+        times_out: u64,
+    },
+    /// Its answer began well.
+    Begun {
+        /// When it is good.
+        good_at: u64,
+    },
+    /// The tick has settled it.
+    Settled(Early),
 }
 
 impl<H: Host> Breaker<H> {
-    pub(super) fn remember(&mut self, permit: Permit, now: u64) {
-        if let Permit::Probe { circuit, generation, lease } = permit
-            && let Some((view, _)) = self.parts(circuit)
-        {
-            let times_out = now.saturating_add(view.policy.half_open.probe_timeout);
-            self.probes.push(Probe { circuit, generation, lease, times_out, good_at: None });
+    pub(super) fn remember(&mut self, permit: Permit, request: Request, now: u64) {
+        if let Permit::Probe { circuit, generation, lease } = permit {
+            let state = if request.whole { self.waiting(circuit, now) } else { State::Sending };
+            self.probes.push(Probe { circuit, generation, lease, request, start: now, state });
         }
     }
 
-    /// The response headers of a probe, `first_byte` nanoseconds after it was sent. Bad or slow ones settle it at once.
-    pub fn answered(&mut self, permit: Permit, answer: &Answer, first_byte: u64, now: u64) {
-        let Permit::Probe { circuit, .. } = permit else { return };
-        let Some((view, _)) = self.parts(circuit) else { return };
-        let outcome = view.slowed(answer.outcome(&view.policy.failures, true), Some(first_byte), None);
-        match outcome {
-            Outcome::Success => {
-                if let Some(probe) = self.probes.iter_mut().find(|probe| probe.is(permit)) {
-                    probe.good_at = Some(now.saturating_add(SETTLED_AFTER));
-                }
+    /// The state of a probe that the upstream has from now on.
+    fn waiting(&self, circuit: u32, now: u64) -> State {
+        let timeout = self.circuits.get(circuit).map_or(0, |view| view.policy.half_open.probe_timeout);
+        State::Waiting { since: now, times_out: now.saturating_add(timeout) }
+    }
+
+    /// The last byte of the request has come: from now on its upstream owes an answer. What it goes on with; a probe whose
+    /// slot has gone to another one meanwhile may be rejected.
+    pub fn request_ended(&mut self, permit: Permit, now: u64) -> Admission {
+        self.flights.complete(permit.flight(), now);
+        let Some(at) = self.place_of(permit) else { return Admission::Pass(permit) };
+        let Some(probe) = self.probes.get(at).copied().filter(|probe| probe.state == State::Sending) else {
+            return Admission::Pass(permit);
+        };
+        self.probes.swap_remove(at);
+        let whole = Request { whole: true, ..probe.request };
+        let confirmed = self.confirm(&probe, now);
+        match self.noted(confirmed) {
+            Some(Some(lease)) => {
+                let probe = Probe { lease, state: self.waiting(probe.circuit, now), ..probe };
+                self.probes.push(probe);
+                Admission::Pass(probe.permit())
             }
-            Outcome::Failure(_) | Outcome::Slow => self.end_probe(permit, outcome, now),
+            Some(None) => match self.upstream(probe.circuit).cloned() {
+                Some(upstream) => self.admit(whole, &upstream, now),
+                None => Admission::Pass(Permit::Uncounted),
+            },
+            None => Admission::Pass(Permit::Uncounted),
+        }
+    }
+
+    /// The number of the slot that a probe on trial gets for good.
+    fn confirm(&mut self, probe: &Probe, now: u64) -> Result<Option<u32>, Fault> {
+        let Some((view, vm)) = self.parts(probe.circuit) else { return Ok(None) };
+        let mut number = None;
+        view.change(vm, now, &mut |sight| {
+            let confirmed = sight.record.confirm(sight.policy, sight.at.now, probe.generation, probe.lease);
+            let (record, given) = confirmed?;
+            number = Some(given);
+            Some(Change { record, reason: None })
+        })
+        .map(|change| change.and(number))
+    }
+
+    /// The response headers of a probe, `first_byte` nanoseconds after the upstream had it. Bad or slow ones settle it at
+    /// once. `upstream` is where it went. What it goes on with: sent elsewhere it is no probe.
+    pub fn answered(
+        &mut self,
+        permit: Permit,
+        upstream: Option<&str>,
+        answer: &Answer,
+        first_byte: Option<u64>,
+        now: u64,
+    ) -> Permit {
+        let permit = self.relocate(permit, upstream, now);
+        let Permit::Probe { circuit, .. } = permit else { return permit };
+        let Some((view, vm)) = self.parts(circuit) else { return permit };
+        let outcome = view.outcome(answer, true, first_byte, None);
+        match outcome {
+            Outcome::Success => self.begun(permit, now),
+            Outcome::Failure(_) => {
+                let heard = view.hear(vm, answer.retry_after, now);
+                self.noted(heard);
+                self.end_probe(permit, outcome, now);
+            }
+            Outcome::Slow => self.end_probe(permit, outcome, now),
             Outcome::Neutral => {}
         }
+        permit
     }
 
-    /// Settles the probe if nobody has.
+    /// The answer of a probe began well.
+    fn begun(&mut self, permit: Permit, now: u64) {
+        let probe = self.place_of(permit).and_then(|at| self.probes.get_mut(at));
+        if let Some(probe) = probe.filter(|probe| matches!(probe.state, State::Sending | State::Waiting { .. })) {
+            let after = if probe.request.whole { SETTLED_AFTER } else { SETTLED_AFTER_BODY };
+            probe.state = State::Begun { good_at: now.saturating_add(after) };
+        }
+    }
+
+    fn place_of(&self, permit: Permit) -> Option<usize> {
+        self.probes.iter().position(|probe| probe.permit() == permit)
+    }
+
+    /// When a probe was admitted.
+    pub(super) fn probe_start(&self, permit: Permit) -> Option<u64> {
+        Some(self.probes.get(self.place_of(permit)?)?.start)
+    }
+
+    /// How long the upstream has had the probe without an answer; not at all while its request is still coming.
+    pub(super) fn probe_waited(&self, permit: Permit, now: u64) -> Option<u64> {
+        match self.probes.get(self.place_of(permit)?)?.state {
+            State::Waiting { since, .. } => Some(now.saturating_sub(since)),
+            State::Sending => Some(0),
+            State::Begun { .. } | State::Settled(_) => None,
+        }
+    }
+
+    /// The request of a probe is over: settles it if nobody has. One that was good early may have failed since.
     pub(super) fn end_probe(&mut self, permit: Permit, outcome: Outcome, now: u64) {
-        let Some(at) = self.probes.iter().position(|probe| probe.is(permit)) else { return };
+        let Some(at) = self.place_of(permit) else { return };
         let probe = self.probes.swap_remove(at);
-        let ended = self.end(probe, outcome, now);
+        let ended = match (probe.state, outcome) {
+            (State::Settled(Early::Good), Outcome::Failure(_)) => self.count_failed_later(&probe, outcome),
+            (State::Settled(_), _) => Ok(()),
+            _ => self.end(&probe, outcome, now),
+        };
         self.noted(ended);
     }
 
-    fn end(&mut self, probe: Probe, outcome: Outcome, now: u64) -> Result<(), Fault> {
+    fn count_failed_later(&mut self, probe: &Probe, outcome: Outcome) -> Result<(), Fault> {
+        let Some((view, vm)) = self.parts(probe.circuit) else { return Ok(()) };
+        view.count_late(vm, outcome)
+    }
+
+    fn end(&mut self, probe: &Probe, outcome: Outcome, now: u64) -> Result<(), Fault> {
         let Some((view, vm)) = self.parts(probe.circuit) else { return Ok(()) };
         let verdict = match outcome {
             Outcome::Success => Verdict::Good,
@@ -80,15 +197,52 @@ impl<H: Host> Breaker<H> {
     pub(super) fn rebase_probes(&mut self, now: u64) {
         for probe in &mut self.probes {
             let timeout = self.circuits.get(probe.circuit).map_or(0, |view| view.policy.half_open.probe_timeout);
-            probe.times_out = probe.times_out.min(now.saturating_add(timeout));
-            probe.good_at = probe.good_at.map(|good_at| good_at.min(now.saturating_add(SETTLED_AFTER)));
+            probe.start = probe.start.min(now);
+            match &mut probe.state {
+                State::Waiting { since, times_out } => {
+                    (*since, *times_out) = ((*since).min(now), (*times_out).min(now.saturating_add(timeout)));
+                }
+                State::Begun { good_at } => *good_at = (*good_at).min(now.saturating_add(SETTLED_AFTER_BODY)),
+                State::Sending | State::Settled(_) => {}
+            }
         }
     }
 
-    /// Settles the probes whose time has come.
+    /// The clock has leapt ahead, or the worker was stopped: no probe has waited for that time.
+    pub(super) fn leap_probes(&mut self, by: u64) {
+        for probe in &mut self.probes {
+            match &mut probe.state {
+                State::Waiting { since, times_out } => {
+                    (*since, *times_out) = (since.saturating_add(by), times_out.saturating_add(by));
+                }
+                State::Begun { good_at } => *good_at = good_at.saturating_add(by),
+                State::Sending | State::Settled(_) => {}
+            }
+        }
+    }
+
+    /// Settles the probes whose time has come. Each is remembered until its request ends.
     pub(super) fn end_probes(&mut self, now: u64) {
-        while let Some((permit, outcome)) = self.probes.iter().find_map(|probe| probe.due(now)) {
-            self.end_probe(permit, outcome, now);
+        for at in 0..self.probes.len() {
+            let Some(probe) = self.probes.get(at).copied() else { return };
+            let (outcome, early) = match probe.state {
+                State::Begun { good_at } if now >= good_at => (Outcome::Success, Early::Good),
+                State::Waiting { times_out, .. } if now >= times_out => (self.timed_out(&probe), Early::Hung),
+                _ => continue,
+            };
+            let ended = self.end(&probe, outcome, now);
+            self.noted(ended);
+            self.probes.iter_mut().skip(at).take(1).for_each(|probe| probe.state = State::Settled(early));
+        }
+    }
+
+    /// What a probe has come to that nobody answered in time: nothing, where another filter has held it back.
+    fn timed_out(&mut self, probe: &Probe) -> Outcome {
+        let injected = self.circuits.get(probe.circuit).is_some_and(|view| view.policy.failures.injected_faults);
+        match self.vm.host.progress_of(probe.request.stream) {
+            Some(progress) if injected && progress.delayed => Outcome::Failure(FailureKind::Timeout),
+            Some(progress) if !progress.sent || progress.delayed => Outcome::Neutral,
+            _ => Outcome::Failure(FailureKind::Timeout),
         }
     }
 }
@@ -96,18 +250,5 @@ impl<H: Host> Breaker<H> {
 impl Probe {
     fn permit(&self) -> Permit {
         Permit::Probe { circuit: self.circuit, generation: self.generation, lease: self.lease }
-    }
-
-    fn is(&self, permit: Permit) -> bool {
-        self.permit() == permit
-    }
-
-    fn due(&self, now: u64) -> Option<(Permit, Outcome)> {
-        let outcome = match self.good_at {
-            Some(good_at) if now >= good_at => Outcome::Success,
-            None if now >= self.times_out => Outcome::Failure(FailureKind::Timeout),
-            _ => return None,
-        };
-        Some((self.permit(), outcome))
     }
 }

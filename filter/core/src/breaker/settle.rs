@@ -2,10 +2,11 @@
 
 use super::Breaker;
 use crate::config::MILLISECOND;
-use crate::flights::{Call, Ended};
+use crate::flights::{Call, Early, Ended};
 use crate::host::{Fault, Host};
 use crate::metrics;
-use crate::outcome::{Answer, FailureKind, Outcome};
+use crate::names;
+use crate::outcome::{Answer, Ending, FailureKind, Outcome};
 use crate::permit::Permit;
 use crate::policy::{Length, Mode};
 use crate::record::Phase;
@@ -14,24 +15,26 @@ use crate::vm::Vm;
 use crate::window::Tally;
 
 impl<H: Host> Breaker<H> {
-    /// Settles a request that went well, where that changes nothing but a count: its circuit is known and CLOSED, no
-    /// failure is to be watched, and it was not slow. False: [`Breaker::settle`] is to look closer, and needs the time.
+    /// Settles a request that went well, where that changes nothing but a count: it is in the circuit that it was admitted
+    /// by, which is CLOSED, no failure is to be watched, and it was not slow. False: [`Breaker::settle`] is to look closer,
+    /// and needs the time.
     // A part of its caller: a permit that goes there through memory costs as much as all the rest.
     #[inline(always)]
     pub fn settle_well(&mut self, permit: Permit, upstream: &str, first_byte: Option<u64>) -> bool {
-        let view = match permit {
-            Permit::Calm { .. } => self.circuits.named(upstream),
-            Permit::Call { circuit, .. } => self.circuits.get_mut(circuit),
-            Permit::Uncounted | Permit::Probe { .. } => None,
-        };
-        let (Some(view), vm) = (view, &self.vm) else { return false };
+        let Some((circuit, view)) = self.circuits.named(upstream) else { return false };
+        let vm = &self.vm;
+        match permit {
+            Permit::Calm { .. } => {}
+            Permit::Call { circuit: admitted, .. } if admitted == circuit => {}
+            Permit::Call { .. } | Permit::Uncounted | Permit::Probe { .. } => return false,
+        }
         let call = self.flights.call(permit.flight());
         if !view.is_plain(vm, by_this_clock(permit, call.as_ref()), first_byte) {
             return false;
         }
         let latency = view.latency(vm, first_byte);
-        let counted = match call.map(Call::end) {
-            Some(Ended::SettledBefore) => Ok(()),
+        let counted = match call.map(|call| call.end().early) {
+            Some(Some(_)) => Ok(()),
             _ => view.words.add_success_inline(&vm.host, &view.name),
         };
         self.noted(latency);
@@ -39,8 +42,9 @@ impl<H: Host> Breaker<H> {
         true
     }
 
-    /// Settles a request by what Envoy knows of its end. `upstream` is where it went; only [`Permit::Calm`] needs it.
-    /// `first_byte` is the time to the first byte of the answer in nanoseconds, where there was one.
+    /// Settles a request by what is known of its end. `upstream` is where it went last; where that is not known, it says
+    /// something only about the circuit that admitted it. `first_byte` is the time that the upstream took from the
+    /// request's last byte to the answer's first in nanoseconds, where there was an answer.
     pub fn settle(
         &mut self,
         permit: Permit,
@@ -49,12 +53,18 @@ impl<H: Host> Breaker<H> {
         first_byte: Option<u64>,
         now: u64,
     ) {
+        // The name at the end of a redirect is its target's.
+        let followed = answer.ending == Ending::Followed;
+        let permit = if followed { permit } else { self.relocate(permit, upstream, now) };
+        let waited_as_probe = self.probe_waited(permit, now);
+        let leap = self.leap(now);
         let call = self.flights.call(permit.flight());
         let permit = by_this_clock(permit, call.as_ref());
-        let ended = call.map_or(Ended::Otherwise, Call::end);
+        let ended = call.map_or(Ended::UNKNOWN, Call::end);
         let circuit = match permit {
             Permit::Uncounted => return,
             Permit::Call { circuit, .. } | Permit::Probe { circuit, .. } => circuit,
+            Permit::Calm { .. } if followed => return self.know_redirects(),
             Permit::Calm { .. } => {
                 let Some(upstream) = upstream else { return };
                 let found = self.find(upstream, now);
@@ -66,24 +76,46 @@ impl<H: Host> Breaker<H> {
         if view.policy.mode == Mode::Disabled {
             return;
         }
+        let waited = ended.waited(now).or(waited_as_probe).map(|waited| waited.saturating_sub(leap));
+        let first_byte = if followed { waited } else { first_byte };
         let latency = view.latency(vm, first_byte);
-        let heard = view.hear(vm, answer.retry_after, now);
-        let settled = match permit {
-            _ if ended == Ended::SettledBefore => Ok(()),
-            Permit::Probe { .. } => {
-                let outcome = view.slowed(answer.outcome(&view.policy.failures, true), first_byte, None);
+        let is_probe = matches!(permit, Permit::Probe { .. });
+        let outcome = view.outcome(answer, is_probe, first_byte, waited);
+        let heard = match outcome {
+            // Whoever is let through against the circuit's will changes nothing about it.
+            Outcome::Failure(_) if !permit.is_against() => view.hear(vm, answer.retry_after, now),
+            _ => Ok(()),
+        };
+        let settled = match ended.early {
+            _ if is_probe => {
                 self.end_probe(permit, outcome, now);
                 Ok(())
             }
-            Permit::Uncounted | Permit::Calm { .. } | Permit::Call { .. } => {
-                let unanswered = match ended {
-                    Ended::Unanswered { start } => Some(now.saturating_sub(start)),
-                    Ended::SettledBefore | Ended::Otherwise => None,
-                };
-                view.settle_call(vm, permit, answer, (first_byte, unanswered), now)
-            }
+            Some(early) => view.settle_again(vm, permit, early, outcome, now),
+            None => view.settle_call(vm, permit, answer, outcome, first_byte.or(waited), now),
         };
         self.noted(latency.and(heard).and(settled));
+    }
+
+    /// Envoy follows redirects here, and a call that was let go unseen is at its end said to be where the redirect led: so
+    /// from now on each is looked at when it is let go.
+    #[cold]
+    fn know_redirects(&mut self) {
+        self.follows_redirects = true;
+        self.calm = None;
+    }
+
+    /// What a call is settled with that is in `upstream`: one that another circuit admitted counts where it is, by the
+    /// time of its admission, and gives a probe's slot back.
+    pub(super) fn relocate(&mut self, permit: Permit, upstream: Option<&str>, now: u64) -> Permit {
+        let (Permit::Call { circuit, .. } | Permit::Probe { circuit, .. }) = permit else { return permit };
+        let Some(upstream) = upstream else { return permit };
+        if self.upstream(circuit).is_none_or(|admitted| names::same(admitted, upstream)) {
+            return permit;
+        }
+        let start = self.probe_start(permit).or_else(|| self.flights.start_of(permit.flight())).unwrap_or(now);
+        self.end_probe(permit, Outcome::Neutral, now);
+        Permit::Calm { start, flight: permit.flight() }
     }
 }
 
@@ -109,39 +141,81 @@ impl View {
         Ok(self.latency.record(&vm.host, &metrics::LATENCY, &self.name, time / MILLISECOND)?)
     }
 
+    /// What a call came to. `first_byte`: how long the upstream took; `waited`: how long it was waited for at the end.
+    pub(crate) fn outcome(
+        &self,
+        answer: &Answer,
+        probe: bool,
+        first_byte: Option<u64>,
+        waited: Option<u64>,
+    ) -> Outcome {
+        let failures = &self.policy.failures;
+        let delay = if failures.injected_faults { answer.injected_delay } else { 0 };
+        let outcome = answer.outcome(failures, probe, waited);
+        let took = match outcome {
+            Outcome::Success => first_byte.map(|time| time.saturating_add(delay)),
+            // Nobody waited for it any longer.
+            Outcome::Neutral if answer.left_waiting(failures) => waited,
+            Outcome::Neutral | Outcome::Failure(_) | Outcome::Slow => None,
+        };
+        let patience = self.policy.trip.slow_duration;
+        let late = patience > 0 && took.is_some_and(|time| time >= patience);
+        if late { Outcome::Slow } else { outcome }
+    }
+
     /// Settles a call and the attempts before its last one, which all failed.
     fn settle_call<H: Host>(
         &mut self,
         vm: &Vm<H>,
         permit: Permit,
         answer: &Answer,
-        (first_byte, unanswered): (Option<u64>, Option<u64>),
+        outcome: Outcome,
+        waited: Option<u64>,
         now: u64,
     ) -> Result<(), Fault> {
         for _ in 0..answer.failed_attempts(&self.policy.failures) {
             // How long each of them took, nobody knows.
             self.settle(vm, permit, Outcome::Failure(FailureKind::Http), None, now)?;
         }
-        let outcome = self.slowed(answer.outcome(&self.policy.failures, false), first_byte, unanswered);
-        self.settle(vm, permit, outcome, first_byte.or(unanswered), now)
+        self.settle(vm, permit, outcome, waited, now)
     }
 
-    /// Whether a call that took so long to its first byte, or to its end without one, is over `latencyThreshold`.
-    fn is_over(&self, waited: Option<u64>) -> bool {
-        let threshold = self.policy.trip.latency_threshold;
-        threshold > 0 && waited.is_some_and(|waited| waited > threshold)
+    /// A call has ended that the tick has settled. What was counted stays counted; a failure after a good beginning is
+    /// counted too, and a good end of it ends the streak, which its beginning did not.
+    fn settle_again<H: Host>(
+        &mut self,
+        vm: &Vm<H>,
+        permit: Permit,
+        early: Early,
+        outcome: Outcome,
+        now: u64,
+    ) -> Result<(), Fault> {
+        match (early, outcome) {
+            (Early::Good, Outcome::Failure(_)) => self.settle(vm, permit, outcome, None, now),
+            (Early::Good, Outcome::Success) => {
+                self.refresh(vm, now)?;
+                if self.is_current(permit) { self.end_streak(vm) } else { Ok(()) }
+            }
+            (Early::Good, Outcome::Slow | Outcome::Neutral) | (Early::Hung, _) => Ok(()),
+        }
     }
 
-    /// A success that took too long to begin is slow; so is a call that nobody waited for any longer, after so long.
-    pub(crate) fn slowed(&self, outcome: Outcome, first_byte: Option<u64>, unanswered: Option<u64>) -> Outcome {
-        let trip = &self.policy.trip;
-        let waited = match outcome {
-            Outcome::Success => first_byte,
-            Outcome::Neutral => unanswered,
-            Outcome::Failure(_) | Outcome::Slow => None,
-        };
-        let late = trip.slow_rate > 0 && waited.is_some_and(|time| time >= trip.slow_duration);
-        if late { Outcome::Slow } else { outcome }
+    fn end_streak<H: Host>(&self, vm: &Vm<H>) -> Result<(), Fault> {
+        if self.streak(vm)?.get(&vm.host)? != 0 {
+            self.streak(vm)?.set(&vm.host, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Settles a call whose answer has begun well and goes on. It ends no streak: how it ends is not known yet.
+    pub(crate) fn settle_early<H: Host>(
+        &mut self,
+        vm: &Vm<H>,
+        permit: Permit,
+        waited: Option<u64>,
+        now: u64,
+    ) -> Result<(), Fault> {
+        self.settle_as(vm, permit, Outcome::Success, waited, false, now)
     }
 
     pub(crate) fn settle<H: Host>(
@@ -150,6 +224,24 @@ impl View {
         permit: Permit,
         outcome: Outcome,
         waited: Option<u64>,
+        now: u64,
+    ) -> Result<(), Fault> {
+        self.settle_as(vm, permit, outcome, waited, true, now)
+    }
+
+    /// Whether a call that took so long to its first byte, or to its end without one, is over `latencyThreshold`.
+    fn is_over(&self, waited: Option<u64>) -> bool {
+        let threshold = self.policy.trip.latency_threshold;
+        threshold > 0 && waited.is_some_and(|waited| waited > threshold)
+    }
+
+    fn settle_as<H: Host>(
+        &mut self,
+        vm: &Vm<H>,
+        permit: Permit,
+        outcome: Outcome,
+        waited: Option<u64>,
+        ends_streak: bool,
         now: u64,
     ) -> Result<(), Fault> {
         let over = outcome != Outcome::Neutral && self.is_over(waited);
@@ -173,8 +265,8 @@ impl View {
         match outcome {
             Outcome::Neutral => Ok(()),
             Outcome::Success => {
-                if self.streak(vm)?.get(&vm.host)? != 0 {
-                    self.streak(vm)?.set(&vm.host, 0)?;
+                if ends_streak {
+                    self.end_streak(vm)?;
                 }
                 self.judge(vm, now)?;
                 if self.record.phase != Phase::Ramp {
@@ -183,11 +275,7 @@ impl View {
                 let tally = self.words.tally(&vm.host)?;
                 self.advance(vm, now, tally)
             }
-            Outcome::Slow => {
-                self.words.watch.set(&vm.host, 1)?;
-                self.judge(vm, now)
-            }
-            Outcome::Failure(_) => {
+            Outcome::Failure(_) | Outcome::Slow => {
                 self.streak(vm)?.add_one(&vm.host)?;
                 self.words.watch.set(&vm.host, 1)?;
                 self.judge(vm, now)

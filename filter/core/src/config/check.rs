@@ -35,6 +35,12 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
         (Kind::Sections(_), _) => refuse("a list of sections"),
         (Kind::Choice(words), Node::Text(text)) if words.contains(&text.as_str()) => Ok(()),
         (Kind::Choice(words), _) => refuse(&format!("one of {}", words.join(", "))),
+        (Kind::ChoiceOrDuration(words), Node::Text(text))
+            if words.contains(&text.as_str()) || duration::parse(text).is_some() =>
+        {
+            Ok(())
+        }
+        (Kind::ChoiceOrDuration(words), _) => refuse(&format!("one of {}, or {DURATION}", words.join(", "))),
         (Kind::Duration { min }, Node::Text(text)) => match duration::parse(text) {
             Some(nanos) if nanos >= *min => Ok(()),
             Some(_) => refuse(&format!("a duration from {} to 24h", duration::print(*min))),
@@ -78,7 +84,8 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
 
 const DURATION: &str = "a duration: a number and one of ms, s, m, h, such as \"30s\" or \"1m30s\"";
 
-const PATH: &str = "a path that begins with /, `*` only as its end after a /";
+const PATH: &str = "a path that begins with /, `*` only as its end after a /, without `.` and `..` segments, `//`, `;`, \
+    `\\`, and without %2F, %5C, %2E and %25";
 
 const STATUSES: &str = "a status from 200 to 599, or text such as \"5xx\" or \"500-504\"";
 

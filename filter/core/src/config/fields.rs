@@ -23,6 +23,8 @@ pub enum Kind {
     Sections(&'static [Field]),
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// One of these words, or a duration.
+    ChoiceOrDuration(&'static [&'static str]),
     /// A duration, at least this many nanoseconds.
     Duration {
         /// Smallest value, in nanoseconds.
@@ -137,7 +139,8 @@ static TRIP: &[Field] = &[
         "slowCallDuration",
         Kind::Duration { min: 0 },
         r#""60s""#,
-        "a call that waits so long for its answer's first byte is slow, at once and not when it ends",
+        "a call that waits so long for its answer's first byte is slow and one more failure in a row, at once and not \
+        when it ends; it waits from its request's last byte on; `0s`: no call is slow",
     ),
     field(
         "latencyPercentile",
@@ -185,7 +188,19 @@ static FAILURE: &[Field] = &[
         r#"["connect", "timeout", "reset", "noHealthyUpstream"]"#,
         "what Envoy could not do with the upstream; the others are neutral",
     ),
-    field("clientCancel", Kind::Choice(&["neutral", "failure"]), r#""neutral""#, "a client that leaves"),
+    field(
+        "clientCancel",
+        Kind::ChoiceOrDuration(&["neutral", "failure"]),
+        r#""10s""#,
+        "a client that leaves: a failure where it had waited this long for its answer's first byte (or its own gRPC \
+        deadline had); `failure`: whenever it leaves; `neutral`: never",
+    ),
+    field(
+        "injectedFaults",
+        Kind::Choice(&["neutral", "failure"]),
+        r#""neutral""#,
+        "faults that this proxy's own fault filter injects; `failure`: they count as the upstream's, for drills",
+    ),
     field(
         "rateLimited",
         Kind::Choice(&["soft", "failure", "ignore"]),
@@ -250,8 +265,8 @@ static HALF_OPEN: &[Field] = &[
     field(
         "probeTimeout",
         Kind::Duration { min: 100 * super::duration::MILLISECOND },
-        r#""10s""#,
-        "a probe older than this has failed",
+        "",
+        "a probe that waits so long for its answer has failed; if not given, `slowCallDuration`, or 60s where that is off",
     ),
     field("ramp", Kind::Section(RAMP), "{}", "the way from a few calls to all of them"),
 ];

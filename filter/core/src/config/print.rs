@@ -3,7 +3,8 @@
 use super::check::Reader;
 use super::node::{Node, decimal};
 use super::{CONFIG, Config, ConfigError, check, defaults, fields, matcher, read};
-use crate::key::Upstream;
+use crate::key::{Matcher, Upstream};
+use crate::policy::Mode;
 use crate::text::quoted_whole;
 
 /// The policy of `upstream` under `document`, with all defaults, as a `pluginConfig` of its own.
@@ -17,26 +18,47 @@ pub fn effective(document: &[u8], upstream: &str) -> Result<String, ConfigError>
     let mut whole = defaults(CONFIG);
     whole.overlay(&given, |name| name != "upstreams" && fields::merges(name));
     let mut policy = whole.get("default").cloned().unwrap_or(Node::Null);
-    if let Some(entry) = most_specific(&whole, &Upstream::parse(upstream))? {
-        policy.overlay(&without_match(entry), fields::merges);
+    let upstream = Upstream::parse(upstream);
+    match most_specific(&whole, &upstream)? {
+        Some((matcher, entry)) if matcher.names(&upstream) || !upstream.is_catch_all() => {
+            policy.overlay(&without_match(entry), fields::merges);
+        }
+        _ if upstream.is_catch_all() => put(&mut policy, "mode", Node::Text(Mode::Disabled.word().to_owned())),
+        _ => {}
+    }
+    let given = Reader(Some(&policy)).at("halfOpen").at("probeTimeout").is_given();
+    if !given {
+        let timeout = super::policy(&policy, "default")?.half_open.probe_timeout;
+        let text = Node::Text(super::print_duration(timeout));
+        put(&mut policy, "halfOpen", Node::Map(vec![("probeTimeout".to_owned(), text)]));
     }
     let mut out = String::new();
-    write(&Node::Map(vec![("default".to_owned(), policy)]), 0, &mut out);
+    let mut fields = vec![("default".to_owned(), policy)];
+    if upstream.is_catch_all() {
+        // What is shown reads as the same policy for this upstream too.
+        let matched = Node::Map(vec![("cluster".to_owned(), Node::Text(upstream.cluster.to_owned()))]);
+        fields.push(("upstreams".to_owned(), Node::List(vec![Node::Map(vec![("match".to_owned(), matched)])])));
+    }
+    write(&Node::Map(fields), 0, &mut out);
     out.push('\n');
     Ok(out)
 }
 
-fn most_specific<'a>(whole: &'a Node, upstream: &Upstream<'_>) -> Result<Option<&'a Node>, ConfigError> {
+fn put(policy: &mut Node, name: &str, value: Node) {
+    policy.overlay(&Node::Map(vec![(name.to_owned(), value)]), fields::merges);
+}
+
+fn most_specific<'a>(whole: &'a Node, upstream: &Upstream<'_>) -> Result<Option<(Matcher, &'a Node)>, ConfigError> {
     let Some(Node::List(entries)) = whole.get("upstreams") else { return Ok(None) };
-    let mut best = None;
+    let mut best: Option<(Matcher, &Node)> = None;
     for (at, entry) in entries.iter().enumerate() {
         let matcher = matcher(Reader(entry.get("match")), &format!("upstreams[{at}]"))?;
-        let better = best.as_ref().is_none_or(|(known, _)| matcher.specificity() > *known);
+        let better = best.as_ref().is_none_or(|(known, _)| matcher.specificity() > known.specificity());
         if matcher.matches(upstream) && better {
-            best = Some((matcher.specificity(), entry));
+            best = Some((matcher, entry));
         }
     }
-    Ok(best.map(|(_, entry)| entry))
+    Ok(best)
 }
 
 fn without_match(entry: &Node) -> Node {

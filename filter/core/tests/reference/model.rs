@@ -68,8 +68,6 @@ struct Flight {
     against: bool,
     /// Let go unseen: only its start tells its generation.
     unseen: bool,
-    /// Ticks since it began.
-    ticks: u64,
 }
 
 pub struct Model {
@@ -101,6 +99,8 @@ pub struct Model {
     pub reasons: Vec<&'static str>,
 }
 
+/// `clientCancel`, by default.
+const CLIENT_CANCEL: u64 = 10_000;
 const STEPS: u64 = 10;
 const GRACE: u64 = 2000;
 const SKEW: u64 = 5000;
@@ -216,8 +216,8 @@ impl Model {
         self.calls.push(Counted { came, over });
         match came {
             Came::Good => self.streak = 0,
-            Came::Failed => self.streak += 1,
-            Came::Slow | Came::Nothing => {}
+            Came::Failed | Came::Slow => self.streak += 1,
+            Came::Nothing => {}
         }
         match self.condition(self.window(now), self.streak, self.phase == Phase::Ramp) {
             Some(_) if self.phase == Phase::Ramp => self.trip("ramp_failed", now),
@@ -316,7 +316,7 @@ impl Model {
             self.leases.push((lease, now + self.rules.probe_timeout + GRACE));
             self.out.push((lease, self.generation, now + self.rules.probe_timeout));
         }
-        self.flights.push(Flight { name, start: now, generation: self.generation, lease, against, unseen, ticks: 0 });
+        self.flights.push(Flight { name, start: now, generation: self.generation, lease, against, unseen });
     }
 
     fn end_probe(&mut self, lease: u64, generation: u64, came: Came, now: u64) {
@@ -344,12 +344,14 @@ impl Model {
     pub fn end(&mut self, name: u64, came: Came, now: u64) {
         let Some(at) = self.flights.iter().position(|flight| flight.name == name) else { return };
         let flight = self.flights.remove(at);
-        let waited = now.saturating_sub(flight.start);
-        let slow = self.rules.slow_percent > 0 && waited >= self.rules.slow_after;
+        let waited = now.saturating_sub(flight.start).saturating_sub(self.leap(now));
+        let slow = waited >= self.rules.slow_after;
         let came = match came {
             Came::Good if slow => Came::Slow,
-            // Nobody waited for it any longer: slow all the same, but no verdict about a probe.
-            Came::Nothing if slow && flight.lease == 0 => Came::Slow,
+            // The client had waited long enough to say so.
+            Came::Nothing if waited >= CLIENT_CANCEL => Came::Failed,
+            // Nobody waited for it any longer: slow all the same.
+            Came::Nothing if slow => Came::Slow,
             other => other,
         };
         if flight.lease != 0 {
@@ -371,6 +373,9 @@ impl Model {
             let timeout = self.rules.probe_timeout;
             self.out.iter_mut().for_each(|out| out.2 = out.2.min(now + timeout));
         }
+        let leap = self.leap(now);
+        self.flights.iter_mut().for_each(|flight| flight.start += leap);
+        self.out.iter_mut().for_each(|out| out.2 += leap);
         self.ticked = now;
         while let Some((lease, generation, _)) = self.out.iter().find(|out| now >= out.2).copied() {
             self.end_probe(lease, generation, Came::Failed, now);
@@ -393,15 +398,21 @@ impl Model {
         }
     }
 
-    /// Calls that still wait are slow as soon as they have waited too long, by the clock and by half as many ticks: a
-    /// clock that leaps ahead makes no call old.
+    /// Milliseconds between two ticks.
+    fn tick_length(&self) -> u64 {
+        (self.rules.window / 20).min(500)
+    }
+
+    /// What has passed since the last tick, where that is more than three of them take: nobody has waited for it.
+    fn leap(&self, now: u64) -> u64 {
+        let (passed, tick) = (now.saturating_sub(self.ticked), self.tick_length());
+        if passed > 3 * tick { passed - tick } else { 0 }
+    }
+
+    /// Calls that still wait are slow as soon as they have waited too long.
     fn age(&mut self, now: u64) {
-        self.flights.iter_mut().for_each(|flight| flight.ticks += 1);
-        if self.rules.slow_percent == 0 {
-            return;
-        }
-        let (after, tick) = (self.rules.slow_after, (self.rules.window / 20).min(500));
-        let long = |flight: &Flight| now.saturating_sub(flight.start) >= after && flight.ticks >= after / (2 * tick);
+        let after = self.rules.slow_after;
+        let long = |flight: &Flight| now.saturating_sub(flight.start) >= after;
         while let Some(at) = self.flights.iter().position(|flight| flight.lease == 0 && long(flight)) {
             let flight = self.flights.remove(at);
             if flight.generation == self.generation && self.counts() && !flight.against {
