@@ -30,8 +30,12 @@ pub struct Cluster {
     pub connect_timeout: String,
     /// Requests that Envoy lets be in flight to it (`connectionPool`).
     pub max_requests: u32,
+    /// Retries that Envoy lets be in flight to it at once.
+    pub max_retries: u32,
     /// Bytes that Envoy takes from it at once; 0 for Envoy's own choice.
     pub buffer: u32,
+    /// More fields of its route's action.
+    pub route: Value,
 }
 
 /// The breaker is under test, not Envoy's own limits.
@@ -52,7 +56,9 @@ impl Cluster {
             per_try_timeout: "0s".to_owned(),
             connect_timeout: "1s".to_owned(),
             max_requests: PLENTY,
+            max_retries: PLENTY,
             buffer: 0,
+            route: json!({}),
         }
     }
 }
@@ -200,6 +206,7 @@ impl Bootstrap {
             filters.push(json!({"name": "envoy.filters.http.fault", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
                 "abort": {"header_abort": {}, "percentage": {"numerator": 100}},
+                "delay": {"header_delay": {}, "percentage": {"numerator": 100}},
             }}));
         }
         filters.push(json!({"name": "envoy.filters.http.router", "typed_config": {"@type":
@@ -249,6 +256,9 @@ impl Bootstrap {
                     "retry_on": "5xx", "num_retries": cluster.retries, "per_try_timeout": cluster.per_try_timeout,
                 });
             }
+            for (field, value) in cluster.route.as_object().into_iter().flatten() {
+                action[field] = value.clone();
+            }
             json!({"match": {"prefix": prefix}, "route": action})
         };
         let named = self.clusters.iter().map(|cluster| route(&format!("/{}", cluster.name), cluster));
@@ -283,6 +293,15 @@ impl Bootstrap {
             },
         }]})
     }
+}
+
+/// A Lua filter.
+#[must_use]
+pub fn lua(name: &str, code: &str) -> Value {
+    json!({"name": name, "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+        "default_source_code": {"inline_string": code},
+    }})
 }
 
 const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
@@ -344,7 +363,7 @@ fn cluster(cluster: &Cluster) -> Value {
         "load_assignment": {"cluster_name": cluster.name, "endpoints": endpoints},
         "circuit_breakers": {"thresholds": [{
             "max_connections": PLENTY, "max_pending_requests": PLENTY, "max_requests": cluster.max_requests,
-            "max_retries": PLENTY,
+            "max_retries": cluster.max_retries,
         }]},
     });
     if cluster.buffer > 0 {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// An answer, whole.
@@ -97,4 +98,46 @@ pub async fn request_over(stream: TcpStream, method: &str, path: &str, headers: 
         elapsed: start.elapsed(),
         whole,
     })
+}
+
+/// A POST whose body comes in two halves, the second one when it is asked for.
+#[derive(Debug)]
+pub struct Upload {
+    stream: TcpStream,
+    rest: &'static [u8],
+}
+
+impl Upload {
+    /// Sends the head and half of the body, by its length or in chunks.
+    ///
+    /// # Errors
+    /// No connection.
+    pub async fn begin(to: SocketAddr, path: &str, chunked: bool) -> Result<Upload> {
+        let mut stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        let (framing, half, rest): (&str, &str, &'static [u8]) = if chunked {
+            ("transfer-encoding: chunked", "4\r\nhalf\r\n", b"4\r\nrest\r\n0\r\n\r\n")
+        } else {
+            ("content-length: 8", "half", b"rest")
+        };
+        let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{framing}\r\n\r\n{half}");
+        stream.write_all(head.as_bytes()).await?;
+        Ok(Upload { stream, rest })
+    }
+
+    /// Sends the other half.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn finish(&mut self) -> Result<()> {
+        Ok(self.stream.write_all(self.rest).await?)
+    }
+
+    /// The whole answer as it came, when the connection is closed; whatever there was of it.
+    pub async fn answer(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // A reset after the answer takes nothing of it away.
+        let _ = self.stream.read_to_end(&mut bytes).await;
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
 }

@@ -28,6 +28,10 @@ pub enum Ending {
     Pushback(u32, u32),
     /// A message and nothing after it.
     NoStatus,
+    /// A message, and once [`GrpcUpstream::break_off`] says so this status in trailers.
+    Late(u32),
+    /// Nothing for this time, and then OK.
+    After(std::time::Duration),
     /// A message, and once [`GrpcUpstream::break_off`] says so it resets the stream.
     Reset,
     /// A message, and once [`GrpcUpstream::break_off`] says so it closes the connection.
@@ -102,8 +106,12 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let service = service_fn(move |_: Request<Incoming>| {
         shared.seen.fetch_add(1, Ordering::SeqCst);
         let ending = shared.ending.lock().expect("no holder panics").clone();
+        let wait = if let Ending::After(time) = ending { time } else { std::time::Duration::ZERO };
         let answer = answer(ending, &shared, &closing);
-        async { Ok::<_, Infallible>(answer) }
+        async move {
+            tokio::time::sleep(wait).await;
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection =
         hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
@@ -137,6 +145,13 @@ async fn speak(ending: Ending, frames: Sender, shared: Arc<Shared>, close: Arc<N
         Ending::Pushback(code, milliseconds) => {
             trailers.insert("grpc-status", code.into());
             trailers.insert("grpc-retry-pushback-ms", milliseconds.into());
+        }
+        Ending::After(_) => {
+            trailers.insert("grpc-status", 0.into());
+        }
+        Ending::Late(code) => {
+            shared.break_off.notified().await;
+            trailers.insert("grpc-status", code.into());
         }
         Ending::NoStatus => return,
         Ending::Reset => {
@@ -214,15 +229,31 @@ pub async fn call(to: SocketAddr, path: &str) -> Result<GrpcReply> {
 /// # Errors
 /// No connection, or no answer.
 pub async fn begin(to: SocketAddr, path: &str) -> Result<Response<Incoming>> {
+    begin_with(to, path, &[], EMPTY_MESSAGE.len()).await
+}
+
+/// As [`begin`], with more headers and with a message of so many bytes.
+///
+/// # Errors
+/// No connection, or no answer.
+pub async fn begin_with(
+    to: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    size: usize,
+) -> Result<Response<Incoming>> {
     let stream = TcpStream::connect(to).await?;
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method("POST")
         .uri(format!("http://test{path}"))
         .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(Full::new(Bytes::from_static(EMPTY_MESSAGE)))?;
+        .header("te", "trailers");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::from(vec![0; size])))?;
     Ok(sender.send_request(request).await?)
 }

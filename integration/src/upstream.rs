@@ -246,8 +246,8 @@ async fn converse(mut stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Reads one request, without a body, with a content-length or with an empty chunked body (what Envoy makes of a request
-/// whose end came after its headers), and gives its path and headers. `None`: there will be none.
+/// Reads one request, without a body, with a content-length or in chunks that do not hold an end of chunks themselves, and
+/// gives its path and headers. `None`: there will be none.
 async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, BTreeMap<String, String>)> {
     let mut continued = false;
     loop {
@@ -259,7 +259,9 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(S
                 let body = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
                 let chunked =
                     request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("transfer-encoding"));
-                let whole = head + if chunked { LAST_CHUNK.len() } else { body.unwrap_or(0) };
+                let end = buffer[head..].windows(LAST_CHUNK.len()).position(|bytes| bytes == LAST_CHUNK);
+                let whole =
+                    head + if chunked { end.unwrap_or(usize::MAX / 2) + LAST_CHUNK.len() } else { body.unwrap_or(0) };
                 if buffer.len() >= whole {
                     let path = request.path.unwrap_or_default().to_owned();
                     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
