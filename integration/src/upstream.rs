@@ -25,6 +25,8 @@ pub enum Behaviour {
     Slow(Duration, u16),
     /// Answers with a body of so many bytes.
     Large(usize),
+    /// Answers with this status and a body of so many bytes.
+    LargeWith(u16, usize),
     /// Never answers.
     Hang,
     /// Resets the connection without an answer.
@@ -297,10 +299,8 @@ async fn answer(stream: &mut TcpStream, shared: &Shared, behaviour: Behaviour, n
             let answer = format!("HTTP/1.1 {status} Scripted\r\n{name}: {value}\r\ncontent-length: 0\r\n\r\n");
             stream.write_all(answer.as_bytes()).await.is_ok()
         }
-        Behaviour::Large(size) => {
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
-            stream.write_all(head.as_bytes()).await.is_ok() && stream.write_all(&vec![b'x'; size]).await.is_ok()
-        }
+        Behaviour::Large(size) => send_large(stream, 200, size).await,
+        Behaviour::LargeWith(status, size) => send_large(stream, status, size).await,
         Behaviour::Slow(time, status) => {
             tokio::select! {
                 () = tokio::time::sleep(time) => send(stream, status).await,
@@ -364,6 +364,11 @@ async fn answer(stream: &mut TcpStream, shared: &Shared, behaviour: Behaviour, n
         }
         Behaviour::Close => false,
     }
+}
+
+async fn send_large(stream: &mut TcpStream, status: u16, size: usize) -> bool {
+    let head = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: {size}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.is_ok() && stream.write_all(&vec![b'x'; size]).await.is_ok()
 }
 
 async fn send(stream: &mut TcpStream, status: u16) -> bool {
