@@ -8,7 +8,7 @@
 
 use std::rc::Rc;
 
-use circuit_breaker_core::envoy::{Details, VIA_UPSTREAM};
+use circuit_breaker_core::envoy::{self, Details, VIA_UPSTREAM};
 use circuit_breaker_core::favourite::Favourite;
 
 use crate::envoy::{CLUSTER, Envoy, Evaluated, Token};
@@ -131,16 +131,17 @@ impl Ended {
     fn parse(told: &str) -> Option<Ended> {
         let mut parts = told.splitn(4, ' ');
         let (status, flags) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let details = Details::parse(parts.next()?);
+        let (details, flags) = envoy::read(parts.next()?, flags);
         Some(Ended { upstream: parts.next().map(Rc::from), status, flags, details })
     }
 
     /// Asked property by property.
-    pub(crate) fn read(envoy: &impl Envoy) -> Ended {
-        let status = envoy.number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
-        let flags = envoy.number("response\0flags").unwrap_or(0);
-        let details = envoy.text("response\0code_details").map_or(Details::Other, |details| Details::parse(&details));
-        Ended { upstream: envoy.text(CLUSTER).map(Rc::from), status, flags, details }
+    pub(crate) fn read(host: &impl Envoy) -> Ended {
+        let status = host.number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
+        let flags = host.number("response\0flags").unwrap_or(0);
+        let details = host.text("response\0code_details").unwrap_or_default();
+        let (details, flags) = envoy::read(&details, flags);
+        Ended { upstream: host.text(CLUSTER).map(Rc::from), status, flags, details }
     }
 }
 

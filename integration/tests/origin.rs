@@ -113,9 +113,9 @@ async fn a_grpc_call_that_another_filter_refuses_is_no_call_of_the_upstream(work
 }
 
 async fn a_grpc_clients_own_deadline_is_not_the_upstreams_timeout(workers: u32) {
-    for (route, flag) in [
-        (json!({"timeout": "0s", "max_stream_duration": {"grpc_timeout_header_max": "0s"}}), "DT"),
-        (json!({"timeout": "0s", "max_grpc_timeout": "0s"}), "UT"),
+    for (route, details) in [
+        (json!({"timeout": "0s", "max_stream_duration": {"grpc_timeout_header_max": "0s"}}), "max_duration_timeout"),
+        (json!({"timeout": "0s", "max_grpc_timeout": "0s"}), "response_timeout"),
     ] {
         let (scenario, upstream) =
             before_grpc(workers, "", |bootstrap| bootstrap.clusters[2].route = route.clone()).await;
@@ -123,12 +123,12 @@ async fn a_grpc_clients_own_deadline_is_not_the_upstreams_timeout(workers: u32) 
         let to = scenario.envoy.address(LISTENER);
         for _ in 0..6 {
             let reply = grpc::begin_with(to, "/grpc", &[("grpc-timeout", "5m")], 5).await.unwrap();
-            assert!(!reply.headers().contains_key("x-circuit-breaker"), "{flag}");
+            assert!(!reply.headers().contains_key("x-circuit-breaker"), "{details}");
         }
         let log = scenario.envoy.access_log(6).await;
-        assert!(log.iter().all(|line| line["flags"] == flag), "{log:?}");
+        assert!(log.iter().all(|line| line["details"] == details), "{log:?}");
         until_counts(&scenario, "grpc", [0, 0, 0, 6]).await;
-        assert_eq!(scenario.state("grpc").await, Some(State::Closed), "{flag}");
+        assert_eq!(scenario.state("grpc").await, Some(State::Closed), "{details}");
     }
 }
 
@@ -291,8 +291,8 @@ async fn a_preflight_that_envoy_answers_ends_no_streak(workers: u32) {
     scenario.sick.behave(Behaviour::Status(500));
     let preflight = [("origin", "http://page"), ("access-control-request-method", "POST")];
     for _ in 0..5 {
-        assert_eq!(client::request(to, "POST", "/sick", &[]).await.unwrap().status, 500);
         assert_eq!(client::request(to, "OPTIONS", "/sick", &preflight).await.unwrap().status, 200);
+        assert_eq!(client::request(to, "POST", "/sick", &[]).await.unwrap().status, 500);
     }
     scenario.until_state("sick", State::Open).await;
     assert_eq!((scenario.sick.seen(), scenario.reasons()), (5, vec!["consecutive".to_owned()]));

@@ -25,16 +25,17 @@ pub enum Details {
 /// The text of [`Details::ViaUpstream`].
 pub const VIA_UPSTREAM: &str = "via_upstream";
 const INTERNAL_REDIRECT: &str = "internal_redirect";
+/// A stream's longest time is over, by a route's `max_stream_duration`. Envoy 1.40 sets no flag for it.
+const MAX_DURATION: &str = "max_duration_timeout";
 
-impl Details {
-    /// Reads them.
-    #[must_use]
-    pub fn parse(details: &str) -> Details {
-        match details {
-            VIA_UPSTREAM => Details::ViaUpstream,
-            INTERNAL_REDIRECT => Details::InternalRedirect,
-            _ => Details::Other,
-        }
+/// `response_code_details` and `response.flags`, read: a flag that Envoy has and does not set is among them.
+#[must_use]
+pub fn read(details: &str, flags: u64) -> (Details, u64) {
+    match details {
+        VIA_UPSTREAM => (Details::ViaUpstream, flags),
+        INTERNAL_REDIRECT => (Details::InternalRedirect, flags),
+        MAX_DURATION => (Details::Other, flags | flag::DURATION_TIMEOUT),
+        _ => (Details::Other, flags),
     }
 }
 
@@ -302,6 +303,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_streams_longest_time_has_its_flag_though_envoy_sets_none() {
+        let (details, flags) = read("max_duration_timeout", 0);
+        assert_eq!(Exchange { details, flags, ..Exchange::answered(504) }.ending(), Ending::Failed(Timeout));
+        assert_eq!(read("via_upstream", 1 << 7), (Details::ViaUpstream, 1 << 7));
+        assert_eq!(read("internal_redirect", 0), (Details::InternalRedirect, 0));
+        assert_eq!(read("cors_response", 0), (Details::Other, 0));
     }
 
     #[test]
