@@ -232,6 +232,18 @@ pub async fn begin(to: SocketAddr, path: &str) -> Result<Response<Incoming>> {
     begin_with(to, path, &[], EMPTY_MESSAGE.len()).await
 }
 
+/// A GET over HTTP/2 on a new connection, up to the headers of its answer.
+///
+/// # Errors
+/// No connection, or no answer.
+pub async fn get(to: SocketAddr, path: &str) -> Result<Response<Incoming>> {
+    let stream = TcpStream::connect(to).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender.send_request(Request::get(format!("http://test{path}")).body(Empty::<Bytes>::new())?).await?)
+}
+
 /// As [`begin`], with more headers and with a message of so many bytes.
 ///
 /// # Errors
