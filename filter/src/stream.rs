@@ -80,6 +80,7 @@ impl<E: Envoy> Stream<E> {
         }
         let request = Request { stream: self.id, whole: headers_only || self.is_upgrade() };
         if !headers_only {
+            // A gRPC call has a body; its deadline makes Envoy's router time out in the client's name.
             self.deadline = self.envoy.header(Headers::Request, "grpc-timeout").and_then(|value| grpc_timeout(&value));
         }
         self.start = self.envoy.now();
@@ -161,10 +162,10 @@ impl<E: Envoy> Stream<E> {
             return passed;
         }
         let told = self.envoy.header(Headers::Response, SERVICE_TIME);
-        let told = told.and_then(|value| std::str::from_utf8(&value).ok()?.parse::<u64>().ok());
+        let told = told.and_then(|value| milliseconds(&value));
         let delayed = envoy::is_delayed(self.envoy.number(FLAGS).unwrap_or(0));
         let took = match told {
-            Some(milliseconds) => milliseconds.saturating_mul(MILLISECOND).min(passed),
+            Some(told) => told.min(passed),
             // Envoy is told to keep its headers to itself: nobody knows which part of the time was the delay.
             None if delayed => 0,
             None => passed,
@@ -291,6 +292,12 @@ impl<E: Envoy> Stream<E> {
             breaker.upstream(from).is_some_and(|from| **from == *upstream) && self.envoy.property(ADDRESS).is_none();
         if unmoved { permit } else { breaker.landed(from, permit, &upstream, self.envoy.now()) }
     }
+}
+
+/// Nanoseconds of a header that tells milliseconds.
+fn milliseconds(value: &[u8]) -> Option<u64> {
+    let number: u64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+    Some(number.saturating_mul(MILLISECOND))
 }
 
 fn exempts<E: Envoy>(breaker: &Breaker<E>, path: &[u8]) -> bool {
