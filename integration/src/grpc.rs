@@ -232,6 +232,19 @@ pub async fn begin(to: SocketAddr, path: &str) -> Result<Response<Incoming>> {
     begin_with(to, path, &[], EMPTY_MESSAGE.len()).await
 }
 
+/// One call of a browser's (gRPC-Web) on a new connection: the body of its answer, which ends with its trailers.
+///
+/// # Errors
+/// No connection, or no whole answer.
+pub async fn web(to: SocketAddr, path: &str) -> Result<String> {
+    let stream = TcpStream::connect(to).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::post(path).header("host", "test").header("content-type", "application/grpc-web+proto");
+    let answer = sender.send_request(request.body(Full::new(Bytes::from_static(EMPTY_MESSAGE)))?).await?;
+    Ok(String::from_utf8_lossy(&answer.into_body().collect().await?.to_bytes()).into_owned())
+}
+
 /// A GET over HTTP/2 on a new connection, up to the headers of its answer.
 ///
 /// # Errors

@@ -1,0 +1,92 @@
+//! Answers that another filter changes on their way to the client. Envoy keeps the last status only: what these tests show
+//! is what `README.md` says of the order of filters.
+
+use circuit_breaker_integration::bootstrap::{Bootstrap, Cluster, lua};
+use circuit_breaker_integration::for_one_and_four_workers;
+use circuit_breaker_integration::grpc::{self, Ending, GrpcUpstream};
+use circuit_breaker_integration::scenario::{LISTENER, Scenario, State};
+use circuit_breaker_integration::upstream::Behaviour;
+use serde_json::{Value, json};
+
+for_one_and_four_workers!(
+    a_status_that_a_filter_overwrites_is_the_filters,
+    an_answer_that_custom_response_replaces_says_nothing,
+    a_probe_is_judged_by_the_upstreams_own_status,
+    grpc_web_behind_the_breaker_hides_the_trailers,
+);
+
+const WELL: &str = r#"function envoy_on_response(handle) handle:headers():replace(":status", "200") end"#;
+
+fn place(bootstrap: &mut Bootstrap, filter: Value, behind: bool) {
+    let filters = if behind { &mut bootstrap.filters_after } else { &mut bootstrap.filters_before };
+    filters.push(filter);
+}
+
+async fn calls(scenario: &Scenario, component: &str) -> u64 {
+    scenario.metric("circuit_breaker_calls_total", "sick", component).await
+}
+
+async fn a_status_that_a_filter_overwrites_is_the_filters(workers: u32) {
+    for behind in [false, true] {
+        let scenario = Scenario::start_with(workers, "", |bootstrap| place(bootstrap, lua("well", WELL), behind)).await;
+        scenario.sick.behave(Behaviour::Status(503));
+        assert!(scenario.get_times("/sick", 8).await.iter().all(|reply| reply.status == 200));
+        assert_eq!((calls(&scenario, "success").await, calls(&scenario, "failure").await), (8, 0), "behind: {behind}");
+    }
+}
+
+async fn an_answer_that_custom_response_replaces_says_nothing(workers: u32) {
+    let custom = json!({"name": "custom", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.custom_response.v3.CustomResponse",
+        "custom_response_matcher": {"on_no_match": {"action": {"name": "page", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy",
+            "status_code": 499, "body": {"inline_string": "sorry"},
+        }}}},
+    }});
+    for behind in [false, true] {
+        let scenario = Scenario::start_with(workers, "", |bootstrap| place(bootstrap, custom.clone(), behind)).await;
+        scenario.sick.behave(Behaviour::Status(503));
+        assert!(scenario.get_times("/sick", 8).await.iter().all(|reply| reply.status == 499));
+        let counted = (calls(&scenario, "neutral").await, calls(&scenario, "failure").await);
+        assert_eq!(counted, (8, 0), "behind: {behind}");
+    }
+}
+
+async fn a_probe_is_judged_by_the_upstreams_own_status(workers: u32) {
+    const ONCE_OPEN: &str = r#"function envoy_on_response(handle)
+        if handle:headers():get("x-hide") then handle:headers():replace(":status", "200") end
+    end"#;
+    let config = r#"{"default": {"open": {"baseDuration": "300ms", "jitterPercent": 0}}}"#;
+    let scenario =
+        Scenario::start_with(workers, config, |bootstrap| place(bootstrap, lua("hide", ONCE_OPEN), false)).await;
+    scenario.trip().await;
+    scenario.sick.behave(Behaviour::With(503, "x-hide", "1".to_owned()));
+    scenario.until_half_open().await;
+    assert_eq!(scenario.get("/sick").await.status, 200);
+    scenario.until_transition("probe_failed").await;
+}
+
+async fn grpc_web_behind_the_breaker_hides_the_trailers(workers: u32) {
+    for behind in [true, false] {
+        let upstream = GrpcUpstream::start().await;
+        let address = upstream.address();
+        let scenario = Scenario::start_with(workers, "", |bootstrap| {
+            bootstrap.clusters.push(Cluster { http2: true, ..Cluster::new("grpc", address) });
+            let web = json!({"name": "web", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
+            }});
+            place(bootstrap, web, behind);
+        })
+        .await;
+        upstream.end_with(Ending::Trailers(14));
+        let to = scenario.envoy.address(LISTENER);
+        for _ in 0..5 {
+            let reply = grpc::web(to, "/grpc").await.unwrap();
+            assert!(reply.contains("grpc-status:14"), "{reply:?}");
+        }
+        let kind = if behind { "success" } else { "failure" };
+        scenario.until_metric("circuit_breaker_calls_total", "grpc", kind, 5).await;
+        let state = if behind { State::Closed } else { State::Open };
+        scenario.until_state("grpc", state).await;
+    }
+}
