@@ -38,6 +38,8 @@ pub(crate) struct Glance<E: Envoy> {
     named: Expression<E>,
     /// With a guess: `null` where all went well and to there.
     guessed: Option<Expression<E>>,
+    /// Of the head of an answer: `null` where it is well.
+    head: Option<Expression<E>>,
     /// Which status below 400 it was matters, so that nothing is known to be well.
     exactly: bool,
     favourite: Favourite,
@@ -48,7 +50,17 @@ impl<E: Envoy> Glance<E> {
     pub(crate) fn new(envoy: &E, exactly: bool) -> Option<Glance<E>> {
         let text = if exactly { ALL.to_owned() } else { format!("{} ? xds.cluster_name : {ALL}", well()) };
         let named = Expression::create(envoy, &text)?;
-        Some(Glance { named, guessed: None, exactly, favourite: Favourite::default() })
+        let text = if exactly { ALL.to_owned() } else { format!("{} ? null : {ALL}", well()) };
+        let head = Expression::create(envoy, &text);
+        Some(Glance { named, guessed: None, head, exactly, favourite: Favourite::default() })
+    }
+
+    /// What the head of an answer says that comes by. `None`: the host does not say.
+    pub(crate) fn head(&self) -> Option<Ended> {
+        match self.head.as_ref()?.evaluate()? {
+            Evaluated::Null => Some(Ended::WELL),
+            Evaluated::Text(told) => Ended::told(&told),
+        }
     }
 
     /// How a request ended, and where. `None`: the host does not say; ask for each by itself.

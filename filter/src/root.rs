@@ -5,11 +5,13 @@ use std::rc::{Rc, Weak};
 
 use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::config::Config;
+use circuit_breaker_core::envoy::Details;
 use circuit_breaker_core::host::MetricKind;
 use circuit_breaker_core::metrics;
 
 use crate::envoy::Envoy;
 use crate::glance::{Ended, Glance};
+use crate::heads::Heads;
 use crate::stream::Stream;
 
 /// What the streams of one configuration share.
@@ -18,6 +20,7 @@ pub(crate) struct Shared<E: Envoy> {
     pub(crate) breaker: Rc<RefCell<Breaker<E>>>,
     /// `None` where the host has no expressions.
     pub(crate) glance: RefCell<Option<Glance<E>>>,
+    pub(crate) heads: Heads,
 }
 
 /// A configuration in use in this VM.
@@ -43,6 +46,16 @@ pub(crate) struct Root<E: Envoy> {
 }
 
 impl<E: Envoy> Shared<E> {
+    /// The status of the head that comes by, if it is to be looked at and is the upstream's own.
+    pub(crate) fn own_status(&self) -> Option<u32> {
+        if !self.heads.is_due() {
+            return None;
+        }
+        let told = self.glance.try_borrow().ok().and_then(|glance| glance.as_ref()?.head());
+        let head = told.unwrap_or_else(|| Ended::read(&self.envoy));
+        (head.details == Details::ViaUpstream).then_some(head.status)
+    }
+
     /// How the present request ended, and where.
     pub(crate) fn ended(&self) -> Ended {
         let told = self.glance.try_borrow_mut().ok().and_then(|mut glance| glance.as_mut()?.look());
@@ -87,6 +100,7 @@ impl<E: Envoy> Root<E> {
         if let Ok(mut breaker) = shared.breaker.try_borrow_mut() {
             breaker.tick(self.envoy.now());
         }
+        shared.heads.tick();
         if let Ok(mut glance) = shared.glance.try_borrow_mut() {
             glance.iter_mut().for_each(|glance| glance.turn(&self.envoy));
         }
@@ -104,6 +118,7 @@ impl<E: Envoy> Root<E> {
             envoy: self.envoy.clone(),
             breaker: Rc::clone(&breaker),
             glance: RefCell::new(glance),
+            heads: Heads::default(),
         }));
         let plugin = self.envoy.text("plugin_name");
         if let Ok(mut configurations) = self.configurations.try_borrow_mut() {

@@ -20,6 +20,7 @@ use circuit_breaker_core::{grpc_timeout, retry_after};
 
 use crate::envoy::{ADDRESS, ATTEMPTS, CLUSTER, Envoy, FLAGS, Headers};
 use crate::glance::Ended;
+use crate::heads::Heads;
 use crate::reply;
 use crate::root::Shared;
 
@@ -47,6 +48,8 @@ pub(crate) struct Stream<E: Envoy> {
     /// How long a fault filter held it back before.
     injected_delay: u64,
     grpc_status: Option<u32>,
+    /// The upstream's own status, where the head was looked at.
+    own_status: Option<u32>,
     /// The circuit that did not want it, where it was sent to a fallback and has not landed.
     fell_from: Option<u32>,
 }
@@ -65,6 +68,7 @@ impl<E: Envoy> Stream<E> {
             first_byte: None,
             injected_delay: 0,
             grpc_status: None,
+            own_status: None,
             fell_from: None,
         }
     }
@@ -143,6 +147,8 @@ impl<E: Envoy> Stream<E> {
         let Some(shared) = self.shared.clone() else { return };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
         let now = self.envoy.now();
+        // A filter that answers in the place of an answer sends another head after it.
+        self.own_status = self.own_status.or_else(|| shared.own_status());
         self.head = if end_of_stream { Head::Whole } else { Head::Open };
         if end_of_stream {
             self.read_grpc_status(Headers::Response);
@@ -248,7 +254,7 @@ impl<E: Envoy> Stream<E> {
         if permit == Permit::Uncounted {
             return;
         }
-        let ended = shared.ended();
+        let ended = self.as_the_head_says(shared.ended(), &shared.heads);
         let upstream = ended.upstream.as_deref();
         let well = ended.is_well() && self.grpc_status.is_none_or(|code| code == 0) && self.injected_delay == 0;
         if well
@@ -259,6 +265,21 @@ impl<E: Envoy> Stream<E> {
         }
         let answer = self.answer(&ended, breaker.counts_attempts());
         breaker.settle(permit, upstream, &answer, self.first_byte, self.envoy.now());
+    }
+
+    /// The upstream's own status, where a filter on the answer's way has made another one of it.
+    fn as_the_head_says(&self, ended: Ended, heads: &Heads) -> Ended {
+        if ended.details == Details::ViaUpstream && ended.status >= 500 {
+            heads.failed();
+        }
+        let may_be_changed = ended.details == Details::ViaUpstream || ended.flags == 0;
+        match self.own_status {
+            Some(status) if may_be_changed && (status, Details::ViaUpstream) != (ended.status, ended.details) => {
+                heads.changed();
+                Ended { status, details: Details::ViaUpstream, ..ended }
+            }
+            _ => ended,
+        }
     }
 
     fn read_grpc_status(&mut self, map: Headers) {
