@@ -36,9 +36,13 @@ impl Heads {
         self.alert.set(ALERT);
     }
 
-    /// An answer ended with another status than its upstream's.
+    /// An answer ended with another status than its upstream's, here or at another worker.
     pub(crate) fn changed(&self) {
         self.changed.set(true);
+    }
+
+    pub(crate) fn are_changed(&self) -> bool {
+        self.changed.get()
     }
 
     pub(crate) fn tick(&self) {

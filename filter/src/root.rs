@@ -99,6 +99,9 @@ impl<E: Envoy> Root<E> {
         let Some(shared) = &self.shared else { return };
         if let Ok(mut breaker) = shared.breaker.try_borrow_mut() {
             breaker.tick(self.envoy.now());
+            if !shared.heads.are_changed() && breaker.are_answers_changed() {
+                shared.heads.changed();
+            }
         }
         shared.heads.tick();
         if let Ok(mut glance) = shared.glance.try_borrow_mut() {

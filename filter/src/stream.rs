@@ -254,7 +254,7 @@ impl<E: Envoy> Stream<E> {
         if permit == Permit::Uncounted {
             return;
         }
-        let ended = self.as_the_head_says(shared.ended(), &shared.heads);
+        let ended = self.as_the_head_says(shared.ended(), &shared.heads, &breaker);
         let upstream = ended.upstream.as_deref();
         let well = ended.is_well() && self.grpc_status.is_none_or(|code| code == 0) && self.injected_delay == 0;
         if well
@@ -268,14 +268,17 @@ impl<E: Envoy> Stream<E> {
     }
 
     /// The upstream's own status, where a filter on the answer's way has made another one of it.
-    fn as_the_head_says(&self, ended: Ended, heads: &Heads) -> Ended {
+    fn as_the_head_says(&self, ended: Ended, heads: &Heads, breaker: &Breaker<E>) -> Ended {
         if ended.details == Details::ViaUpstream && ended.status >= 500 {
             heads.failed();
         }
         let may_be_changed = ended.details == Details::ViaUpstream || ended.flags == 0;
         match self.own_status {
             Some(status) if may_be_changed && (status, Details::ViaUpstream) != (ended.status, ended.details) => {
-                heads.changed();
+                if !heads.are_changed() {
+                    heads.changed();
+                    breaker.answers_are_changed();
+                }
                 Ended { status, details: Details::ViaUpstream, ..ended }
             }
             _ => ended,

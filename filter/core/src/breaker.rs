@@ -68,6 +68,9 @@ pub struct Breaker<H> {
 const LONGEST_TICK: u64 = 500 * MILLISECOND;
 const SHORTEST_TICK: u64 = 50 * MILLISECOND;
 
+/// What says so in shared data.
+const CHANGED: &str = "changed_answers";
+
 /// Periods after which a tick is no longer only late. A busy worker may well miss one.
 const LATE: u64 = 3;
 
@@ -150,6 +153,21 @@ impl<H: Host> Breaker<H> {
     #[must_use]
     pub fn is_exempt(&self, path: &str) -> bool {
         self.config.exempt.contains(path)
+    }
+
+    /// An answer ended with another status than its upstream's: all workers are to know, and the operator.
+    pub fn answers_are_changed(&self) {
+        self.vm.say_once(
+            CHANGED,
+            "circuit_breaker another filter changes the status of upstreams' answers: the breaker looks at the head of each \
+             answer, at a higher cost for every request",
+        );
+    }
+
+    /// Whether some worker has found an answer changed.
+    #[must_use]
+    pub fn are_answers_changed(&self) -> bool {
+        self.vm.is_said(CHANGED)
     }
 
     /// Whether some policy counts the attempts that Envoy's retries hide.

@@ -76,6 +76,11 @@ impl<H: Host> Vm<H> {
         );
     }
 
+    /// Whether some worker has said it.
+    pub(crate) fn is_said(&self, what: &str) -> bool {
+        matches!(self.host.get(&key::said_key(what)), Ok(Some(_)))
+    }
+
     /// Logs a warning once a proxy.
     pub(crate) fn say_once(&self, what: &str, line: &str) {
         if let Ok(true) = self.host.swap(&key::said_key(what), &[1], crate::host::ABSENT) {
