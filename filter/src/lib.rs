@@ -16,7 +16,11 @@ mod heads;
 mod host;
 mod reply;
 mod root;
+#[cfg(test)]
+mod script;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 #[cfg(target_arch = "wasm32")]
 mod entry {
