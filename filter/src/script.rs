@@ -82,7 +82,8 @@ impl Script {
     }
 
     pub(crate) fn pass(&self, nanoseconds: u64) {
-        self.state.borrow_mut().now += nanoseconds;
+        let mut state = self.state.borrow_mut();
+        state.now = state.now.saturating_add(nanoseconds);
     }
 
     /// Replies in an upstream's place so far.

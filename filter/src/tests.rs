@@ -190,7 +190,7 @@ fn an_uploads_time_is_its_clients() {
 
 #[test]
 fn the_routers_own_time_is_believed_where_other_filters_took_some() {
-    everywhere(r#"{"default": {"trip": {"slowCallDuration": "500ms"}}}"#, |world| {
+    everywhere(r#"{"default": {"trip": {"slowCallDuration": "550ms"}}}"#, |world| {
         const DI: i64 = 1 << 9;
         for (told, flags, expected) in [(Some("7"), 0, [1, 0, 0, 0]), (None, DI, [2, 0, 0, 0]), (None, 0, [2, 0, 1, 0])]
         {
