@@ -104,9 +104,16 @@ impl<E: Envoy> Stream<E> {
         }
     }
 
-    /// A connection that is to become another protocol's has no end of its request: the upstream answers to its head.
+    /// A connection that is to become another protocol's has no end of its request: the upstream answers to its head. One
+    /// that only says so, and has a body to come, is a request like others, or its client could make a probe hang.
     fn is_upgrade(&self) -> bool {
-        self.envoy.header(Headers::Request, "upgrade").is_some()
+        let header = |name| self.envoy.header(Headers::Request, name);
+        header("upgrade").is_some()
+            && header(":method").is_some_and(|method| method == b"GET")
+            && header("connection")
+                .is_some_and(|value| value.to_ascii_lowercase().windows(7).any(|word| word == b"upgrade"))
+            && header("content-length").is_none()
+            && header("transfer-encoding").is_none()
     }
 
     /// Answers in the upstream's place. True: the host would not, and the request goes on, uncounted.

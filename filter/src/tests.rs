@@ -189,6 +189,26 @@ fn an_uploads_time_is_its_clients() {
 }
 
 #[test]
+fn an_upgrade_waits_from_its_head_on_and_who_only_says_so_does_not() {
+    const HANDSHAKE: [(&str, &str); 3] = [(":method", "GET"), ("connection", "Upgrade"), ("upgrade", "websocket")];
+    everywhere(r#"{"default": {"trip": {"slowCallDuration": "500ms"}}}"#, |world| {
+        let post = [(":method", "POST"), HANDSHAKE[1], HANDSHAKE[2]];
+        let with_body = [HANDSHAKE[0], HANDSHAKE[1], HANDSHAKE[2], ("content-length", "8")];
+        let in_chunks = [HANDSHAKE[0], HANDSHAKE[1], HANDSHAKE[2], ("transfer-encoding", "chunked")];
+        let forged: [&[(&str, &str)]; 4] = [&post, &with_body, &in_chunks, &[HANDSHAKE[0], HANDSHAKE[2]]];
+        for headers in forged {
+            let (stream, _) = world.begin(A, headers, false);
+            world.pass(2 * SECOND);
+            assert_eq!(world.counts(A)[2], 0, "{headers:?}");
+            drop(stream);
+        }
+        let (_handshake, _) = world.begin(A, &HANDSHAKE, false);
+        world.pass(2 * SECOND);
+        assert_eq!(world.counts(A)[2], 1);
+    });
+}
+
+#[test]
 fn the_routers_own_time_is_believed_where_other_filters_took_some() {
     everywhere(r#"{"default": {"trip": {"slowCallDuration": "550ms"}}}"#, |world| {
         const DI: i64 = 1 << 9;

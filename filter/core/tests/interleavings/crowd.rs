@@ -10,7 +10,7 @@ use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::config::{MILLISECOND, SECOND};
 use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, REJECTED, SHARED, STATE};
 use circuit_breaker_core::outcome::Outcome;
-use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::permit::{Admission, Cause, Permit, Request};
 use circuit_breaker_core::testing::{Memory, Proxy, answer};
 use shuttle::scheduler::RandomScheduler;
 
@@ -85,7 +85,8 @@ impl Crowd {
 struct Worker {
     breaker: Breaker<Memory>,
     crowd: Rc<Crowd>,
-    held: Vec<Permit>,
+    /// What it has let go, and whether the request is still coming.
+    held: Vec<(Permit, bool)>,
     random: u64,
 }
 
@@ -120,28 +121,33 @@ impl Worker {
     fn admit(&mut self) {
         // Told by its gauge, it was told to all workers before.
         let (was_open, generations, now) = (self.crowd.is_open(), self.crowd.generations().len(), self.crowd.now.get());
+        let request = Request { stream: 7, whole: self.draw(2) == 0 };
         let admission = if self.breaker.is_calm() {
-            Admission::Pass(self.breaker.admit_unseen(7, now))
+            Admission::Pass(self.breaker.admit_unseen(request, now))
         } else {
-            self.breaker.admit(7, A, now)
+            self.breaker.admit(request, A, now)
         };
         match admission {
-            Admission::Reject { circuit, cause, .. } => {
-                self.breaker.rejected(circuit, cause);
-                self.crowd.rejected.set(self.crowd.rejected.get() + 1);
-            }
+            Admission::Reject { circuit, cause, .. } => self.reject(circuit, cause),
             Admission::Pass(permit) => {
                 assert_ne!(permit, Permit::Uncounted, "a request that no state has let go");
-                assert_ne!(permit, Permit::Uncounted, "a request that no state has let go");
                 if let Permit::Probe { generation, lease, .. } = permit {
-                    self.crowd.probe_leaves(generation, lease, now);
+                    // One on trial is no probe yet.
+                    if request.whole {
+                        self.crowd.probe_leaves(generation, lease, now);
+                    }
                 } else {
                     let moved = self.crowd.generations().len() > generations;
                     assert!(!was_open || moved, "{permit:?} was admitted though the circuit was OPEN and still is");
                 }
-                self.held.push(permit);
+                self.held.push((permit, !request.whole));
             }
         }
+    }
+
+    fn reject(&mut self, circuit: u32, cause: Cause) {
+        self.breaker.rejected(circuit, cause);
+        self.crowd.rejected.set(self.crowd.rejected.get() + 1);
     }
 
     fn settle(&mut self) {
@@ -149,12 +155,23 @@ impl Worker {
             return;
         }
         let which = self.draw(self.held.len() as u64) as usize;
-        let permit = self.held.swap_remove(which);
+        let held = self.held.swap_remove(which);
         let outcome = [Outcome::Success, Outcome::Success, BAD, BAD, Outcome::Neutral][self.draw(5) as usize];
-        self.end(permit, outcome);
+        self.end(held, outcome);
     }
 
-    fn end(&mut self, permit: Permit, outcome: Outcome) {
+    /// The call ends; one that its client does not break off has been sent whole before.
+    fn end(&mut self, (mut permit, sending): (Permit, bool), outcome: Outcome) {
+        if sending && outcome != Outcome::Neutral {
+            let now = self.crowd.now.get();
+            match self.breaker.request_ended(permit, now) {
+                Admission::Pass(other) => permit = other,
+                Admission::Reject { circuit, cause, .. } => return self.reject(circuit, cause),
+            }
+            if let Permit::Probe { generation, lease, .. } = permit {
+                self.crowd.probe_leaves(generation, lease, now);
+            }
+        }
         if let Permit::Probe { generation, lease, .. } = permit {
             self.crowd.probe_ends(generation, lease);
         }
