@@ -32,6 +32,8 @@ pub struct Cluster {
     pub max_requests: u32,
     /// Retries that Envoy lets be in flight to it at once.
     pub max_retries: u32,
+    /// The longest time of a stream to it; empty for none.
+    pub max_stream_duration: String,
     /// Bytes that Envoy takes from it at once; 0 for Envoy's own choice.
     pub buffer: u32,
     /// More fields of its route's action.
@@ -57,6 +59,7 @@ impl Cluster {
             connect_timeout: "1s".to_owned(),
             max_requests: PLENTY,
             max_retries: PLENTY,
+            max_stream_duration: String::new(),
             buffer: 0,
             route: json!({}),
         }
@@ -118,6 +121,8 @@ pub struct Bootstrap {
     pub certificate: Option<(String, String)>,
     /// Listeners come from a file that can change, with the breaker's configuration in it, as without Istio.
     pub inline: bool,
+    /// The breaker's configuration comes as a protobuf Struct in the place of a text.
+    pub configuration_as_struct: bool,
 }
 
 impl Bootstrap {
@@ -138,6 +143,7 @@ impl Bootstrap {
             bare: false,
             certificate: None,
             inline: false,
+            configuration_as_struct: false,
         }
     }
 
@@ -266,6 +272,14 @@ impl Bootstrap {
         own.chain(named).chain(self.clusters.first().map(|cluster| route("/", cluster))).collect()
     }
 
+    fn configuration(&self, plugin_config: &str) -> Value {
+        if self.configuration_as_struct {
+            let value: Value = serde_json::from_str(plugin_config).unwrap_or_default();
+            return json!({"@type": "type.googleapis.com/google.protobuf.Struct", "value": value});
+        }
+        json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": plugin_config})
+    }
+
     /// The ECDS file of a listener's filter.
     #[must_use]
     pub fn filter_document(&self, listener: &str, plugin_config: &str) -> Value {
@@ -280,10 +294,7 @@ impl Bootstrap {
                     "root_id": "circuit_breaker",
                     "failure_policy": "FAIL_RELOAD",
                     "reload_config": {"backoff": {"base_interval": "0.1s"}},
-                    "configuration": {
-                        "@type": "type.googleapis.com/google.protobuf.StringValue",
-                        "value": plugin_config,
-                    },
+                    "configuration": self.configuration(plugin_config),
                     // Istio gives no vm_id: all plugins of a proxy share one key space.
                     "vm_config": {
                         "runtime": "envoy.wasm.runtime.v8",
@@ -368,6 +379,15 @@ fn cluster(cluster: &Cluster) -> Value {
     });
     if cluster.buffer > 0 {
         document["per_connection_buffer_limit_bytes"] = cluster.buffer.into();
+    }
+    if !cluster.max_stream_duration.is_empty() {
+        document["typed_extension_protocol_options"] = json!({
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": {"max_stream_duration": cluster.max_stream_duration},
+                "explicit_http_config": {"http_protocol_options": {}},
+            },
+        });
     }
     if cluster.http2 {
         document["typed_extension_protocol_options"] = json!({
