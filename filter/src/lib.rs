@@ -1,7 +1,8 @@
 //! The module that runs in Envoy: thin glue between proxy-wasm and `circuit-breaker-core`.
 //!
-//! `dispatch` is what Envoy calls, `root` has the configuration and the breaker of this VM, `stream` one request, `glance` how it ended, `heads` whether its answer was changed on the way, `reply` what a
-//! rejected request gets, and `host` is the only place that calls Envoy. Nothing here decides anything about a circuit.
+//! `dispatch` is what Envoy calls, `root` has the configuration and the breaker of this VM, `stream` one request, `glance`
+//! how it ended, `heads` whether its answer was changed on the way, and `reply` what a rejected request gets. `envoy` is the
+//! trait that all of them ask, and `host` is the only place that calls Envoy. Nothing here decides anything about a circuit.
 //!
 //! The module keeps few exports (the build removes the rest): Envoy calls only those that are there, and each costs every
 //! request something.
