@@ -106,8 +106,8 @@ extern "C" fn own_proxy_on_request_headers(id: u32, _headers: usize, end_of_stre
 
 /// Envoy calls this for each piece of a request's body; only the last one matters, and only that one costs a host call.
 #[unsafe(no_mangle)]
-extern "C" fn own_proxy_on_request_body(id: u32, _size: usize, end_of_stream: bool) -> u32 {
-    if !end_of_stream || with_stream(id, Stream::request_ended).unwrap_or(true) { CONTINUE } else { PAUSE }
+extern "C" fn own_proxy_on_request_body(id: u32, size: usize, end_of_stream: bool) -> u32 {
+    if with_stream(id, |stream| stream.request_body(size, end_of_stream)).unwrap_or(true) { CONTINUE } else { PAUSE }
 }
 
 /// A request with trailers ends with them.

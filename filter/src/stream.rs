@@ -40,6 +40,9 @@ pub(crate) struct Stream<E: Envoy> {
     start: u64,
     /// When the request's last byte came; `None`: it has not.
     complete: Option<u64>,
+    /// Bytes of the body that a probe on trial has still to send, where its head says how many: Envoy tells of the end only
+    /// after the last ones, which are all that the upstream waits for.
+    left: Option<u64>,
     /// How long the client's own deadline lets it wait.
     deadline: Option<u64>,
     head: Head,
@@ -63,6 +66,7 @@ impl<E: Envoy> Stream<E> {
             permit: None,
             start: 0,
             complete: None,
+            left: None,
             deadline: None,
             head: Head::None,
             first_byte: None,
@@ -97,6 +101,9 @@ impl<E: Envoy> Stream<E> {
         match breaker.admit(request, &upstream, self.start) {
             Admission::Pass(permit) => {
                 self.permit = Some(permit);
+                if matches!(permit, Permit::Probe { .. }) && !request.whole {
+                    self.left = self.envoy.header(Headers::Request, "content-length").and_then(|value| number(&value));
+                }
                 true
             }
             Admission::Reject { circuit, .. } if self.fall_back(&mut breaker, request, circuit) => true,
@@ -126,6 +133,13 @@ impl<E: Envoy> Stream<E> {
             breaker.rejected(circuit, cause);
         }
         !sent
+    }
+
+    /// So many bytes of the request's body have come. False: it was answered in the upstream's place.
+    pub(crate) fn request_body(&mut self, size: usize, end_of_stream: bool) -> bool {
+        let size = u64::try_from(size).unwrap_or(u64::MAX);
+        self.left = self.left.map(|left| left.saturating_sub(size));
+        if end_of_stream || self.left == Some(0) { self.request_ended() } else { true }
     }
 
     /// The request's last byte has come. False: it was answered in the upstream's place, which does not get that byte.
@@ -175,7 +189,7 @@ impl<E: Envoy> Stream<E> {
             return passed;
         }
         let told = self.envoy.header(Headers::Response, SERVICE_TIME);
-        let told = told.and_then(|value| milliseconds(&value));
+        let told = told.and_then(|value| number(&value)).map(|told| told.saturating_mul(MILLISECOND));
         let delayed = envoy::is_delayed(self.envoy.number(FLAGS).unwrap_or(0));
         let took = match told {
             Some(told) => told.min(passed),
@@ -325,10 +339,8 @@ impl<E: Envoy> Stream<E> {
     }
 }
 
-/// Nanoseconds of a header that tells milliseconds.
-fn milliseconds(value: &[u8]) -> Option<u64> {
-    let number: u64 = std::str::from_utf8(value).ok()?.parse().ok()?;
-    Some(number.saturating_mul(MILLISECOND))
+fn number(value: &[u8]) -> Option<u64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 fn exempts<E: Envoy>(breaker: &Breaker<E>, path: &[u8]) -> bool {

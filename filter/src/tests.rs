@@ -271,6 +271,23 @@ fn a_probe_on_trial_that_lost_its_slot_is_answered_at_its_end() {
 }
 
 #[test]
+fn a_probe_on_trial_is_judged_before_its_last_bytes_go_on() {
+    everywhere(r#"{"default": {"open": {"jitterPercent": 0}}}"#, |world| {
+        for _ in 0..5 {
+            world.get(A, 500, 0, "via_upstream");
+        }
+        world.pass(30 * SECOND);
+        let (mut upload, _) = world.begin(A, &[("content-length", "8")], false);
+        let (_honest, goes_on) = world.begin(A, &[], true);
+        assert!(goes_on);
+        assert!(upload.request_body(4, false));
+        assert!(!upload.request_body(4, false), "Envoy tells of the end only after these");
+        assert!(upload.request_body(0, true), "it has been answered once");
+        assert_eq!(world.envoy.replies().len(), 1);
+    });
+}
+
+#[test]
 fn an_answer_that_a_filter_made_good_is_the_upstreams_own_again() {
     everywhere("", |world| {
         let mut calls = 0;
