@@ -66,7 +66,7 @@ fn kind(kind: &Kind) -> Value {
 }
 
 /// Segments that are neither `.` nor `..`, empty only at the end, without what a server may decode to another path.
-const PATH: &str = "^(?!.*/\\.{1,2}(/|$))(?!.*//)(?!.*%(2[fF]|5[cC]|2[eE]|25))/([^*?#;\\\\]*/)?([^*?#;\\\\/]*|\\*)$";
+const PATH: &str = "^(?![\\s\\S]*(/\\.{1,2}(/|$)|//|%(2[fF]|5[cC]|2[eE]|25)))/([^*?#;\\\\]*/)?([^*?#;\\\\/]*|\\*)$";
 
 /// Hours, minutes, seconds, milliseconds, each at most once and in this order.
 const DURATION: &str =

@@ -55,11 +55,14 @@ fn values(kind: &Kind) -> (Vec<Value>, Vec<Value>) {
         ),
         Kind::Paths => (
             vec![json!([]), json!(["/a", "/a/*", "/*", "/", "/a/b/", "/a.b/%20c", "/..."])],
-            ["a", "/a*", "/*/a", "", "/a/../b", "/..", "/./*", "//a", "/a//*", "/a;b", "/a\\b", "/a%2Fb", "/%25"]
-                .iter()
-                .map(|path| json!([path]))
-                .chain([json!("/a")])
-                .collect(),
+            [
+                "a", "/a*", "/*/a", "", "/a/../b", "/..", "/./*", "//a", "/a//*", "/a;b", "/a\\b", "/a%2Fb", "/%25",
+                "/\n/../b",
+            ]
+            .iter()
+            .map(|path| json!([path]))
+            .chain([json!("/a")])
+            .collect(),
         ),
         Kind::Flag => (vec![json!(true), json!(false)], vec![json!("true"), json!(0)]),
         Kind::Headers => (
