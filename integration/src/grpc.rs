@@ -237,12 +237,20 @@ pub async fn begin(to: SocketAddr, path: &str) -> Result<Response<Incoming>> {
 /// # Errors
 /// No connection, or no whole answer.
 pub async fn web(to: SocketAddr, path: &str) -> Result<String> {
+    let answer = over_http1(to, path, "application/grpc-web+proto").await?;
+    Ok(String::from_utf8_lossy(&answer.into_body().collect().await?.to_bytes()).into_owned())
+}
+
+/// One call over HTTP/1.1 on a new connection, up to the headers of its answer.
+///
+/// # Errors
+/// No connection, or no answer.
+pub async fn over_http1(to: SocketAddr, path: &str, content_type: &str) -> Result<Response<Incoming>> {
     let stream = TcpStream::connect(to).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::post(path).header("host", "test").header("content-type", "application/grpc-web+proto");
-    let answer = sender.send_request(request.body(Full::new(Bytes::from_static(EMPTY_MESSAGE)))?).await?;
-    Ok(String::from_utf8_lossy(&answer.into_body().collect().await?.to_bytes()).into_owned())
+    let request = Request::post(path).header("host", "test").header("content-type", content_type);
+    Ok(sender.send_request(request.body(Full::new(Bytes::from_static(EMPTY_MESSAGE)))?).await?)
 }
 
 /// A GET over HTTP/2 on a new connection, up to the headers of its answer.

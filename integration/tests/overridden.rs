@@ -14,6 +14,7 @@ for_one_and_four_workers!(
     an_answer_that_custom_response_replaces_counts_where_it_comes_by_the_breaker,
     a_probe_is_judged_by_the_upstreams_own_status,
     grpc_web_behind_the_breaker_hides_the_trailers,
+    a_grpc_failure_that_a_filter_translates_is_the_upstreams,
 );
 
 fn place(bootstrap: &mut Bootstrap, filter: Value, behind: bool) {
@@ -119,4 +120,24 @@ async fn grpc_web_behind_the_breaker_hides_the_trailers(workers: u32) {
         let state = if behind { State::Closed } else { State::Open };
         scenario.until_state("grpc", state).await;
     }
+}
+
+async fn a_grpc_failure_that_a_filter_translates_is_the_upstreams(workers: u32) {
+    let upstream = GrpcUpstream::start().await;
+    let address = upstream.address();
+    let scenario = Scenario::start_with(workers, "", |bootstrap| {
+        bootstrap.clusters.push(Cluster { http2: true, ..Cluster::new("grpc", address) });
+        let bridge = json!({"name": "bridge", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.grpc_http1_bridge.v3.Config",
+        }});
+        place(bootstrap, bridge, true);
+    })
+    .await;
+    upstream.end_with(Ending::Trailers(14));
+    let to = scenario.envoy.address(LISTENER);
+    for _ in 0..5 {
+        let reply = grpc::over_http1(to, "/grpc", "application/grpc").await.unwrap();
+        assert_eq!((reply.status().as_u16(), reply.headers()["grpc-status"].as_bytes()), (503, b"14".as_slice()));
+    }
+    scenario.until_state("grpc", State::Open).await;
 }

@@ -59,7 +59,6 @@ pub struct Breaker<H> {
     retired: bool,
     /// Envoy follows redirects itself: where a call went is only known for certain when it is let go.
     follows_redirects: bool,
-    counts_injected_faults: bool,
     /// The shortest time to a first byte that may be more than in time, under any policy.
     shortest_patience: u64,
 }
@@ -78,7 +77,6 @@ impl<H: Host> Breaker<H> {
     /// A breaker under `config`. `now` in nanoseconds since 1970; `seed` differs between VMs.
     pub fn start(host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
         let counts_attempts = config.policies().any(|policy| policy.failures.all_attempts);
-        let counts_injected_faults = config.policies().any(|policy| policy.failures.injected_faults);
         let patience = |policy: &Policy| policy.trip.slow_duration;
         let shortest_slow = config.policies().map(patience).filter(|duration| *duration > 0).min();
         let shortest_patience = config.policies().map(Policy::plain_below).filter(|below| *below > 0).min();
@@ -100,7 +98,6 @@ impl<H: Host> Breaker<H> {
             ticked: now,
             retired: false,
             follows_redirects: false,
-            counts_injected_faults,
             shortest_patience: shortest_patience.unwrap_or(u64::MAX),
         };
         breaker.tick(now);
@@ -174,12 +171,6 @@ impl<H: Host> Breaker<H> {
     #[must_use]
     pub fn counts_attempts(&self) -> bool {
         self.counts_attempts
-    }
-
-    /// Whether some policy counts faults that are injected on purpose: then a delay may count too.
-    #[must_use]
-    pub fn counts_injected_faults(&self) -> bool {
-        self.counts_injected_faults
     }
 
     /// Whether a time to the first byte is so short that no policy minds it.
