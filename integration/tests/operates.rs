@@ -16,6 +16,7 @@ for_one_and_four_workers!(
     modes_are_switched_live_for_one_upstream_and_its_history_stays,
     a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on,
     an_update_that_envoy_takes_back_leaves_the_old_configuration_at_work,
+    an_update_that_envoy_takes_back_has_not_acted,
     without_metrics_the_circuit_works_all_the_same,
     without_expressions_requests_are_looked_at_property_by_property,
     policies_are_found_by_istios_cluster_names,
@@ -192,6 +193,21 @@ async fn an_update_that_envoy_takes_back_leaves_the_old_configuration_at_work(wo
         until("a probe to pass", || scenario.get("/sick"), |reply| reply.status == 200).await;
     }
     scenario.until_state("sick", State::Closed).await;
+}
+
+async fn an_update_that_envoy_takes_back_has_not_acted(workers: u32) {
+    let scenario = Scenario::start_with(workers, "", |bootstrap| bootstrap.inline = true).await;
+    assert_eq!(scenario.get("/sick").await.status, 200);
+    for _ in 0..5 {
+        let update = scenario.envoy.relist(|bootstrap| {
+            bootstrap.listeners[0].filter = Some(r#"{"default": {"mode": "forceOpen"}}"#.to_owned());
+            let bad = bootstrap.filter_document(LISTENER, r#"{"no such field": 1}"#);
+            bootstrap.filters_after = vec![json!({"name": "bad", "typed_config": bad["resources"][0]["typed_config"]})];
+        });
+        assert_eq!(update.await.unwrap(), Delivery::Refused);
+        assert!(scenario.get_times("/sick", 20).await.iter().all(|reply| reply.status == 200));
+    }
+    assert!(scenario.reasons().is_empty(), "{:?}", scenario.reasons());
 }
 
 async fn without_metrics_the_circuit_works_all_the_same(workers: u32) {

@@ -75,6 +75,9 @@ const LATE: u64 = 3;
 
 impl<H: Host> Breaker<H> {
     /// A breaker under `config`. `now` in nanoseconds since 1970; `seed` differs between VMs.
+    ///
+    /// It changes no circuit before its first request or tick: Envoy hands a configuration to every VM before it knows
+    /// whether it takes the whole update, and one that it takes back must not have acted.
     pub fn start(host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
         let counts_attempts = config.policies().any(|policy| policy.failures.all_attempts);
         let patience = |policy: &Policy| policy.trip.slow_duration;
@@ -82,7 +85,7 @@ impl<H: Host> Breaker<H> {
         let shortest_patience = config.policies().map(Policy::plain_below).filter(|below| *below > 0).min();
         let trusts_good_statuses = !counts_attempts
             && config.policies().all(|policy| (0..400).all(|status| !policy.failures.http_fails(status)));
-        let mut breaker = Breaker {
+        Breaker {
             counts_attempts,
             trusts_good_statuses,
             flights: Flights::new(),
@@ -99,9 +102,7 @@ impl<H: Host> Breaker<H> {
             retired: false,
             follows_redirects: false,
             shortest_patience: shortest_patience.unwrap_or(u64::MAX),
-        };
-        breaker.tick(now);
-        breaker
+        }
     }
 
     /// Time between two ticks in nanoseconds.

@@ -354,7 +354,8 @@ impl Proxy {
         proxy
     }
 
-    /// Puts new VMs in the place of the old ones, as a configuration change does: what the host holds stays.
+    /// Puts new VMs in the place of the old ones, as a configuration change does: what the host holds stays. Each has
+    /// ticked once.
     ///
     /// # Panics
     /// Where the configuration is refused.
@@ -362,6 +363,9 @@ impl Proxy {
     pub fn configure(&mut self, workers: u64, config: &str) {
         let parsed = Config::parse(config.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
         self.vms = (0..workers).map(|seed| Breaker::start(self.host.clone(), parsed.clone(), self.now, seed)).collect();
+        for vm in &mut self.vms {
+            vm.tick(self.now);
+        }
     }
 
     /// Moves the clock, with a tick of every VM at its period.

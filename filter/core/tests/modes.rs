@@ -3,7 +3,8 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
-use circuit_breaker_core::config::SECOND;
+use circuit_breaker_core::breaker::Breaker;
+use circuit_breaker_core::config::{Config, SECOND};
 use circuit_breaker_core::host::{Host, MetricKind};
 use circuit_breaker_core::metrics::{
     CALLS, CIRCUITS, INTERNAL_ERRORS, LATENCY, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT, stat,
@@ -176,4 +177,19 @@ fn a_record_that_nobody_can_read_is_a_fresh_circuit_and_one_error() {
     assert_eq!(proxy.state(A), 0);
     assert!(proxy.request(2, A, Outcome::Success));
     assert_eq!(proxy.host.value(&INTERNAL_ERRORS, "", "record"), 1);
+}
+
+#[test]
+fn a_configuration_that_is_only_started_changes_nothing() {
+    let mut proxy = Proxy::start(2, "");
+    proxy.succeed(A, 1);
+    let seen = |proxy: &Proxy| (proxy.host.value(&STATE, A, ""), proxy.host.log_lines());
+    let before = seen(&proxy);
+    let forced = Config::parse(br#"{"default": {"mode": "forceOpen"}}"#).unwrap();
+    let taken_back = Breaker::start(proxy.host.clone(), forced, proxy.now, 7);
+    assert!(proxy.request(0, A, Outcome::Success), "the old configuration serves on");
+    drop(taken_back);
+    proxy.pass(SECOND);
+    assert!(proxy.request(1, A, Outcome::Success));
+    assert_eq!(seen(&proxy), before);
 }
