@@ -20,6 +20,7 @@ pub use fields::{CONFIG, Field, Kind, MOST_PROBES, POLICY};
 pub use print::effective;
 
 use crate::key::{Matcher, Upstream};
+use crate::names;
 use crate::outcome::FailureKind;
 use crate::paths::Paths;
 use crate::policy::{Failures, HalfOpen, Length, Mode, Open, Policy, RateLimited, Rejection, Trip};
@@ -27,7 +28,7 @@ use check::Reader;
 use node::Node;
 
 /// A whole configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     default: Rc<Policy>,
     /// Of what is behind no service of its own, unless an entry names it.
@@ -40,6 +41,8 @@ pub struct Config {
     pub latency_histograms: u32,
     /// Requests that are never counted and never rejected.
     pub exempt: Paths,
+    /// Of the document: another one hardly ever has the same.
+    pub(crate) fingerprint: u32,
 }
 
 impl Config {
@@ -58,6 +61,7 @@ impl Config {
             catch_all: Rc::new(Policy { mode: Mode::Disabled, ..policy.clone() }),
             default: Rc::new(policy),
             upstreams: upstreams(&whole, &default)?,
+            fingerprint: names::hash(document),
             exempt: Paths::new(Reader(whole.get("exempt")).words("paths")),
             max_circuits: Reader(whole.get("limits")).integer("maxCircuits"),
             latency_histograms: Reader(whole.get("limits")).integer("latencyHistograms"),

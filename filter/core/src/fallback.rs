@@ -6,12 +6,24 @@
 //! landed, and from then on the workers know where the fallback leads and ask its circuit first. Routes change; so each
 //! request that lands says where, and what it says replaces what was known.
 //!
+//! A fallback that leads to the wrong place is mended by a push of configuration, so a landing holds only under the
+//! configuration that it was found out under: the first request under another one is a scout again.
+//!
 //! The worst case is a fallback whose header no route matches: it leads back to the upstream that is to be protected. One
 //! scout per outage finds that out, and nobody follows.
 
 /// What is known of a circuit's fallback. Lies in shared data, so that one worker's scout tells all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Landing {
+pub(crate) struct Landing {
+    /// The fingerprint of the configuration under which it was found out.
+    pub(crate) configuration: u32,
+    /// Where it leads.
+    pub(crate) place: Place,
+}
+
+/// Where a fallback leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
     /// A request is under way to find out, since then.
     Scouted {
         /// Nanoseconds since 1970.
@@ -27,13 +39,14 @@ pub(crate) enum Landing {
 }
 
 impl Landing {
-    /// A byte for the kind, a word, the name.
+    /// The configuration, a byte for the kind of place, a word, the name.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let (kind, word, name) = match self {
-            Landing::Scouted { since } => (0, since, ""),
-            Landing::At { generation, upstream } => (1, generation, upstream.as_str()),
+        let (kind, word, name) = match &self.place {
+            Place::Scouted { since } => (0, since, ""),
+            Place::At { generation, upstream } => (1, generation, upstream.as_str()),
         };
-        let mut bytes = vec![kind];
+        let mut bytes = self.configuration.to_le_bytes().to_vec();
+        bytes.push(kind);
         bytes.extend_from_slice(&word.to_le_bytes());
         bytes.extend_from_slice(name.as_bytes());
         bytes
@@ -41,14 +54,16 @@ impl Landing {
 
     /// `None` for bytes that this version does not know.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Landing> {
-        let (kind, rest) = bytes.split_first()?;
+        let (configuration, rest) = bytes.split_first_chunk()?;
+        let (kind, rest) = rest.split_first()?;
         let (word, name) = rest.split_first_chunk()?;
         let word = u64::from_le_bytes(*word);
-        match kind {
-            0 => Some(Landing::Scouted { since: word }),
-            1 => Some(Landing::At { generation: word, upstream: String::from_utf8(name.to_vec()).ok()? }),
-            _ => None,
-        }
+        let place = match kind {
+            0 => Place::Scouted { since: word },
+            1 => Place::At { generation: word, upstream: String::from_utf8(name.to_vec()).ok()? },
+            _ => return None,
+        };
+        Some(Landing { configuration: u32::from_le_bytes(*configuration), place })
     }
 }
 
@@ -60,14 +75,17 @@ mod tests {
 
     #[test]
     fn a_landing_reads_as_it_was_written() {
-        for landing in [
-            Landing::Scouted { since: 7 },
-            Landing::At { generation: 3, upstream: "outbound|80||b".to_owned() },
-            Landing::At { generation: 3, upstream: String::new() },
+        for place in [
+            Place::Scouted { since: 7 },
+            Place::At { generation: 3, upstream: "outbound|80||b".to_owned() },
+            Place::At { generation: 3, upstream: String::new() },
         ] {
+            let landing = Landing { configuration: 9, place };
             assert_eq!(Landing::decode(&landing.encode()), Some(landing));
         }
+        let head = [9, 0, 0, 0];
         for bytes in [&[][..], &[0, 1], &[2, 0, 0, 0, 0, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0, 0, 0, 0, 255]] {
+            assert_eq!(Landing::decode(&[&head[..], bytes].concat()), None);
             assert_eq!(Landing::decode(bytes), None);
         }
     }

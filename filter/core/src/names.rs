@@ -27,14 +27,14 @@ pub(crate) struct Index {
 impl Index {
     /// Adds a number. There is a moment's work for each that lies behind it; circuits are few and stay.
     pub(crate) fn insert(&mut self, name: &str, number: u32) {
-        let entry = (hash(name), number);
+        let entry = (hash(name.as_bytes()), number);
         let place = self.entries.partition_point(|other| *other < entry);
         self.entries.insert(place, entry);
     }
 
     /// The numbers that may be this name's: mostly one or none.
     pub(crate) fn candidates(&self, name: &str) -> impl Iterator<Item = u32> {
-        let hash = hash(name);
+        let hash = hash(name.as_bytes());
         let first = self.entries.partition_point(|(other, _)| *other < hash);
         self.entries.iter().skip(first).take_while(move |(other, _)| *other == hash).map(|(_, number)| *number)
     }
@@ -42,11 +42,11 @@ impl Index {
 
 /// Eight bytes at a time, rotated and multiplied, as in Firefox's and rustc's `FxHasher`; the upper half, which depends on
 /// all of them.
-fn hash(name: &str) -> u32 {
+pub(crate) fn hash(name: &[u8]) -> u32 {
     /// An odd number without a pattern: 2^64 over the golden ratio.
     const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
     let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(FACTOR);
-    let (words, rest) = name.as_bytes().as_chunks::<8>();
+    let (words, rest) = name.as_chunks::<8>();
     let hash = words.iter().fold(0, |hash, word| mix(hash, u64::from_le_bytes(*word)));
     let hash = rest.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
     u32::try_from(hash >> 32).unwrap_or_default()
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn names_of_one_hash_are_all_candidates() {
-        let index = Index { entries: vec![(1, 0), (hash("a"), 3), (hash("a"), 5), (u32::MAX, 1)] };
+        let index = Index { entries: vec![(1, 0), (hash(b"a"), 3), (hash(b"a"), 5), (u32::MAX, 1)] };
         assert_eq!(index.candidates("a").collect::<Vec<_>>(), [3, 5]);
     }
 }

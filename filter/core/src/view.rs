@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::circuit::{Change, Moment, Reason, condition, ramp_conditions};
 use crate::clock;
-use crate::fallback::Landing;
+use crate::fallback::Place;
 use crate::host::{ABSENT, Fault, Host, TRIES, Word};
 use crate::key;
 use crate::metrics;
@@ -41,7 +41,7 @@ pub(crate) struct View {
     asked_for: AskedFor,
     pub(crate) latency: Histogram,
     /// Where the fallback leads, as this worker knows it.
-    pub(crate) landing: Option<Landing>,
+    pub(crate) landing: Option<Place>,
 }
 
 /// When the upstream wants to be asked again, as this worker has heard it from a failure last.

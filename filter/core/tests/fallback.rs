@@ -203,3 +203,19 @@ fn without_a_fallback_requests_are_rejected() {
         assert_eq!((proxy.host.value(&FALLBACK, A, ""), proxy.host.value(&REJECTED, A, "open")), (0, 1));
     }
 }
+
+#[test]
+fn a_new_configuration_finds_out_again_where_the_fallback_leads() {
+    let mut proxy = scouted(2);
+    proxy.fail(B, 5);
+    assert_eq!((leave(&mut proxy, 0), leave(&mut proxy, 1)), (None, None));
+    proxy.configure(2, &CONFIG.replace("\"true\"", "\"elsewhere\""));
+    let scout = leave(&mut proxy, 0).expect("nobody knows where that leads");
+    assert_eq!(leave(&mut proxy, 1), None, "one finds out");
+    land(&mut proxy, 0, scout, C, Outcome::Success);
+    for vm in [0, 1] {
+        let next = leave(&mut proxy, vm).unwrap();
+        land(&mut proxy, vm, next, C, Outcome::Success);
+    }
+    assert_eq!(calls(&proxy, C), [3, 0, 0]);
+}

@@ -4,7 +4,7 @@
 use super::Breaker;
 use crate::clock;
 use crate::config::SECOND;
-use crate::fallback::Landing;
+use crate::fallback::{Landing, Place};
 use crate::host::{ABSENT, Fault, Host};
 use crate::key;
 use crate::metrics;
@@ -38,11 +38,12 @@ impl<H: Host> Breaker<H> {
     /// Only for a request that does not carry the fallback's headers already: it goes elsewhere once and never twice.
     pub fn fall_back(&mut self, request: impl Into<Request>, circuit: u32, now: u64) -> Option<Permit> {
         let request = request.into();
+        let configuration = self.config.fingerprint;
         let (view, vm) = self.parts(circuit)?;
         if view.policy.fallback.is_empty() {
             return None;
         }
-        let ahead = ahead(view, vm, now);
+        let ahead = ahead(view, vm, configuration, now);
         let permit = match self.noted(ahead)? {
             Ahead::Closed => return None,
             Ahead::Unknown => self.admit_unseen(request, now),
@@ -67,21 +68,23 @@ impl<H: Host> Breaker<H> {
     /// A request that was sent to the fallback of `from` has landed in `upstream` (empty: in none). What it is settled
     /// with: another circuit's permit is given back, and the circuit of where it landed counts it instead.
     pub fn landed(&mut self, from: u32, permit: Permit, upstream: &str, now: u64) -> Permit {
+        let configuration = self.config.fingerprint;
         if let Some((view, vm)) = self.parts(from) {
-            let learned = learn(view, vm, upstream);
+            let learned = learn(view, vm, configuration, upstream);
             self.noted(learned);
         }
         self.relocate(permit, Some(upstream), now)
     }
 }
 
-fn ahead<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<Ahead, Fault> {
+fn ahead<H: Host>(view: &mut View, vm: &Vm<H>, configuration: u32, now: u64) -> Result<Ahead, Fault> {
     if let Some(known) = known(view) {
         return Ok(known);
     }
     let key = key::fallback_key(&view.name);
     let (told, expected) = vm.host.get(&key)?.map_or((None, ABSENT), |(bytes, cas)| (Landing::decode(&bytes), cas));
-    if let Some(Landing::Scouted { since }) = &told
+    let told = told.filter(|landing| landing.configuration == configuration).map(|landing| landing.place);
+    if let Some(Place::Scouted { since }) = &told
         && clock::left(now, since.saturating_add(SCOUT_LOST), SCOUT_LOST) > 0
     {
         return Ok(Ahead::Closed);
@@ -90,7 +93,7 @@ fn ahead<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<Ahead, Fault>
     if let Some(known) = known(view) {
         return Ok(known);
     }
-    let scout = Landing::Scouted { since: now }.encode();
+    let scout = Landing { configuration, place: Place::Scouted { since: now } }.encode();
     Ok(if vm.host.swap(&key, &scout, expected)? { Ahead::Unknown } else { Ahead::Closed })
 }
 
@@ -98,19 +101,19 @@ fn ahead<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<Ahead, Fault>
 /// right in the next.
 fn known(view: &View) -> Option<Ahead> {
     match &view.landing {
-        Some(Landing::At { upstream, generation }) if **upstream == *view.name => {
+        Some(Place::At { upstream, generation }) if **upstream == *view.name => {
             (*generation == view.record.generation).then_some(Ahead::Closed)
         }
-        Some(Landing::At { upstream, .. }) => Some(Ahead::Known(upstream.clone())),
-        Some(Landing::Scouted { .. }) | None => None,
+        Some(Place::At { upstream, .. }) => Some(Ahead::Known(upstream.clone())),
+        Some(Place::Scouted { .. }) | None => None,
     }
 }
 
-fn learn<H: Host>(view: &mut View, vm: &Vm<H>, upstream: &str) -> Result<(), Fault> {
-    let landing = Landing::At { generation: view.record.generation, upstream: upstream.to_owned() };
-    let same = |known: &Landing| match known {
-        Landing::At { upstream: known, .. } => known == upstream && **known != *view.name,
-        Landing::Scouted { .. } => false,
+fn learn<H: Host>(view: &mut View, vm: &Vm<H>, configuration: u32, upstream: &str) -> Result<(), Fault> {
+    let place = Place::At { generation: view.record.generation, upstream: upstream.to_owned() };
+    let same = |known: &Place| match known {
+        Place::At { upstream: known, .. } => known == upstream && **known != *view.name,
+        Place::Scouted { .. } => false,
     };
     if view.landing.as_ref().is_some_and(same) {
         return Ok(());
@@ -118,6 +121,7 @@ fn learn<H: Host>(view: &mut View, vm: &Vm<H>, upstream: &str) -> Result<(), Fau
     let key = key::fallback_key(&view.name);
     let expected = vm.host.get(&key)?.map_or(ABSENT, |(_, cas)| cas);
     // Lost to another worker, which has landed a moment ago too: as good.
+    let landing = Landing { configuration, place };
     vm.host.swap(&key, &landing.encode(), expected)?;
     if *upstream == *view.name {
         vm.say_once(
@@ -129,6 +133,6 @@ fn learn<H: Host>(view: &mut View, vm: &Vm<H>, upstream: &str) -> Result<(), Fau
             ),
         );
     }
-    view.landing = Some(landing);
+    view.landing = Some(landing.place);
     Ok(())
 }
