@@ -70,6 +70,10 @@ const SHORTEST_TICK: u64 = 50 * MILLISECOND;
 /// What says so in shared data.
 const CHANGED: &str = "changed_answers";
 
+/// Ticks in which each record is read once though nobody has said that it was written. The writer may have died between the
+/// two; with ticks of half a second a trip is then known after ten seconds, and a thousand circuits cost 100 reads a second.
+const ROUND: usize = 20;
+
 /// Periods after which a tick is no longer only late. A busy worker may well miss one.
 const LATE: u64 = 3;
 
@@ -206,6 +210,7 @@ impl<H: Host> Breaker<H> {
             return;
         }
         let epoch = self.vm.epoch();
+        self.look_again(now);
         let found = self.discover(now);
         let mut quiet = self.noted(found).is_some()
             && !self.follows_redirects
@@ -223,6 +228,16 @@ impl<H: Host> Breaker<H> {
         }
         self.calm = if quiet { epoch } else { None };
         self.vm.circuits(self.circuits.len());
+    }
+
+    /// A part of the circuits at each tick, so that all have had their turn after [`ROUND`] ticks.
+    fn look_again(&mut self, now: u64) {
+        let part = self.circuits.len().div_ceil(ROUND);
+        for view in self.circuits.next_of_round(part) {
+            if let Err(fault) = view.look_again(&self.vm, now) {
+                self.vm.failed(fault);
+            }
+        }
     }
 
     /// How much more time than a tick's has passed since the last one: the clock has leapt ahead, or this worker was

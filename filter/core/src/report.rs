@@ -11,7 +11,8 @@ use crate::vm::Vm;
 
 /// Tells all workers that the record was written, and everybody else what changed.
 ///
-/// A fault is counted and the rest is still done: the change stands, and a worker that was not told finds it at its tick.
+/// A fault is counted and the rest is still done: the change stands, and workers that were not told find it in their round
+/// through all records ([`View::look_again`]).
 pub(crate) fn written<H: Host>(view: &View, vm: &Vm<H>, change: &Change, at: Moment, streak: u64) {
     let told = view.words.epoch.add_one(&vm.host).and(vm.advance());
     let said = change.reason.map_or(Ok(()), |reason| transition(view, vm, &change.record, reason, at, streak));

@@ -25,6 +25,7 @@ struct Store {
     log: Vec<(Level, String)>,
     calls: Calls,
     broken: bool,
+    refused: Option<fn(&str) -> bool>,
     streams: BTreeMap<u32, String>,
     interference: Interference,
     watcher: Watcher,
@@ -98,6 +99,11 @@ impl Memory {
     /// From now on every host call gives an error, or works again.
     pub fn set_broken(&self, broken: bool) {
         self.0.borrow_mut().broken = broken;
+    }
+
+    /// From now on nothing can be added to the metrics that `refused` picks; `None`: all works again.
+    pub fn refuse(&self, refused: Option<fn(&str) -> bool>) {
+        self.0.borrow_mut().refused = refused;
     }
 
     /// Value of a counter or gauge; 0 where nobody has defined it.
@@ -259,6 +265,9 @@ impl Host for Memory {
         let (kind, name) = store.name(metric)?;
         if kind == MetricKind::Counter && delta <= 0 {
             return Err(HostError(2));
+        }
+        if store.refused.is_some_and(|refused| refused(&name)) {
+            return Err(HostError(10));
         }
         if store.is_kept(&name) {
             let value = store.values.entry(name).or_default();

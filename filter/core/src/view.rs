@@ -153,6 +153,20 @@ impl View {
         Ok(())
     }
 
+    /// Reads the record again although nobody has said that it was written: whoever wrote it may have died before it could
+    /// say so, or could not. What is found is told to all.
+    pub(crate) fn look_again<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
+        self.refresh(vm, now)?;
+        let (record, _) = self.load(vm, now)?;
+        if record != self.record {
+            let tally = self.words.tally(&vm.host)?;
+            self.take(vm, record, now, tally);
+            self.words.epoch.add_one(&vm.host)?;
+            vm.advance()?;
+        }
+        Ok(())
+    }
+
     /// The record and its compare-and-swap number. A record that nobody can read is replaced by a fresh one.
     fn load<H: Host>(&self, vm: &Vm<H>, now: u64) -> Result<(Record, u32), Fault> {
         let key = self.key();

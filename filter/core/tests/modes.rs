@@ -193,3 +193,18 @@ fn a_configuration_that_is_only_started_changes_nothing() {
     assert!(proxy.request(1, A, Outcome::Success));
     assert_eq!(seen(&proxy), before);
 }
+
+#[test]
+fn a_trip_that_could_not_be_told_is_found() {
+    let mut proxy = Proxy::start(3, &mode("enforce"));
+    proxy.succeed(A, 3);
+    proxy.pass(SECOND);
+    proxy.host.refuse(Some(|name| name.contains("epoch")));
+    (0..5).for_each(|_| assert!(proxy.request(0, A, BAD)));
+    assert_eq!(proxy.state(A), 2);
+    proxy.host.refuse(None);
+    proxy.pass(11 * SECOND);
+    for vm in [0, 1, 2] {
+        assert!(matches!(proxy.admit(vm, A), Admission::Reject { .. }), "worker {vm}");
+    }
+}

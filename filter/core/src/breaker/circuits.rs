@@ -12,6 +12,8 @@ pub(super) struct Circuits {
     numbers: Index,
     /// The circuit that a name led to last.
     last: u32,
+    /// Where the round through all circuits goes on.
+    round: usize,
 }
 
 impl Circuits {
@@ -62,6 +64,13 @@ impl Circuits {
 
     pub(super) fn len(&self) -> usize {
         self.views.len()
+    }
+
+    /// The next so many circuits of an endless round through all.
+    pub(super) fn next_of_round(&mut self, count: usize) -> impl Iterator<Item = &mut View> {
+        let from = if self.round < self.views.len() { self.round } else { 0 };
+        self.round = from.saturating_add(count);
+        self.views.iter_mut().skip(from).take(count).map(|view| &mut **view)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut View> {
