@@ -113,7 +113,13 @@ impl<E: Envoy> Root<E> {
         let now = self.envoy.now();
         // The VMs of a proxy start within microseconds of each other, at times that differ in nanoseconds, and the place
         // of the breaker in memory differs between configurations: enough for jitter.
-        let breaker = Breaker::start(self.envoy.clone(), config, now, now);
+        let plugin = self.envoy.text("plugin_name");
+        let older = self.configurations.try_borrow().ok().and_then(|all| all.newest(plugin.as_deref()));
+        let envoy = self.envoy.clone();
+        let breaker = match older.as_ref().and_then(|older| older.try_borrow().ok()) {
+            Some(older) => Breaker::start_after(&older, envoy, config, now, now),
+            None => Breaker::start(envoy, config, now, now),
+        };
         self.envoy.tick_every(breaker.tick_period());
         let glance = Glance::new(&self.envoy, !breaker.trusts_good_statuses());
         let breaker = Rc::new(RefCell::new(breaker));
@@ -123,7 +129,6 @@ impl<E: Envoy> Root<E> {
             glance: RefCell::new(glance),
             heads: Heads::default(),
         }));
-        let plugin = self.envoy.text("plugin_name");
         if let Ok(mut configurations) = self.configurations.try_borrow_mut() {
             configurations.take_over(InUse { root: self.id, plugin, document, breaker: Rc::downgrade(&breaker) });
         }
@@ -156,6 +161,11 @@ impl<E: Envoy> InUse<E> {
 impl<E: Envoy> Configurations<E> {
     pub(crate) const fn none() -> Configurations<E> {
         Configurations(Vec::new())
+    }
+
+    /// The breaker of the newest configuration of this plugin.
+    fn newest(&self, plugin: Option<&str>) -> Option<Rc<RefCell<Breaker<E>>>> {
+        self.0.iter().rev().filter(|own| own.plugin.as_deref() == plugin).find_map(|own| own.breaker.upgrade())
     }
 
     /// A configuration comes into use: those of its plugin under other documents retire.

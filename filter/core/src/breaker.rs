@@ -83,6 +83,18 @@ impl<H: Host> Breaker<H> {
     /// It changes no circuit before its first request or tick: Envoy hands a configuration to every VM before it knows
     /// whether it takes the whole update, and one that it takes back must not have acted.
     pub fn start(host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
+        Breaker::of(Vm::new(host, seed), config, now)
+    }
+
+    /// As [`Breaker::start`], in the place of an older configuration of this VM: what that one knows of the circuits need
+    /// not be learnt again.
+    pub fn start_after(older: &Breaker<H>, host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
+        let mut breaker = Breaker::of(Vm::after(&older.vm, host, seed), config, now);
+        breaker.inherit(older);
+        breaker
+    }
+
+    fn of(vm: Vm<H>, config: Config, now: u64) -> Breaker<H> {
         let counts_attempts = config.policies().any(|policy| policy.failures.all_attempts);
         let patience = |policy: &Policy| policy.trip.slow_duration;
         let shortest_slow = config.policies().map(patience).filter(|duration| *duration > 0).min();
@@ -95,7 +107,7 @@ impl<H: Host> Breaker<H> {
             flights: Flights::new(),
             period: tick_period(&config),
             shortest_slow,
-            vm: Vm::new(host, seed),
+            vm,
             config,
             circuits: Circuits::default(),
             slots: 0,
@@ -211,8 +223,9 @@ impl<H: Host> Breaker<H> {
         }
         let epoch = self.vm.epoch();
         self.look_again(now);
-        let found = self.discover(now);
-        let mut quiet = self.noted(found).is_some()
+        let found = self.discover();
+        let found = found.and_then(|()| self.meet_some(now));
+        let mut quiet = self.noted(found) == Some(true)
             && !self.follows_redirects
             && !self.config.policies().any(|p| p.mode == Mode::ForceOpen);
         let unwritten = epoch.is_some() && self.ticked_at == epoch;

@@ -119,7 +119,7 @@ impl From<HostError> for Fault {
 pub(crate) const TRIES: u32 = 32;
 
 /// An unsigned number that all workers share: a metric, or bytes in shared data where Envoy does not keep the metric.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Word {
     Metric { id: u32, gauge: bool, proven: Cell<bool> },
     Shared { key: String },

@@ -7,7 +7,7 @@ use crate::host::{Host, HostError};
 use crate::metrics::{Metric, stat};
 
 /// A histogram that most requests record into, beside the other series so that nobody has to look for it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Histogram(u32);
 
 impl Histogram {
@@ -15,6 +15,15 @@ impl Histogram {
     pub(crate) const UNMET: Histogram = Histogram(u32::MAX);
     /// Not to be recorded into: Envoy keeps much for each histogram.
     pub(crate) const UNWANTED: Histogram = Histogram(u32::MAX - 1);
+
+    /// Whether it is to be recorded into from now on.
+    pub(crate) fn want(&mut self, wanted: bool) {
+        if !wanted {
+            *self = Histogram::UNWANTED;
+        } else if *self == Histogram::UNWANTED {
+            *self = Histogram::UNMET;
+        }
+    }
 
     #[inline]
     pub(crate) fn record<H: Host>(
@@ -45,7 +54,7 @@ impl Histogram {
 const AT_FIRST: usize = 1;
 
 /// Ids of defined metrics. Envoy gives a new id for every definition and keeps it for ever, so each is asked for once.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Series {
     ids: RefCell<Vec<(&'static Metric, &'static str, u32)>>,
 }

@@ -118,6 +118,12 @@ impl Memory {
         self.0.borrow().records.get(&stat(metric, upstream, "")).cloned().unwrap_or_default()
     }
 
+    /// Definitions of metrics so far: each takes memory of Envoy's.
+    #[must_use]
+    pub fn metrics_defined(&self) -> usize {
+        self.0.borrow().ids.len()
+    }
+
     /// The log so far.
     #[must_use]
     pub fn log_lines(&self) -> Vec<String> {
@@ -374,6 +380,20 @@ impl Proxy {
         self.vms = (0..workers).map(|seed| Breaker::start(self.host.clone(), parsed.clone(), self.now, seed)).collect();
         for vm in &mut self.vms {
             vm.tick(self.now);
+        }
+    }
+
+    /// Gives the VMs another configuration, which goes on where the old one was.
+    ///
+    /// # Panics
+    /// Where the configuration is refused.
+    #[allow(clippy::panic)]
+    pub fn reconfigure(&mut self, config: &str) {
+        let parsed = Config::parse(config.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+        for (seed, vm) in (0..).zip(&mut self.vms) {
+            let mut new = Breaker::start_after(vm, self.host.clone(), parsed.clone(), self.now, seed);
+            new.tick(self.now);
+            *vm = new;
         }
     }
 

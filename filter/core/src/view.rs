@@ -118,6 +118,30 @@ impl View {
         Ok(view)
     }
 
+    /// The same circuit under another policy, as this VM knows it: its window lives on, and no metric is defined twice, each
+    /// of which would cost Envoy memory for as long as the VM lives.
+    pub(crate) fn under<H: Host>(&self, vm: &Vm<H>, policy: Rc<Policy>) -> Result<View, Fault> {
+        let mut words = self.words.clone();
+        words.mind_latency(&vm.host, &self.name, policy.trip.latency_threshold > 0)?;
+        Ok(View {
+            name: Rc::clone(&self.name),
+            plain_below: policy.plain_below(),
+            policy,
+            words,
+            series: self.series.clone(),
+            epoch: self.epoch,
+            // What the gauges say may depend on the policy.
+            told: None,
+            record: self.record.clone(),
+            counts_since: self.counts_since,
+            window: self.window.clone(),
+            spread: self.spread,
+            asked_for: self.asked_for,
+            latency: self.latency.clone(),
+            landing: None,
+        })
+    }
+
     /// Where the record lies. Made when it is needed: a circuit that stays CLOSED never looks, and there are many.
     fn key(&self) -> String {
         key::record_key(&self.name)

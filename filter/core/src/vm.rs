@@ -32,6 +32,12 @@ impl<H: Host> Vm<H> {
         vm
     }
 
+    /// The same VM under another configuration: it has its metrics already.
+    pub(crate) fn after(older: &Vm<H>, host: H, seed: u64) -> Vm<H> {
+        let (epoch, series) = (older.epoch.clone(), older.series.clone());
+        if epoch.is_none() { Vm::new(host, seed) } else { Vm { host, random: Random::seeded(seed), epoch, series } }
+    }
+
     /// Writes of any record so far; `None` where that cannot be told.
     #[inline]
     pub(crate) fn epoch(&self) -> Option<u64> {

@@ -144,8 +144,12 @@ impl Window {
     }
 
     /// What was counted in the last `length`, from the oldest sample that is not older. Nothing where every sample is:
-    /// then nobody knows when the calls were made, and a circuit must not trip on old ones.
+    /// then nobody knows when the calls were made, and a circuit must not trip on old ones. Nothing either where a counter
+    /// has gone backwards since the newest one: the next sample begins the window afresh.
     pub(crate) fn count(&self, now: u64, tally: Tally, length: Length) -> Tally {
+        if tally.is_before(self.newest.tally) {
+            return Tally::default();
+        }
         let age = |sample: &Sample| length.between((sample.at, sample.tally), (now, tally));
         let mut samples = self.before.iter().chain([&self.newest]);
         let oldest = samples.find(|sample| age(sample) <= length.whole());
@@ -245,6 +249,12 @@ mod tests {
         let mut window = Window::starting(0, tally(50, 50));
         window.roll(10, tally(0, 3), 0, Length::Time(100));
         assert_eq!(window.count(12, tally(0, 5), Length::Time(100)), tally(0, 2));
+    }
+
+    #[test]
+    fn counters_that_went_backwards_since_the_last_sample_count_nothing() {
+        let window = Window::starting(0, tally(480, 0));
+        assert_eq!(window.count(10, tally(0, 20), Length::Time(100)), tally(0, 0));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::host::{Fault, Host, MetricKind, Word};
 use crate::metrics::{self, Metric, stat};
 use crate::window::Tally;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Words {
     pub(crate) epoch: Word,
     pub(crate) watch: Word,
@@ -36,11 +36,20 @@ impl Words {
     pub(crate) fn of<H: Host>(host: &H, upstream: &str, minds_latency: bool) -> Result<(Words, bool), Fault> {
         let counter = |component| Word::metric(host, MetricKind::Counter, &stat(&metrics::CALLS, upstream, component));
         let (success, failure, slow) = (counter("success")?, counter("failure")?, counter("slow")?);
-        let over = || Word::metric(host, MetricKind::Counter, &stat(&metrics::OVER_THRESHOLD, upstream, ""));
-        let over = if minds_latency { Some(over()?) } else { None };
         let (epoch, kept) = proven_gauge(host, upstream, "epoch")?;
         let watch = gauge(host, upstream, "watch", kept)?;
-        Ok((Words { epoch, watch, streak: OnceCell::new(), kept, success, failure, slow, over }, kept))
+        let mut words = Words { epoch, watch, streak: OnceCell::new(), kept, success, failure, slow, over: None };
+        words.mind_latency(host, upstream, minds_latency)?;
+        Ok((words, kept))
+    }
+
+    /// Whether the policy has a `latencyThreshold` from now on.
+    pub(crate) fn mind_latency<H: Host>(&mut self, host: &H, upstream: &str, minds: bool) -> Result<(), Fault> {
+        if minds && self.over.is_none() {
+            let name = stat(&metrics::OVER_THRESHOLD, upstream, "");
+            self.over = Some(Word::metric(host, MetricKind::Counter, &name)?);
+        }
+        Ok(())
     }
 
     /// Failures in a row.

@@ -242,3 +242,41 @@ fn a_window_of_calls_forgets_by_calls_and_not_by_time() {
     proxy.fail(A, 6);
     assert_eq!(proxy.state(A), 2, "23 of the last 40");
 }
+
+#[test]
+fn a_reset_that_only_another_worker_has_seen_makes_no_window_of_failures() {
+    let mut proxy = Proxy::start(2, r#"{"default": {"trip": {"consecutiveFailures": 0}}}"#);
+    proxy.pass(SECOND);
+    (0..480).for_each(|_| assert!(proxy.request(0, A, Outcome::Success)));
+    proxy.pass(SECOND);
+    proxy.host.reset_counters();
+    // A second worker, whose last sample is of before.
+    for _ in 0..20 {
+        assert!(
+            proxy.request(1, A, BAD) && proxy.request(0, A, Outcome::Success) && proxy.request(0, A, Outcome::Success)
+        );
+    }
+    assert_eq!(proxy.state(A), 0);
+}
+
+#[test]
+fn a_push_of_configuration_leaves_the_windows_full() {
+    let config = |body: &str| {
+        format!(r#"{{"default": {{"trip": {{"consecutiveFailures": 0}}, "rejection": {{"body": "{body}"}}}}}}"#)
+    };
+    let mut proxy = Proxy::start(2, &config("old"));
+    proxy.succeed(A, 1);
+    proxy.pass(60 * SECOND);
+    proxy.fail(A, 19);
+    proxy.pass(SECOND);
+    let defined = proxy.host.metrics_defined();
+    proxy.reconfigure(&config("new"));
+    assert!(proxy.request(1, A, BAD));
+    assert_eq!(proxy.state(A), 2, "the twentieth of twenty");
+    for turn in 0..1000 {
+        proxy.reconfigure(&config(&format!("{turn}")));
+        proxy.pass(SECOND / 10);
+    }
+    let more = proxy.host.metrics_defined() - defined;
+    assert!(more < 100, "{more} more definitions after 1,000 updates");
+}
