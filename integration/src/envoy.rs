@@ -230,7 +230,7 @@ impl Envoy {
     pub async fn metric(&self, metric: &str, upstream: &str, component: &str) -> Result<u64> {
         let tag = if upstream.is_empty() { String::new() } else { format!("tag.{upstream};.") };
         let part = if component.is_empty() { String::new() } else { format!("component.{component}.") };
-        let name = format!("wasmcustom.wasm_filter.circuit_breaker.{tag}{part}{metric}");
+        let name = format!("wasmcustom.wasm_filter.circuit_breaker.{part}{tag}{metric}");
         Ok(self.stats().await?.get(&name).copied().unwrap_or(0))
     }
 

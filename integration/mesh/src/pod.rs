@@ -304,7 +304,7 @@ impl Pod {
     pub async fn metric(&self, metric: &str, upstream: &str, component: &str) -> u64 {
         let tag = if upstream.is_empty() { String::new() } else { format!("tag.{upstream};.") };
         let part = if component.is_empty() { String::new() } else { format!("component.{component}.") };
-        let name = format!("wasmcustom.wasm_filter.circuit_breaker.{tag}{part}{metric}");
+        let name = format!("wasmcustom.wasm_filter.circuit_breaker.{part}{tag}{metric}");
         self.stats().await.expect("the admin interface answers").get(&name).copied().unwrap_or(0)
     }
 

@@ -54,8 +54,8 @@ async fn perform(stage: &Stage) -> Result<Run> {
 /// Adds to the run what is to be seen now.
 async fn look(stage: &Stage, run: &mut Run, records: &Records, now: Duration) -> Result<()> {
     let stats = stage.envoy.stats().await.context("Envoy's admin interface does not answer")?;
-    let ours = format!("wasmcustom.wasm_filter.circuit_breaker.tag.{};.", Side::With.cluster());
-    let state = match stats.get(&format!("{ours}circuit_breaker_state")) {
+    let ours = format!("tag.{};.", Side::With.cluster());
+    let state = match stats.get(&format!("wasmcustom.wasm_filter.circuit_breaker.{ours}circuit_breaker_state")) {
         Some(2) => State::Open,
         Some(1) => State::HalfOpen,
         _ => State::Closed,
@@ -63,8 +63,7 @@ async fn look(stage: &Stage, run: &mut Run, records: &Records, now: Duration) ->
     if run.states.last().is_none_or(|(_, last)| *last != state) {
         run.states.push((now, state));
     }
-    let trips =
-        stats.iter().filter(|(name, _)| name.starts_with(&ours) && name.ends_with("circuit_breaker_trips_total"));
+    let trips = stats.iter().filter(|(name, _)| name.ends_with(&format!("{ours}circuit_breaker_trips_total")));
     run.trips = trips.map(|(_, value)| value).sum();
     run.arrivals.push((now, Side::BOTH.map(|side| stage.upstream.seen_for(side.path()))));
     run.records = records.all();
