@@ -69,10 +69,10 @@ async fn every_name_has_series_of_its_own(workers: u32) {
             .collect();
     })
     .await;
-    for number in 0..names.len() {
+    for (number, (name, _)) in names.iter().enumerate() {
         for _ in 0..=number {
             let reply = client::get(scenario.envoy.address(LISTENER), &format!("/number/{number}")).await.unwrap();
-            assert_eq!(reply.status, 200, "{:.99}", names[number].0);
+            assert_eq!(reply.status, 200, "{name:.99}");
         }
     }
     let seen = || async { scenario.envoy.prometheus().await.unwrap() };

@@ -221,7 +221,15 @@ impl<H: Host> Breaker<H> {
         if self.retired {
             return;
         }
+        let met = self.vm.meet(now);
+        self.noted(met);
         let epoch = self.vm.epoch();
+        if self.ticked_at != epoch {
+            self.vm.look_whether_blind();
+        }
+        if self.vm.is_blind() {
+            return self.let_all_pass();
+        }
         self.look_again(now);
         let found = self.discover();
         let found = found.and_then(|()| self.meet_some(now));
@@ -241,6 +249,15 @@ impl<H: Host> Breaker<H> {
         }
         self.calm = if quiet { epoch } else { None };
         self.vm.circuits(self.circuits.len());
+    }
+
+    /// Nothing can be decided: no circuit is told to be in any state but CLOSED.
+    #[cold]
+    fn let_all_pass(&mut self) {
+        self.calm = None;
+        for view in std::mem::take(&mut self.circuits).iter_mut() {
+            view.tell_nothing(&self.vm);
+        }
     }
 
     /// A part of the circuits at each tick, so that all have had their turn after [`ROUND`] ticks.

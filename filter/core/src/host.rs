@@ -1,4 +1,4 @@
-//! What the breaker needs of its host, and the atomic words it builds from that.
+//! What the breaker needs of its host, and the atomic numbers it builds from that.
 //!
 //! Envoy gives each worker a VM of its own. Two things reach all of them: **metrics**, process-wide atomics that cost
 //! about 0.07 us, and **shared data**, bytes under a key behind one mutex, about ten times as dear. Counts, streaks and
@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 
-use crate::key;
 use crate::outcome::Answer;
 
 /// A status that the host gave and that was not expected, by its number in the proxy-wasm ABI.
@@ -104,7 +103,7 @@ pub(crate) enum Fault {
     Cas,
     /// The metric is a null one, which always reads 0 (a `stats_matcher` excludes it).
     NotKept,
-    /// A record that no version of this module has written.
+    /// A record that this version of the module cannot read.
     Record,
 }
 
@@ -118,104 +117,79 @@ impl From<HostError> for Fault {
 /// this often is a host that does not work.
 pub(crate) const TRIES: u32 = 32;
 
-/// An unsigned number that all workers share: a metric, or bytes in shared data where Envoy does not keep the metric.
+/// A number of calls that all workers share: a counter of Envoy's.
 #[derive(Clone, Debug)]
-pub(crate) enum Word {
-    Metric { id: u32, gauge: bool, proven: Cell<bool> },
-    Shared { key: String },
+pub(crate) struct Counter {
+    id: u32,
+    proof: Cell<Proof>,
 }
 
-impl Word {
-    pub(crate) fn metric<H: Host>(host: &H, kind: MetricKind, name: &str) -> Result<Word, Fault> {
-        let id = host.define(kind, name)?;
-        Ok(Word::Metric { id, gauge: kind == MetricKind::Gauge, proven: Cell::new(false) })
-    }
+/// Whether Envoy keeps a counter. A null one always reads 0, and so does one right after `/reset_counters`: a single zero
+/// is only a doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    None,
+    Doubt,
+    Kept,
+}
 
-    /// A metric that is known to be kept, since another one of its name is. Reading it back would prove nothing where other
-    /// workers set it to 0.
-    pub(crate) fn kept<H: Host>(host: &H, kind: MetricKind, name: &str) -> Result<Word, Fault> {
-        let word = Word::metric(host, kind, name)?;
-        if let Word::Metric { proven, .. } = &word {
-            proven.set(true);
-        }
-        Ok(word)
-    }
-
-    /// The stand-in for a metric that is not kept: slower, as exact.
-    pub(crate) fn shared(name: &str) -> Word {
-        Word::Shared { key: key::word_key(name) }
+impl Counter {
+    pub(crate) fn meet<H: Host>(host: &H, name: &str) -> Result<Counter, Fault> {
+        Ok(Counter { id: host.define(MetricKind::Counter, name)?, proof: Cell::new(Proof::None) })
     }
 
     pub(crate) fn get<H: Host>(&self, host: &H) -> Result<u64, Fault> {
-        self.get_inline(host)
+        Ok(host.read(self.id)?)
     }
 
-    /// As [`Word::get`], but a part of its caller: for the few words that every request reads.
+    /// Adds one. Until it has been read back once, a null counter must not pass for one that nobody has written.
     #[inline(always)]
-    pub(crate) fn get_inline<H: Host>(&self, host: &H) -> Result<u64, Fault> {
-        match self {
-            Word::Metric { id, .. } => Ok(host.read(*id)?),
-            Word::Shared { key } => shared(host, key),
-        }
-    }
-
-    /// Adds one to a metric that was read back before, as a part of the caller; false: it was not, and nothing was added.
-    #[inline(always)]
-    pub(crate) fn add_one_proven<H: Host>(&self, host: &H) -> Result<bool, Fault> {
-        match self {
-            Word::Metric { id, proven, .. } if proven.get() => {
-                host.add(*id, 1)?;
-                Ok(true)
-            }
-            Word::Metric { .. } | Word::Shared { .. } => Ok(false),
-        }
-    }
-
-    /// Adds one. The first time it is read back: a null metric must not pass for one that nobody has written. For words that
-    /// only grow, or are known to be kept.
     pub(crate) fn add_one<H: Host>(&self, host: &H) -> Result<(), Fault> {
-        match self {
-            Word::Metric { id, proven, .. } => {
-                host.add(*id, 1)?;
-                if !proven.get() {
-                    if host.read(*id)? == 0 {
-                        return Err(Fault::NotKept);
-                    }
-                    proven.set(true);
-                }
-                Ok(())
-            }
-            Word::Shared { .. } => self.rewrite(host, |value| value.wrapping_add(1)),
-        }
+        host.add(self.id, 1)?;
+        if self.proof.get() == Proof::Kept { Ok(()) } else { self.prove(host) }
     }
 
-    /// Sets a gauge.
+    #[cold]
+    fn prove<H: Host>(&self, host: &H) -> Result<(), Fault> {
+        let proof = match (host.read(self.id)?, self.proof.get()) {
+            (0, Proof::Doubt) => return Err(Fault::NotKept),
+            (0, _) => Proof::Doubt,
+            _ => Proof::Kept,
+        };
+        self.proof.set(proof);
+        Ok(())
+    }
+}
+
+/// A number of 32 bits that all workers share: the lower half of a gauge of Envoy's.
+///
+/// The upper half is never 0 once a VM has met the gauge, which tells a null one, that always reads 0, from one that is 0.
+#[derive(Clone, Debug)]
+pub(crate) struct Gauge(u32);
+
+/// What each VM adds when it meets a gauge.
+const MET: u64 = 1 << 32;
+
+impl Gauge {
+    /// # Errors
+    /// Envoy does not keep it, among others.
+    pub(crate) fn meet<H: Host>(host: &H, name: &str) -> Result<Gauge, Fault> {
+        let gauge = Gauge(host.define(MetricKind::Gauge, name)?);
+        host.add(gauge.0, MET.cast_signed())?;
+        if host.read(gauge.0)? < MET { Err(Fault::NotKept) } else { Ok(gauge) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn get<H: Host>(&self, host: &H) -> Result<u64, Fault> {
+        Ok(host.read(self.0)? & (MET - 1))
+    }
+
+    pub(crate) fn add_one<H: Host>(&self, host: &H) -> Result<(), Fault> {
+        Ok(host.add(self.0, 1)?)
+    }
+
+    /// Sets its lower half.
     pub(crate) fn set<H: Host>(&self, host: &H, value: u64) -> Result<(), Fault> {
-        match self {
-            Word::Metric { id, gauge: true, .. } => Ok(host.record(*id, value)?),
-            // A counter cannot be set; no caller does.
-            Word::Metric { .. } => Err(Fault::Host),
-            Word::Shared { .. } => self.rewrite(host, |_| value),
-        }
+        Ok(host.record(self.0, MET | value)?)
     }
-
-    fn rewrite<H: Host>(&self, host: &H, next: impl Fn(u64) -> u64) -> Result<(), Fault> {
-        let Word::Shared { key } = self else { return Err(Fault::Host) };
-        for _ in 0..TRIES {
-            let (value, expected) = host.get(key)?.map_or((0, ABSENT), |(bytes, cas)| (number(&bytes), cas));
-            if host.swap(key, &next(value).to_le_bytes(), expected)? {
-                return Ok(());
-            }
-        }
-        Err(Fault::Cas)
-    }
-}
-
-#[cold]
-fn shared<H: Host>(host: &H, key: &str) -> Result<u64, Fault> {
-    Ok(host.get(key)?.map_or(0, |(bytes, _)| number(&bytes)))
-}
-
-fn number(bytes: &[u8]) -> u64 {
-    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }

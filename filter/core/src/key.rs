@@ -169,9 +169,9 @@ pub(crate) fn slot_key(index: u32) -> String {
     format!("{PREFIX}slot:{index}")
 }
 
-/// Shared-data key that stands in for a metric that Envoy does not keep.
-pub(crate) fn word_key(metric: &str) -> String {
-    format!("{PREFIX}word:{metric}")
+/// Shared-data key of the number of the process.
+pub(crate) fn process_key() -> String {
+    format!("{PREFIX}process")
 }
 
 /// Shared-data key of where `cluster`'s fallback leads.

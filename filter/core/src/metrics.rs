@@ -68,7 +68,8 @@ metrics! {
     /// The words that the workers share.
     SHARED = "circuit_breaker_shared", Gauge, true, ["epoch", "watch", "streak"],
         "what the workers of a proxy share: writes of the circuit's record (without `tag`: of any record), \
-        1 while the window holds a failure, a slow call or one over the latency threshold, or the circuit is not CLOSED, failures in a row";
+        1 while the window holds a failure, a slow call or one over the latency threshold, or the circuit is not CLOSED, failures in a row; \
+        each in the lower 32 bits, and `component` ends with a number of the process";
     /// Circuits.
     CIRCUITS = "circuit_breaker_circuits", Gauge, false, [], "circuits held";
     /// Requests beyond the limit.

@@ -10,7 +10,8 @@ use std::rc::Rc;
 use crate::breaker::Breaker;
 use crate::config::{Config, MILLISECOND, SECOND};
 use crate::host::{ABSENT, Host, HostError, Level, MetricKind, Progress};
-use crate::metrics::{Metric, stat};
+use crate::key;
+use crate::metrics::{Metric, SHARED, stat};
 use crate::outcome::{Answer, Ending, FailureKind, Outcome};
 use crate::permit::{Admission, Permit, Request};
 
@@ -26,6 +27,8 @@ struct Store {
     calls: Calls,
     broken: bool,
     refused: Option<fn(&str) -> bool>,
+    /// What another process adds to the gauges.
+    imported: BTreeMap<String, u64>,
     streams: BTreeMap<u32, String>,
     interference: Interference,
     watcher: Watcher,
@@ -109,7 +112,29 @@ impl Memory {
     /// Value of a counter or gauge; 0 where nobody has defined it.
     #[must_use]
     pub fn value(&self, metric: &Metric, upstream: &str, component: &str) -> u64 {
-        self.0.borrow().values.get(&stat(metric, upstream, component)).copied().unwrap_or(0)
+        if std::ptr::eq(metric, &raw const SHARED) {
+            return self.shared(upstream, component);
+        }
+        self.0.borrow().value(&stat(metric, upstream, component))
+    }
+
+    /// A number that the workers of this process share.
+    fn shared(&self, upstream: &str, component: &str) -> u64 {
+        let store = self.0.borrow();
+        let process = store.data.get(&key::process_key()).and_then(|(bytes, _)| bytes.first_chunk());
+        let process = process.map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let value = store.value(&stat(&SHARED, upstream, &format!("{component}-{process:08x}")));
+        value & u64::from(u32::MAX)
+    }
+
+    /// The host of a process that takes over from this one, whose gauges are added to its own, as in Envoy's hot restart.
+    #[must_use]
+    pub fn hot_restarted(&self) -> Memory {
+        let parent = self.0.borrow();
+        let is_gauge = |name: &&String| parent.ids.iter().any(|(kind, own)| *kind == MetricKind::Gauge && own == *name);
+        let gauges = parent.values.iter().filter(|(name, _)| is_gauge(name));
+        let imported = gauges.map(|(name, value)| (name.clone(), *value)).collect();
+        Memory(Rc::new(RefCell::new(Store { imported, ..Store::default() })))
     }
 
     /// What was recorded into a histogram.
@@ -235,6 +260,11 @@ impl Store {
         self.ids.get(at).cloned().ok_or(HostError(1))
     }
 
+    fn value(&self, name: &str) -> u64 {
+        let of = |values: &BTreeMap<String, u64>| values.get(name).copied().unwrap_or(0);
+        of(&self.values).wrapping_add(of(&self.imported))
+    }
+
     fn is_kept(&self, name: &str) -> bool {
         !self.excluded.is_some_and(|excluded| excluded(name))
     }
@@ -299,7 +329,7 @@ impl Host for Memory {
         self.touch_metric(metric, Touch::Read);
         let store = self.word_call()?;
         let (_, name) = store.name(metric)?;
-        Ok(store.values.get(&name).copied().unwrap_or(0))
+        Ok(store.value(&name))
     }
 
     fn progress_of(&self, stream: u32) -> Option<Progress> {
@@ -363,8 +393,16 @@ impl Proxy {
     /// Where the configuration is refused.
     #[must_use]
     pub fn on(host: Memory, workers: u64, config: &str) -> Proxy {
-        let mut proxy =
-            Proxy { host, vms: Vec::new(), now: START, first_byte: 5 * MILLISECOND, whole: true, streams: 0 };
+        Proxy::on_at(host, workers, config, START)
+    }
+
+    /// `workers` VMs over `host`, from `now` on.
+    ///
+    /// # Panics
+    /// Where the configuration is refused.
+    #[must_use]
+    pub fn on_at(host: Memory, workers: u64, config: &str, now: u64) -> Proxy {
+        let mut proxy = Proxy { host, vms: Vec::new(), now, first_byte: 5 * MILLISECOND, whole: true, streams: 0 };
         proxy.configure(workers, config);
         proxy
     }

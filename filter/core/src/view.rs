@@ -10,7 +10,7 @@ use std::rc::Rc;
 use crate::circuit::{Change, Moment, Reason, condition, ramp_conditions};
 use crate::clock;
 use crate::fallback::Place;
-use crate::host::{ABSENT, Fault, Host, TRIES, Word};
+use crate::host::{ABSENT, Fault, Gauge, Host, TRIES};
 use crate::key;
 use crate::metrics;
 use crate::policy::{Length, Mode, Policy};
@@ -83,10 +83,7 @@ impl Sight<'_> {
 impl View {
     /// The view of a circuit, which is made if no worker has seen the upstream before.
     pub(crate) fn new<H: Host>(vm: &Vm<H>, name: Rc<str>, policy: Rc<Policy>, now: u64) -> Result<View, Fault> {
-        let (words, kept) = Words::of(&vm.host, &name, policy.trip.latency_threshold > 0)?;
-        if !kept {
-            vm.say_not_kept();
-        }
+        let words = Words::of(&vm.host, vm.process()?, &name, policy.trip.latency_threshold > 0)?;
         let tally = words.tally(&vm.host)?;
         let record = Record::fresh(now, tally);
         let mut view = View {
@@ -161,8 +158,8 @@ impl View {
         Ok(())
     }
 
-    pub(crate) fn streak<H: Host>(&self, vm: &Vm<H>) -> Result<&Word, Fault> {
-        self.words.streak(&vm.host, &self.name)
+    pub(crate) fn streak<H: Host>(&self, vm: &Vm<H>) -> Result<&Gauge, Fault> {
+        self.words.streak(&vm.host, vm.process()?, &self.name)
     }
 
     /// Reads the record again if anyone has written it.
@@ -323,6 +320,12 @@ impl View {
             self.told = self.epoch;
         }
         Ok(())
+    }
+
+    /// Sets the state's gauge to what it is without a circuit.
+    pub(crate) fn tell_nothing<H: Host>(&self, vm: &Vm<H>) {
+        // Where even that cannot be told, nothing is left to do.
+        let _ = self.series.record(&vm.host, &metrics::STATE, &self.name, 0);
     }
 
     /// Trips the circuit if a condition holds for this generation.

@@ -1,56 +1,99 @@
 //! What one VM has beside its circuits: the host, randomness, the proxy's epoch, the metrics of the whole proxy.
 
-use crate::host::{Fault, Host, Level, Word};
+use std::cell::{Cell, OnceCell};
+
+use crate::config::MILLISECOND;
+use crate::host::{ABSENT, Fault, Gauge, Host, Level};
 use crate::key;
 use crate::metrics;
 use crate::random::Random;
 use crate::series::Series;
-use crate::words::proven_gauge;
+use crate::words;
 
 pub(crate) struct Vm<H> {
     pub(crate) host: H,
     pub(crate) random: Random,
-    /// Writes of any record of this proxy; `None` where the host did not even let us have this word.
-    epoch: Option<Word>,
+    /// Met at the first tick or request: a configuration that is not in use writes nothing.
+    process: OnceCell<Process>,
+    /// Envoy does not keep our metrics: nothing can be decided.
+    blind: Cell<bool>,
     series: Series,
 }
 
+/// The process that this VM is in.
+#[derive(Clone)]
+struct Process {
+    /// Tells it from the one that it took over from.
+    number: u32,
+    /// Writes of any record of this proxy.
+    epoch: Gauge,
+}
+
+/// What says so in shared data.
+const NOT_KEPT: &str = "not_kept";
+
 impl<H: Host> Vm<H> {
     pub(crate) fn new(host: H, seed: u64) -> Vm<H> {
-        let proven = proven_gauge(&host, "", "epoch");
-        let (epoch, kept) = match proven {
-            Ok((word, kept)) => (Some(word), kept),
-            Err(_) => (None, true),
-        };
-        let vm = Vm { host, random: Random::seeded(seed), epoch, series: Series::default() };
-        if vm.epoch.is_none() {
-            vm.failed(Fault::Host);
-        }
-        if !kept {
-            vm.say_not_kept();
-        }
-        vm
+        let random = Random::seeded(seed);
+        Vm { host, random, process: OnceCell::new(), blind: Cell::new(false), series: Series::default() }
     }
 
     /// The same VM under another configuration: it has its metrics already.
     pub(crate) fn after(older: &Vm<H>, host: H, seed: u64) -> Vm<H> {
-        let (epoch, series) = (older.epoch.clone(), older.series.clone());
-        if epoch.is_none() { Vm::new(host, seed) } else { Vm { host, random: Random::seeded(seed), epoch, series } }
+        let (process, blind) = (older.process.clone(), older.blind.clone());
+        Vm { host, random: Random::seeded(seed), process, blind, series: older.series.clone() }
+    }
+
+    /// Meets what all VMs of this process share. `now` in nanoseconds.
+    pub(crate) fn meet(&self, now: u64) -> Result<(), Fault> {
+        if self.process.get().is_some() {
+            return Ok(());
+        }
+        let key = key::process_key();
+        // A new process begins a millisecond after its parent at the earliest.
+        let own = u32::try_from((now / MILLISECOND) & u64::from(u32::MAX)).unwrap_or_default();
+        self.host.swap(&key, &own.to_le_bytes(), ABSENT)?;
+        let (bytes, _) = self.host.get(&key)?.ok_or(Fault::Host)?;
+        let number = bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let epoch = words::gauge(&self.host, number, "", "epoch")?;
+        self.look_whether_blind();
+        let _ = self.process.set(Process { number, epoch });
+        Ok(())
+    }
+
+    /// The number of the process.
+    pub(crate) fn process(&self) -> Result<u32, Fault> {
+        self.process.get().map(|process| process.number).ok_or(Fault::Host)
+    }
+
+    /// Whether Envoy does not keep our metrics, as far as this VM knows.
+    pub(crate) fn is_blind(&self) -> bool {
+        self.blind.get()
+    }
+
+    /// Learns whether another VM has found out that Envoy does not keep our metrics.
+    pub(crate) fn look_whether_blind(&self) {
+        if !self.blind.get() && self.is_said(NOT_KEPT) {
+            self.blind.set(true);
+        }
     }
 
     /// Writes of any record so far; `None` where that cannot be told.
     #[inline]
     pub(crate) fn epoch(&self) -> Option<u64> {
-        self.epoch.as_ref()?.get_inline(&self.host).ok()
+        self.process.get()?.epoch.get(&self.host).ok()
     }
 
     /// Tells all workers that a record was written.
     pub(crate) fn advance(&self) -> Result<(), Fault> {
-        self.epoch.as_ref().map_or(Err(Fault::Host), |epoch| epoch.add_one(&self.host))
+        self.process.get().map_or(Err(Fault::Host), |process| process.epoch.add_one(&self.host))
     }
 
     /// Counts a failure of our own. Traffic flows on.
     pub(crate) fn failed(&self, fault: Fault) {
+        if fault == Fault::NotKept {
+            self.go_blind();
+        }
         self.count(match fault {
             Fault::Host | Fault::NotKept => "host",
             Fault::Cas => "cas",
@@ -73,13 +116,16 @@ impl<H: Host> Vm<H> {
         let _ = self.series.record(&self.host, &metrics::CIRCUITS, "", held);
     }
 
-    /// Says once a proxy that Envoy's statistics do not keep our metrics.
-    pub(crate) fn say_not_kept(&self) {
+    /// Whatever is counted is lost: all workers are to know, and the operator.
+    fn go_blind(&self) {
+        self.blind.set(true);
         self.say_once(
-            "not_kept",
-            "circuit_breaker metrics are not kept by this Envoy (a stats_matcher excludes wasmcustom.*): \
-             the circuits count in shared data instead, as exact, at a higher cost for every request",
+            NOT_KEPT,
+            "circuit_breaker is off: this Envoy does not keep all of its metrics, with which its workers count together; let \
+             the stats_matcher include wasmcustom.*",
         );
+        // Where this cannot be told, each worker finds out by itself.
+        let _ = self.advance();
     }
 
     /// Whether some worker has said it.
@@ -89,7 +135,7 @@ impl<H: Host> Vm<H> {
 
     /// Logs a warning once a proxy.
     pub(crate) fn say_once(&self, what: &str, line: &str) {
-        if let Ok(true) = self.host.swap(&key::said_key(what), &[1], crate::host::ABSENT) {
+        if let Ok(true) = self.host.swap(&key::said_key(what), &[1], ABSENT) {
             self.host.log(Level::Warn, line);
         }
     }

@@ -132,25 +132,43 @@ fn past_its_limit_upstreams_have_no_latency_histogram_whichever_worker_meets_the
 }
 
 #[test]
-fn where_metrics_are_not_kept_the_circuit_is_as_exact_and_says_so_once() {
-    let excluded: [fn(&str) -> bool; 3] = [|_| true, |name| name.contains("shared"), |name| name.contains("calls")];
-    for excluded in excluded {
+fn where_a_metric_is_not_kept_all_pass_and_it_says_so_once() {
+    let excluded: [fn(&str) -> bool; 5] = [
+        |_| true,
+        |name| name.contains("shared"),
+        |name| name.contains(".streak"),
+        |name| name.contains("success"),
+        |name| name.contains(".watch") && name.contains("a.default"),
+    ];
+    for (which, excluded) in excluded.into_iter().enumerate() {
         let host = Memory::excluding(excluded);
         let mut proxy = Proxy::on(host.clone(), 4, r#"{"default": {"open": {"jitterPercent": 0}}}"#);
-        proxy.succeed(A, 3);
-        proxy.fail(A, 4);
-        assert_eq!(proxy.reasons(), [""; 0]);
-        proxy.fail(A, 1);
-        assert_eq!(proxy.reasons(), ["consecutive"]);
-        for vm in 0..4 {
-            assert!(!proxy.request(vm, A, Outcome::Success));
+        for turn in 0..200 {
+            let outcome = if turn % 3 == 0 { Outcome::Success } else { BAD };
+            assert!(proxy.request(turn % 4, A, outcome), "{which}: request {turn}");
+            proxy.pass(SECOND / 10);
         }
-        proxy.pass(30 * SECOND);
-        proxy.succeed(A, 3);
-        assert_eq!(proxy.reasons().last().map(String::as_str), Some("probes_succeeded"));
-        let notes = host.log_lines().iter().filter(|line| line.contains("not kept")).count();
-        assert!(notes <= 1);
+        assert_eq!(proxy.reasons(), [""; 0], "{which}");
+        assert_eq!(host.log_lines().iter().filter(|line| line.contains("is off")).count(), 1, "{which}");
+        (0..50).for_each(|turn| assert!(proxy.request(turn % 4, B, BAD), "{which}"));
+        assert_eq!(host.value(&STATE, A, ""), 0);
     }
+}
+
+#[test]
+fn circuits_begin_closed_in_a_process_that_takes_over() {
+    let mut parent = Proxy::start(2, &mode("enforce"));
+    parent.fail(A, 5);
+    parent.fail(B, 4);
+    let mut child = Proxy::on_at(parent.host.hot_restarted(), 2, &mode("enforce"), parent.now + SECOND);
+    for upstream in [A, B] {
+        for vm in [0, 1] {
+            assert!(child.request(vm, upstream, Outcome::Success) && child.request(vm, upstream, BAD));
+        }
+    }
+    assert_eq!(child.reasons(), [""; 0]);
+    (0..4).for_each(|_| assert!(child.request(0, A, BAD)));
+    assert_eq!(child.reasons(), ["consecutive"]);
 }
 
 #[test]

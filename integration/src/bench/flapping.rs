@@ -54,15 +54,18 @@ pub async fn measure() -> Result<Flapping> {
     let transitions = envoy.transitions();
     ensure!(transitions.len() >= 10, "the circuit has changed its state {} times only", transitions.len());
     let stats = envoy.stats().await?;
-    let sum =
-        |metric: &str| -> u64 { stats.iter().filter(|(name, _)| name.ends_with(metric)).map(|(_, value)| value).sum() };
+    let sum = |metric: &str, part: &str| -> u64 {
+        let named = stats.iter().filter(|(name, _)| name.ends_with(metric) && name.contains(part));
+        named.map(|(_, value)| value).sum()
+    };
     let logged = transitions.iter().filter(|line| line["to"] == "OPEN").count() as u64;
     Ok(Flapping {
         rate: load.rate,
         cpu: spent.as_secs_f64() * 1e6 / load.requests,
         transitions: transitions.len(),
-        writes: envoy.metric("circuit_breaker_shared", "flapping", "epoch").await?,
-        miscounted: sum(".circuit_breaker_trips_total").abs_diff(logged),
-        errors: sum(".circuit_breaker_internal_errors_total"),
+        // The lower half of the gauge; its name holds the process's number.
+        writes: sum(".tag.flapping;.circuit_breaker_shared", ".component.epoch-") & u64::from(u32::MAX),
+        miscounted: sum(".circuit_breaker_trips_total", "").abs_diff(logged),
+        errors: sum(".circuit_breaker_internal_errors_total", ""),
     })
 }

@@ -46,9 +46,12 @@ impl<H: Host> Breaker<H> {
 
     /// The circuit of `upstream`, listed if it is new; `None` where it is to have none.
     pub(super) fn find(&mut self, upstream: &str, now: u64) -> Result<Option<u32>, Fault> {
+        if self.vm.is_blind() {
+            return Ok(None);
+        }
         let circuit = match self.circuits.number_of(upstream) {
             Some(circuit) => circuit,
-            None => match self.list(upstream)? {
+            None => match self.list(upstream, now)? {
                 Some(circuit) => circuit,
                 None => return Ok(None),
             },
@@ -61,7 +64,8 @@ impl<H: Host> Breaker<H> {
 
     /// Lists a circuit that is new to this VM.
     #[cold]
-    fn list(&mut self, upstream: &str) -> Result<Option<u32>, Fault> {
+    fn list(&mut self, upstream: &str, now: u64) -> Result<Option<u32>, Fault> {
+        self.vm.meet(now)?;
         if policy_of(&self.config, upstream).mode == Mode::Disabled {
             return Ok(None);
         }

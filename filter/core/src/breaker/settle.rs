@@ -35,7 +35,7 @@ impl<H: Host> Breaker<H> {
         let latency = view.latency(vm, first_byte);
         let counted = match call.map(|call| call.end().early) {
             Some(Some(_)) => Ok(()),
-            _ => view.words.add_success_inline(&vm.host, &view.name),
+            _ => view.words.add_success(&vm.host),
         };
         self.noted(latency);
         self.noted(counted);
@@ -132,7 +132,7 @@ impl View {
     /// Whether a good call changes nothing but a count.
     #[inline(always)]
     fn is_plain<H: Host>(&self, vm: &Vm<H>, permit: Permit, first_byte: Option<u64>) -> bool {
-        self.is_plainly_in_time(first_byte) && self.is_current(permit) && self.words.watch.get_inline(&vm.host) == Ok(0)
+        self.is_plainly_in_time(first_byte) && self.is_current(permit) && self.words.watch.get(&vm.host) == Ok(0)
     }
 
     #[inline]
@@ -247,7 +247,7 @@ impl View {
         let over = outcome != Outcome::Neutral && self.is_over(waited);
         let watched = self.words.watch.get(&vm.host)? != 0;
         if !watched && !over && outcome == Outcome::Success && self.is_current(permit) {
-            return self.words.add_success(&vm.host, &self.name);
+            return self.words.add_success(&vm.host);
         }
         self.refresh(vm, now)?;
         if !self.is_current(permit) {
@@ -259,7 +259,7 @@ impl View {
         }
         self.count(vm, outcome)?;
         if over {
-            self.words.add_over(&vm.host, &self.name)?;
+            self.words.add_over(&vm.host)?;
             self.words.watch.set(&vm.host, 1)?;
         }
         match outcome {
@@ -302,11 +302,11 @@ impl View {
     /// Counts a call.
     pub(crate) fn count<H: Host>(&mut self, vm: &Vm<H>, outcome: Outcome) -> Result<(), Fault> {
         match outcome {
-            Outcome::Success => self.words.add_success(&vm.host, &self.name),
-            Outcome::Slow => self.words.add_slow(&vm.host, &self.name),
+            Outcome::Success => self.words.add_success(&vm.host),
+            Outcome::Slow => self.words.add_slow(&vm.host),
             Outcome::Neutral => Ok(self.series.count(&vm.host, &metrics::CALLS, &self.name, "neutral")?),
             Outcome::Failure(kind) => {
-                self.words.add_failure(&vm.host, &self.name)?;
+                self.words.add_failure(&vm.host)?;
                 Ok(self.series.count(&vm.host, &metrics::FAILURES, &self.name, kind.word())?)
             }
         }
