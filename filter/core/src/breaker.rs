@@ -310,7 +310,7 @@ fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<bool, 
     view.advance(vm, now, tally)?;
     view.rest(vm, now, tally)?;
     view.tell(vm)?;
-    Ok(view.record.phase == Phase::Closed)
+    Ok(view.record.phase == Phase::Closed && !view.record.foreign)
 }
 
 fn index(circuit: u32) -> usize {

@@ -152,7 +152,7 @@ fn at_least(part: u64, whole: u64, share: u32) -> bool {
 impl Record {
     /// Whether this is CLOSED or the ramp: the phases in which conditions are watched.
     pub(crate) fn is_counting(&self) -> bool {
-        matches!(self.phase, Phase::Closed | Phase::Ramp)
+        matches!(self.phase, Phase::Closed | Phase::Ramp) && !self.foreign
     }
 
     /// Calls that were admitted from then on, by their time alone, count in this generation. A circuit that never changed

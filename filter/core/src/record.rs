@@ -1,8 +1,14 @@
 //! What must change together about one circuit: the record that all workers share.
 //!
-//! It lies in Envoy's shared data and changes only by compare-and-swap. Records outlive configurations and versions of
-//! the module, so the layout is fixed, little-endian and begins with a version; unknown bytes read as no record at all,
-//! which is a fresh CLOSED circuit. 314 bytes, whatever the state.
+//! It lies in Envoy's shared data and changes only by compare-and-swap. It is little-endian, 332 bytes in this layout,
+//! whatever the state.
+//!
+//! **Versions.** Records outlive versions of the module, and while a new one is rolled out both run. So a record begins
+//! with a head that every version understands: its layout, the oldest version that may write it, and how its circuit
+//! stands. Behind the head comes what layout 1 has, and behind that a tail of later layouts:
+//! - A version that may write a record carries the tail along untouched, and so it keeps the layout's number.
+//! - One that may not leaves the record alone and obeys its head: it rejects while that says OPEN, and lets all else pass.
+//! - What is no record at all is left alone too, lets everything pass, and is counted as an error.
 
 use crate::config::MOST_PROBES;
 use crate::window::Tally;
@@ -10,11 +16,18 @@ use crate::window::Tally;
 /// Places for leases in a record.
 pub(crate) const LEASES: usize = MOST_PROBES as usize;
 
-/// Layout version. A change of the layout takes the next number and reads the older ones.
-const VERSION: u8 = 1;
+/// This version's layout. A later one takes the next number, appends to this one, and reads the older ones.
+const LAYOUT: u8 = 1;
 
-/// Bytes of an encoded record.
-pub const RECORD_BYTES: usize = 2 + 4 * 4 + 8 * 13 + LEASES * 12;
+/// The oldest layout whose versions may write what this one writes.
+const OLDEST_WRITER: u8 = 1;
+
+/// Bytes of the head: layout, oldest writer, phase, one to spare, generation, since when, until when OPEN, end of the last
+/// lease.
+const HEAD_BYTES: usize = 4 + 8 * 4;
+
+/// Bytes of a record of layout 1.
+pub const RECORD_BYTES: usize = HEAD_BYTES + 4 * 4 + 8 * 11 + LEASES * 12;
 
 /// Leave to send one probe, until it is settled or its time is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +80,18 @@ pub(crate) struct Record {
     pub(crate) last_lease: u32,
     /// Of the probes that are out, at most [`MOST_PROBES`]: none for nearly every circuit, and there may be many circuits.
     pub(crate) leases: Vec<Lease>,
+    /// A later version's: only its head is known, and nobody here may write it.
+    pub(crate) foreign: bool,
+    /// What later layouts have. Absent for nearly every circuit.
+    pub(crate) later: Option<Box<Later>>,
+}
+
+/// The part of a record that this version carries along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Later {
+    layout: u8,
+    oldest_writer: u8,
+    tail: Vec<u8>,
 }
 
 impl Record {
@@ -75,62 +100,64 @@ impl Record {
         Record { since: now, base: tally, mark_at: now, mark: tally, ..Record::default() }
     }
 
-    pub(crate) fn encode(&self) -> [u8; RECORD_BYTES] {
-        let mut out = Writer { bytes: [0; RECORD_BYTES], at: 0 };
-        out.put(&[VERSION, self.phase_byte()]);
-        for word in [self.trips_in_a_row, self.progress, self.last_lease, self.trials()] {
-            out.put(&word.to_le_bytes());
-        }
-        for word in [
-            self.generation,
-            self.since,
-            self.base.success,
-            self.base.failure,
-            self.base.slow,
-            self.base.over,
-            self.open_until,
-            self.outage_since,
-            self.mark_at,
-            self.mark.success,
-            self.mark.failure,
-            self.mark.slow,
-            self.mark.over,
-        ] {
-            out.put(&word.to_le_bytes());
-        }
-        for lease in self.leases.iter().take(LEASES) {
-            out.put(&lease.number.to_le_bytes());
-            out.put(&lease.ends_at.to_le_bytes());
-        }
-        out.bytes
+    /// What stands in the place of a record that nobody can read: it lets everything pass.
+    pub(crate) fn unreadable() -> Record {
+        Record { foreign: true, ..Record::default() }
     }
 
-    /// `None` for a layout that this version does not know.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let later = self.later.as_deref();
+        let mut out = Vec::with_capacity(RECORD_BYTES.saturating_add(later.map_or(0, |later| later.tail.len())));
+        let (layout, oldest) = later.map_or((LAYOUT, OLDEST_WRITER), |later| (later.layout, later.oldest_writer));
+        out.extend_from_slice(&[layout, oldest, self.phase_byte(), 0]);
+        let last_lease_ends = self.leases.iter().map(|lease| lease.ends_at).max().unwrap_or(0);
+        put(&mut out, &[self.generation, self.since, self.open_until, last_lease_ends]);
+        for word in [self.trips_in_a_row, self.progress, self.last_lease, self.trials()] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        put(&mut out, &self.base.words());
+        put(&mut out, &[self.outage_since, self.mark_at]);
+        put(&mut out, &self.mark.words());
+        put(&mut out, &[0]);
+        for place in 0..LEASES {
+            let lease = self.leases.get(place).copied().unwrap_or_default();
+            out.extend_from_slice(&lease.number.to_le_bytes());
+            put(&mut out, &[lease.ends_at]);
+        }
+        out.extend_from_slice(later.map_or(&[], |later| &later.tail));
+        out
+    }
+
+    /// `None` for what is no record.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
-        if bytes.len() != RECORD_BYTES {
-            return None;
-        }
         let mut from = Cursor { bytes };
-        let [version, phase] = from.take::<2>()?;
-        if version != VERSION {
+        let [layout, oldest_writer, phase, _] = from.take::<4>()?;
+        if layout == 0 {
             return None;
         }
-        let (trips_in_a_row, progress, last_lease, trials) = (from.u32()?, from.u32()?, from.u32()?, from.u32()?);
-        let mut record = Record { trips_in_a_row, progress, last_lease, ..Record::default() };
+        let mut record = Record::default();
         (record.phase, record.forced) = Self::phase_of(phase)?;
-        record.generation = from.u64()?;
-        record.since = from.u64()?;
+        (record.generation, record.since, record.open_until) = (from.u64()?, from.u64()?, from.u64()?);
+        from.u64()?;
+        if oldest_writer > LAYOUT {
+            record.foreign = true;
+            return Some(record);
+        }
+        (record.trips_in_a_row, record.progress, record.last_lease) = (from.u32()?, from.u32()?, from.u32()?);
+        let trials = from.u32()?;
         record.base = from.tally()?;
-        record.open_until = from.u64()?;
-        record.outage_since = from.u64()?;
-        record.mark_at = from.u64()?;
+        (record.outage_since, record.mark_at) = (from.u64()?, from.u64()?);
         record.mark = from.tally()?;
+        from.u64()?;
         for place in 0..LEASES {
             let trial = trials & (1 << place) != 0;
             let lease = Lease { number: from.u32()?, ends_at: from.u64()?, trial };
             if lease.number != 0 {
                 record.leases.push(lease);
             }
+        }
+        if layout > LAYOUT || !from.bytes.is_empty() {
+            record.later = Some(Box::new(Later { layout, oldest_writer, tail: from.bytes.to_vec() }));
         }
         Some(record)
     }
@@ -163,19 +190,8 @@ impl Record {
     }
 }
 
-struct Writer {
-    bytes: [u8; RECORD_BYTES],
-    at: usize,
-}
-
-impl Writer {
-    fn put(&mut self, value: &[u8]) {
-        let end = self.at.saturating_add(value.len());
-        if let Some(place) = self.bytes.get_mut(self.at..end) {
-            place.copy_from_slice(value);
-            self.at = end;
-        }
-    }
+fn put(out: &mut Vec<u8>, words: &[u64]) {
+    words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
 }
 
 struct Cursor<'a> {
@@ -223,7 +239,7 @@ mod tests {
             mark_at: 9,
             mark: Tally { success: 10, failure: 11, slow: 15, over: 17 },
             last_lease: 12,
-            leases: Vec::new(),
+            ..Record::default()
         };
         let lease =
             |number: u32| Lease { number, ends_at: u64::from(number) * 1_000_000_007, trial: number.is_multiple_of(3) };
@@ -249,20 +265,48 @@ mod tests {
 
     #[test]
     fn a_record_fits_its_budget_and_its_layout_stays() {
-        assert_eq!(RECORD_BYTES, 314);
+        assert_eq!(RECORD_BYTES, 332);
         let bytes = full().encode();
-        assert_eq!(bytes[..6], [1, 3, 5, 0, 0, 0], "version, phase, trips in a row");
-        assert_eq!(bytes[18..26], [1, 0, 0, 0, 0, 0, 0, 0], "generation");
-        assert_eq!(bytes[122..126], [13, 0, 0, 0], "number of the first lease");
+        assert_eq!(bytes.len(), RECORD_BYTES);
+        assert_eq!(bytes[..4], [1, 1, 3, 0], "layout, oldest writer, phase");
+        assert_eq!((bytes[4], bytes[12], bytes[20]), (1, 2, 6), "generation, since, open until");
+        assert_eq!(bytes[36..40], [5, 0, 0, 0], "trips in a row");
+        assert_eq!(bytes[140..144], [13, 0, 0, 0], "number of the first lease");
     }
 
     #[test]
-    fn unknown_layouts_are_no_record() {
+    fn the_tail_of_a_later_layout_is_carried_along() {
+        let mut bytes = full().encode();
+        (bytes[0], bytes[1]) = (2, 1);
+        bytes.extend_from_slice(b"what layout 2 has");
+        let mut record = Record::decode(&bytes).unwrap();
+        assert!(!record.foreign);
+        record.phase = Phase::Open;
+        let written = record.encode();
+        assert_eq!((written[0], written[1], written[2]), (2, 1, 1));
+        assert_eq!(written[3..], bytes[3..]);
+        assert_eq!(Record { phase: Phase::Ramp, later: None, ..record }, full());
+    }
+
+    #[test]
+    fn of_a_layout_that_only_later_versions_may_write_the_head_is_known() {
+        let mut bytes = full().encode();
+        (bytes[0], bytes[1], bytes[2]) = (3, 3, 1);
+        for length in [HEAD_BYTES, RECORD_BYTES] {
+            let record = Record::decode(&bytes[..length]).unwrap();
+            assert!(record.foreign);
+            assert_eq!((record.phase, record.generation, record.open_until), (Phase::Open, 1, 6));
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_none() {
         let good = full().encode();
-        assert_eq!(Record::decode(&[]), None);
-        assert_eq!(Record::decode(&good[1..]), None);
-        for (at, value) in [(0, 2), (1, 5)] {
-            let mut bad = good;
+        for length in 0..RECORD_BYTES {
+            assert_eq!(Record::decode(&good[..length]), None, "{length} bytes");
+        }
+        for (at, value) in [(0, 0), (2, 5)] {
+            let mut bad = good.clone();
             bad[at] = value;
             assert_eq!(Record::decode(&bad), None, "byte {at} = {value}");
         }

@@ -230,6 +230,14 @@ impl Memory {
         }
     }
 
+    /// What lies under every key that begins with `prefix`.
+    #[must_use]
+    pub fn shared_data(&self, prefix: &str) -> Vec<Vec<u8>> {
+        let store = self.0.borrow();
+        let under = store.data.iter().filter(|(key, _)| key.starts_with(prefix));
+        under.map(|(_, (value, _))| value.clone()).collect()
+    }
+
     /// Puts bytes under every key that begins with `prefix`.
     pub fn overwrite(&self, prefix: &str, bytes: &[u8]) {
         for (key, (value, _)) in &mut self.0.borrow_mut().data {

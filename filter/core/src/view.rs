@@ -188,22 +188,19 @@ impl View {
         Ok(())
     }
 
-    /// The record and its compare-and-swap number. A record that nobody can read is replaced by a fresh one.
+    /// The record and its compare-and-swap number; a fresh one where there is none.
     fn load<H: Host>(&self, vm: &Vm<H>, now: u64) -> Result<(Record, u32), Fault> {
         let key = self.key();
         for _ in 0..TRIES {
-            let expected = match vm.host.get(&key)? {
-                Some((bytes, cas)) => match Record::decode(&bytes) {
-                    Some(record) => return Ok((record, cas)),
-                    None => cas,
-                },
-                None => ABSENT,
-            };
-            let fresh = Record::fresh(now, self.words.tally(&vm.host)?);
-            if vm.host.swap(&key, &fresh.encode(), expected)? {
-                if expected != ABSENT {
+            if let Some((bytes, cas)) = vm.host.get(&key)? {
+                let record = Record::decode(&bytes).unwrap_or_else(|| {
                     vm.failed(Fault::Record);
-                }
+                    Record::unreadable()
+                });
+                return Ok((record, cas));
+            }
+            let fresh = Record::fresh(now, self.words.tally(&vm.host)?);
+            if vm.host.swap(&key, &fresh.encode(), ABSENT)? {
                 self.words.epoch.add_one(&vm.host)?;
                 vm.advance()?;
             }
@@ -213,7 +210,7 @@ impl View {
 
     /// Keeps a record that was read or written. Another generation starts window and spread afresh.
     fn take<H: Host>(&mut self, vm: &Vm<H>, record: Record, now: u64, tally: Tally) {
-        let moved_on = record.generation != self.record.generation;
+        let moved_on = (record.generation, record.foreign) != (self.record.generation, self.record.foreign);
         self.counts_since = record.counts_since();
         self.record = record;
         if moved_on {
@@ -250,6 +247,9 @@ impl View {
             let tally = self.words.tally(&vm.host)?;
             self.take(vm, record, now, tally);
             self.epoch = Some(epoch);
+            if self.record.foreign {
+                return Ok(None);
+            }
             let streak = self.streak(vm)?.get(&vm.host)?;
             let retry_at = self.asked_for.since_success(tally);
             let at = Moment { now, tally, random: vm.random.draw(), retry_at };
@@ -315,7 +315,7 @@ impl View {
     /// Sets the gauges to what the record says, where it was written since. Two workers that publish two transitions at
     /// the same time may do so in the wrong order; a tick of theirs then sets it right.
     pub(crate) fn tell<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
-        if self.told != self.epoch {
+        if self.told != self.epoch && !self.record.foreign {
             report::state(self, &vm.host)?;
             self.told = self.epoch;
         }

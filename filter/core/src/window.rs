@@ -21,6 +21,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// As they stand in a record.
+    pub(crate) fn words(self) -> [u64; 4] {
+        [self.success, self.failure, self.slow, self.over]
+    }
+
     /// All calls that say something about the upstream.
     #[must_use]
     pub fn calls(self) -> u64 {

@@ -185,16 +185,61 @@ fn a_host_that_fails_lets_everything_pass() {
     assert_eq!(proxy.state(A), 2, "nothing was lost");
 }
 
+const RECORDS: &str = "circuit_breaker:circuit:";
+
 #[test]
-fn a_record_that_nobody_can_read_is_a_fresh_circuit_and_one_error() {
+fn what_is_no_record_is_left_alone_and_all_pass_and_it_is_counted() {
     let mut proxy = Proxy::start(3, "");
     proxy.fail(A, 5);
-    proxy.host.overwrite("circuit_breaker:circuit:", b"\xffgarbage");
+    proxy.host.overwrite(RECORDS, b"\xffgarbage");
     // Any write makes the workers read again; here it is a new configuration.
     proxy.configure(3, "");
-    assert_eq!(proxy.state(A), 0);
-    assert!(proxy.request(2, A, Outcome::Success));
-    assert_eq!(proxy.host.value(&INTERNAL_ERRORS, "", "record"), 1);
+    for turn in 0..100 {
+        assert!(proxy.request(turn % 3, A, BAD));
+        proxy.pass(SECOND);
+    }
+    assert_eq!(proxy.host.shared_data(RECORDS), [b"\xffgarbage"]);
+    assert!(proxy.host.value(&INTERNAL_ERRORS, "", "record") > 0);
+}
+
+/// The record of A as a later version would write it.
+fn later(proxy: &Proxy, layout: u8, oldest_writer: u8) -> Vec<u8> {
+    let mut bytes = proxy.host.shared_data(RECORDS)[0].clone();
+    (bytes[0], bytes[1]) = (layout, oldest_writer);
+    bytes.extend_from_slice(b"what this version does not know");
+    bytes
+}
+
+#[test]
+fn a_record_of_a_later_layout_works_and_keeps_what_this_version_does_not_know() {
+    let mut proxy = Proxy::start(2, &mode("enforce"));
+    proxy.fail(A, 5);
+    proxy.host.overwrite(RECORDS, &later(&proxy, 2, 1));
+    proxy.configure(2, &mode("enforce"));
+    assert!(!proxy.request(0, A, Outcome::Success) && !proxy.request(1, A, Outcome::Success), "still OPEN");
+    proxy.pass(30 * SECOND);
+    proxy.succeed(A, 3);
+    assert_eq!(proxy.reasons().last().map(String::as_str), Some("probes_succeeded"));
+    let record = &proxy.host.shared_data(RECORDS)[0];
+    assert_eq!(record[0], 2);
+    assert!(record.ends_with(b"what this version does not know"));
+}
+
+#[test]
+fn a_record_that_only_later_versions_may_write_is_obeyed_and_left_alone() {
+    let mut proxy = Proxy::start(2, &mode("enforce"));
+    proxy.fail(A, 5);
+    let record = later(&proxy, 3, 3);
+    proxy.host.overwrite(RECORDS, &record);
+    proxy.configure(2, &mode("enforce"));
+    assert!(!proxy.request(0, A, BAD) && !proxy.request(1, A, BAD), "its head says OPEN");
+    proxy.pass(31 * SECOND);
+    for turn in 0..50 {
+        assert!(proxy.request(turn % 2, A, BAD), "its time is over, and nobody here may count");
+        proxy.pass(SECOND);
+    }
+    assert_eq!(proxy.host.shared_data(RECORDS), [record]);
+    assert_eq!(proxy.host.value(&INTERNAL_ERRORS, "", "record"), 0);
 }
 
 #[test]

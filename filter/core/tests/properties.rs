@@ -232,12 +232,13 @@ proptest! {
         prop_assert_eq!(effective(printed.as_bytes(), upstream).unwrap(), printed);
     }
 
-    /// Whatever bytes lie where a record should be: requests are decided, and the circuit works again.
+    /// Whatever bytes lie where a record should be: no record lets everything pass, and with any of this version the circuit
+    /// works again.
     #[test]
     fn any_record_is_survived(bytes in prop_oneof![
         prop::collection::vec(any::<u8>(), 0..400),
         // As long as a record of this version is.
-        (0..6_u8, prop::collection::vec(any::<u8>(), 312)).prop_map(|(phase, rest)| [vec![1, phase], rest].concat()),
+        (0..6_u8, prop::collection::vec(any::<u8>(), 329)).prop_map(|(phase, rest)| [vec![1, 1, phase], rest].concat()),
     ]) {
         let mut proxy = Proxy::start(2, "");
         proxy.request(0, A, Outcome::Success);
@@ -247,6 +248,7 @@ proptest! {
             proxy.request(turn % 2, A, Outcome::Success);
             proxy.pass(10 * SECOND);
         }
-        prop_assert_eq!(proxy.state(A), 0, "it is CLOSED again in the end");
+        let passes = proxy.request(0, A, Outcome::Success) && proxy.request(1, A, Outcome::Success);
+        prop_assert!(passes || bytes.get(1).is_some_and(|writer| *writer > 1), "it lets all pass in the end");
     }
 }

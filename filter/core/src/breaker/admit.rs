@@ -64,6 +64,9 @@ impl<H: Host> Breaker<H> {
         if view.policy.mode == Mode::Disabled {
             return Ok(Decision::Pass(Permit::Uncounted));
         }
+        if view.record.foreign {
+            return Ok(obey(view, now));
+        }
         if !retired && is_due(view, now) {
             let tally = view.words.tally(&vm.host)?;
             view.advance(vm, now, tally)?;
@@ -106,6 +109,15 @@ fn is_due(view: &View, now: u64) -> bool {
     match view.policy.mode {
         Mode::ForceOpen => !forced,
         _ => view.record.phase == Phase::Open && (forced || view.record.open_for(&view.policy, now) == 0),
+    }
+}
+
+/// A later version of the module rules here.
+fn obey(view: &View, now: u64) -> Decision {
+    match view.record.phase {
+        Phase::Open if view.record.forced => Decision::Reject(Cause::Forced),
+        Phase::Open if view.record.open_for(&view.policy, now) > 0 => Decision::Reject(Cause::Open),
+        Phase::Open | Phase::Closed | Phase::Probe | Phase::Ramp => Decision::Pass(Permit::Uncounted),
     }
 }
 
