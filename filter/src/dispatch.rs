@@ -76,7 +76,7 @@ extern "C" fn own_proxy_on_context_create(id: u32, parent: u32) {
     with(|contexts| {
         if parent == 0 {
             let configurations = Rc::clone(&contexts.configurations);
-            contexts.roots.push(Root::new(Abi { root: id }, id, configurations));
+            contexts.roots.push(Root::new(Abi::of(id), id, configurations));
         } else if let Some(root) = contexts.roots.iter().find(|root| root.id() == parent) {
             contexts.streams.insert(id, root.stream(id));
         }

@@ -77,6 +77,9 @@ pub(crate) trait Envoy: Host + Clone + 'static {
     /// Asks for a tick every `period` nanoseconds.
     fn tick_every(&self, period: u64);
 
+    /// From now on the circuits and series are those of this plugin: two plugins of one proxy share none.
+    fn belong_to(&mut self, plugin: &str);
+
     /// The `pluginConfig` as it came.
     fn plugin_configuration(&self) -> Vec<u8>;
 

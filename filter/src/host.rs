@@ -6,7 +6,9 @@
 // Calls through a foreign interface are unsafe by nature; this file is the one that has them.
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::ptr::null_mut;
+use std::rc::Rc;
 
 use circuit_breaker_core::envoy::{self, Details};
 use circuit_breaker_core::host::{Host, HostError, Level, MetricKind, Progress};
@@ -128,13 +130,36 @@ fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// The ABI of one root context.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Abi {
     /// Envoy's number of our root context: what a tick runs on, and where to return after a look at a request.
-    pub(crate) root: u32,
+    root: u32,
+    /// What stands in the place of [`OWN`] in the names of this plugin's keys and metrics; `None`: nothing does.
+    space: Option<Rc<str>>,
 }
 
+/// The plugin's usual name, with which the names of keys and metrics begin.
+const OWN: &str = "circuit_breaker";
+
+/// With what the names of metrics begin before that.
+const LABEL: &str = "wasm_filter.";
+
 impl Abi {
+    /// The host of the root context of this number.
+    pub(crate) fn of(root: u32) -> Abi {
+        Abi { root, space: None }
+    }
+
+    /// A name of ours in the plugin's own space.
+    fn own<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        let Some(space) = &self.space else { return Cow::Borrowed(name) };
+        let (label, rest) = name.strip_prefix(LABEL).map_or(("", name), |rest| (LABEL, rest));
+        match rest.strip_prefix(OWN) {
+            Some(rest) => Cow::Owned([label, space, rest].concat()),
+            None => Cow::Borrowed(name),
+        }
+    }
+
     /// From the tick: `look` at a request in flight. `None` where it has ended.
     fn looking_at<T>(&self, stream: u32, look: impl FnOnce() -> Option<T>) -> Option<T> {
         ok(unsafe { proxy_set_effective_context(stream) }).ok()?;
@@ -210,6 +235,13 @@ impl Envoy for Abi {
         unsafe { proxy_set_tick_period_milliseconds(milliseconds) };
     }
 
+    fn belong_to(&mut self, plugin: &str) {
+        // Envoy's patterns end this label at the next dot.
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let space = plugin.replace(|c| !is_plain(c), "_");
+        self.space = (!space.is_empty() && space != OWN).then(|| space.into());
+    }
+
     fn plugin_configuration(&self) -> Vec<u8> {
         let (mut data, mut size) = (null_mut(), 0);
         unsafe {
@@ -221,6 +253,7 @@ impl Envoy for Abi {
 
 impl Host for Abi {
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
+        let key = &*self.own(key);
         let (mut data, mut size, mut cas) = (null_mut(), 0, 0);
         let status =
             unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), &raw mut data, &raw mut size, &raw mut cas) };
@@ -233,6 +266,7 @@ impl Host for Abi {
     }
 
     fn swap(&self, key: &str, value: &[u8], expected: u32) -> Result<bool, HostError> {
+        let key = &*self.own(key);
         match unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), expected) } {
             OK => Ok(true),
             CAS_MISMATCH => Ok(false),
@@ -246,6 +280,7 @@ impl Host for Abi {
             MetricKind::Gauge => 1,
             MetricKind::Histogram => 2,
         };
+        let name = &*self.own(name);
         let mut id = 0;
         ok(unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &raw mut id) }).map(|()| id)
     }
@@ -293,6 +328,22 @@ impl Host for Abi {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_plugin_has_names_of_its_own() {
+        let mut abi = Abi::of(1);
+        let names =
+            ["circuit_breaker:slot:1", "wasm_filter.circuit_breaker.tag.circuit_breaker;.circuit_breaker_state"];
+        for usual in ["circuit_breaker", ""] {
+            abi.belong_to(usual);
+            assert_eq!(names.map(|name| abi.own(name).into_owned()), names);
+        }
+        abi.belong_to("edge.strict");
+        assert_eq!(
+            names.map(|name| abi.own(name).into_owned()),
+            ["edge_strict:slot:1", "wasm_filter.edge_strict.tag.circuit_breaker;.circuit_breaker_state"]
+        );
+    }
 
     #[test]
     fn a_header_map_is_written_as_the_abi_wants_it() {

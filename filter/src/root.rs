@@ -26,7 +26,8 @@ pub(crate) struct Shared<E: Envoy> {
 /// A configuration in use in this VM.
 struct InUse<E: Envoy> {
     root: u32,
-    plugin: Option<String>,
+    /// Its root id: Istio's `pluginName`.
+    plugin: String,
     document: Vec<u8>,
     breaker: Weak<RefCell<Breaker<E>>>,
 }
@@ -41,6 +42,8 @@ pub(crate) struct Configurations<E: Envoy>(Vec<InUse<E>>);
 pub(crate) struct Root<E: Envoy> {
     id: u32,
     envoy: E,
+    /// Its root id: plugins of other ones have other circuits.
+    plugin: String,
     shared: Option<Rc<Shared<E>>>,
     configurations: Rc<RefCell<Configurations<E>>>,
 }
@@ -66,7 +69,7 @@ impl<E: Envoy> Shared<E> {
 impl<E: Envoy> Root<E> {
     /// `id`: Envoy's number of it. `configurations`: those of its VM.
     pub(crate) fn new(envoy: E, id: u32, configurations: Rc<RefCell<Configurations<E>>>) -> Root<E> {
-        Root { id, envoy, shared: None, configurations }
+        Root { id, envoy, plugin: String::new(), shared: None, configurations }
     }
 
     /// Envoy's number of it.
@@ -81,6 +84,8 @@ impl<E: Envoy> Root<E> {
 
     /// Takes the configuration into use. False: it is refused.
     pub(crate) fn configure(&mut self) -> bool {
+        self.plugin = self.envoy.text("plugin_root_id").unwrap_or_default();
+        self.envoy.belong_to(&self.plugin);
         let document = self.envoy.plugin_configuration();
         match Config::parse(&document) {
             Ok(config) => {
@@ -113,8 +118,8 @@ impl<E: Envoy> Root<E> {
         let now = self.envoy.now();
         // The VMs of a proxy start within microseconds of each other, at times that differ in nanoseconds, and the place
         // of the breaker in memory differs between configurations: enough for jitter.
-        let plugin = self.envoy.text("plugin_name");
-        let older = self.configurations.try_borrow().ok().and_then(|all| all.newest(plugin.as_deref()));
+        let plugin = self.plugin.clone();
+        let older = self.configurations.try_borrow().ok().and_then(|all| all.newest(&plugin));
         let envoy = self.envoy.clone();
         let breaker = match older.as_ref().and_then(|older| older.try_borrow().ok()) {
             Some(older) => Breaker::start_after(&older, envoy, config, now, now),
@@ -164,8 +169,8 @@ impl<E: Envoy> Configurations<E> {
     }
 
     /// The breaker of the newest configuration of this plugin.
-    fn newest(&self, plugin: Option<&str>) -> Option<Rc<RefCell<Breaker<E>>>> {
-        self.0.iter().rev().filter(|own| own.plugin.as_deref() == plugin).find_map(|own| own.breaker.upgrade())
+    fn newest(&self, plugin: &str) -> Option<Rc<RefCell<Breaker<E>>>> {
+        self.0.iter().rev().filter(|own| own.plugin == plugin).find_map(|own| own.breaker.upgrade())
     }
 
     /// A configuration comes into use: those of its plugin under other documents retire.

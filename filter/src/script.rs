@@ -139,6 +139,8 @@ impl Envoy for Script {
 
     fn tick_every(&self, _period: u64) {}
 
+    fn belong_to(&mut self, _plugin: &str) {}
+
     fn plugin_configuration(&self) -> Vec<u8> {
         self.state.borrow().document.clone().into_bytes()
     }
