@@ -1,0 +1,51 @@
+//! Many updates of the configuration: none costs memory for good.
+
+use circuit_breaker_integration::bootstrap::Cluster;
+use circuit_breaker_integration::client;
+use circuit_breaker_integration::envoy::Delivery;
+use circuit_breaker_integration::scenario::{LISTENER, Scenario};
+use circuit_breaker_integration::wait::until;
+
+const UPSTREAMS: u64 = 300;
+
+/// Updates until all that an update takes once is taken.
+const WARM: usize = 5;
+
+/// Updates that may cost nothing. What is defined anew at each of them, 4 workers' metrics of 300 circuits, would be 2 MB.
+const UPDATES: usize = 25;
+
+/// Bytes that Envoy's allocator has given out.
+async fn allocated(scenario: &Scenario) -> u64 {
+    let memory = client::get(scenario.envoy.admin(), "/memory").await.unwrap().text();
+    let memory: serde_json::Value = serde_json::from_str(&memory).unwrap();
+    memory["allocated"].as_str().unwrap().parse().unwrap()
+}
+
+async fn update(scenario: &Scenario, times: usize) {
+    for turn in 0..times {
+        let config = format!(r#"{{"default": {{"rejection": {{"body": "{times} {turn}"}}}}}}"#);
+        assert_eq!(scenario.configure(&config).await, Delivery::Taken);
+        assert_eq!(scenario.get("/sick").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_costs_no_memory_for_good() {
+    let names: Vec<String> = (0..UPSTREAMS).map(|number| format!("upstream-{number}")).collect();
+    let scenario = Scenario::start_with(4, "", |bootstrap| {
+        let address = bootstrap.clusters[1].address.unwrap();
+        // With a slash behind: the route of `/upstream-1` would take `/upstream-11` too.
+        bootstrap.clusters.extend(names.iter().map(|name| Cluster::new(&format!("{name}/"), address)));
+    })
+    .await;
+    for name in &names {
+        assert_eq!(client::get(scenario.envoy.address(LISTENER), &format!("/{name}/")).await.unwrap().status, 200);
+    }
+    let held = || async { scenario.metric("circuit_breaker_circuits", "", "").await };
+    until("all circuits to be held", held, |held| *held == UPSTREAMS).await;
+    update(&scenario, WARM).await;
+    let before = allocated(&scenario).await;
+    update(&scenario, UPDATES).await;
+    let more = allocated(&scenario).await.saturating_sub(before);
+    assert!(more < 1 << 20, "{more} bytes more after {UPDATES} updates");
+}
