@@ -4,7 +4,7 @@
 //! entries with the same match): what the parser accepts the schema accepts, and the schema refuses nothing else than the
 //! parser does.
 
-use circuit_breaker_core::config::{CONFIG, Field, Kind};
+use circuit_breaker_core::config::{BODILESS, CONFIG, Field, Kind};
 use serde_json::{Map, Value, json};
 
 /// The whole schema.
@@ -55,6 +55,7 @@ fn kind(kind: &Kind) -> Value {
             {"type": "integer", "minimum": 200, "maximum": 599},
             {"type": "string", "pattern": "^([2-5]xx|[2-5][0-9][0-9](-[2-5][0-9][0-9])?)$"},
         ]}}),
+        Kind::Status => json!({"type": "integer", "minimum": 200, "maximum": 599, "not": {"enum": BODILESS}}),
         Kind::Paths => json!({"type": "array", "items": {"type": "string", "pattern": PATH}}),
         Kind::Flag => json!({"type": "boolean"}),
         Kind::Headers => json!({

@@ -45,6 +45,10 @@ fn values(kind: &Kind) -> (Vec<Value>, Vec<Value>) {
             vec![json!(min), json!(max)],
             vec![json!(i64::from(*min) - 1), json!(u64::from(*max) + 1), json!(f64::from(*min) + 0.5), json!("5")],
         ),
+        Kind::Status => (
+            vec![json!(200), json!(203), json!(503), json!(599)],
+            vec![json!(199), json!(600), json!(204), json!(205.0), json!(304), json!("503")],
+        ),
         Kind::Factor { min, max } => {
             (vec![json!(min), json!(max), json!(1.5)], vec![json!(min - 0.5), json!(max + 1.0), json!("2")])
         }

@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 pub use duration::{MILLISECOND, SECOND, print as print_duration};
 pub use error::ConfigError;
-pub use fields::{CONFIG, Field, Kind, MOST_PROBES, POLICY};
+pub use fields::{BODILESS, CONFIG, Field, Kind, MOST_PROBES, POLICY};
 pub use print::effective;
 
 use crate::key::{Matcher, Upstream};

@@ -162,6 +162,15 @@ fn each_refusal_names_path_value_and_what_is_allowed() {
         ),
         (r#"{"default": {"halfOpen": {"maxConcurrentProbes": 17}}}"#, vec!["maxConcurrentProbes", "17", "1 to 16"]),
         (r#"{"default": {"rejection": {"status": 199}}}"#, vec!["default.rejection.status", "199", "200 to 599"]),
+        (
+            r#"{"default": {"rejection": {"status": 204}}}"#,
+            vec!["default.rejection.status: 204 is", "200 to 599", "not 204, 205, 304"],
+        ),
+        (
+            r#"{"upstreams": [{"match": {"port": 1}, "rejection": {"status": 205}}]}"#,
+            vec!["upstreams[0].rejection.status: 205 is"],
+        ),
+        (r#"{"default": {"rejection": {"status": 304}}}"#, vec!["default.rejection.status: 304 is"]),
         (r#"{"default": {"rejection": {"headers": {"connection": "close"}}}}"#, vec!["headers.connection"]),
         (r#"{"default": {"rejection": {"headers": {":path": "/"}}}}"#, vec!["headers.:path", "header name"]),
         (r#"{"default": {"mode": "observe", "mode": "enforce"}}"#, vec!["\"mode\" stands twice"]),

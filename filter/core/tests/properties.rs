@@ -87,6 +87,7 @@ fn value(field: &Field, choose: &mut dyn FnMut() -> usize) -> Value {
         (_, Kind::Factor { .. }) => json!([1.0, 1.1, 2.0, 99.999][of % 4]),
         (_, Kind::Text { .. }) => json!(["", "line\n", "\"quoted\" \\ \u{1F600} \u{0}", "{\"a\": 1}"][of % 4]),
         (_, Kind::Statuses) => Value::Array([json!(429), json!("5xx"), json!("500-504")][..of % 4].to_vec()),
+        (_, Kind::Status) => json!([200, 429, 503, 599][of % 4]),
         (_, Kind::Paths) => Value::Array(some(&["/a", "/b/*", "/"], of)),
         (_, Kind::Flag) => json!(of.is_multiple_of(2)),
         (_, Kind::Headers) => json!({"x-a": "b", "x-quoted": "\"\\"}),

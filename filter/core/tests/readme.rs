@@ -7,7 +7,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use circuit_breaker_core::config::{CONFIG, Field, Kind, effective, print_duration};
+use circuit_breaker_core::config::{BODILESS, CONFIG, Field, Kind, effective, print_duration};
 use circuit_breaker_core::host::MetricKind;
 use circuit_breaker_core::metrics;
 
@@ -64,6 +64,9 @@ fn allowed(kind: &Kind) -> String {
         Kind::Text { max } => format!("text, at most {max} bytes"),
         Kind::Choices(words) => format!("list of {}", words.join(", ")),
         Kind::Statuses => "list of statuses, classes, ranges".to_owned(),
+        Kind::Status => {
+            format!("200 to 599, but none without a body: {}", BODILESS.map(|status| status.to_string()).join(", "))
+        }
         Kind::Paths => "list of paths".to_owned(),
         Kind::Flag => "true, false".to_owned(),
         Kind::Headers => "names and values".to_owned(),

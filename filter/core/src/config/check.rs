@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::duration;
 use super::error::ConfigError;
-use super::fields::{Field, Kind};
+use super::fields::{BODILESS, Field, Kind};
 use super::node::{Node, decimal};
 
 /// Percents and factors are kept as millionths: whole numbers compare exactly.
@@ -70,6 +70,12 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
             })
         }
         (Kind::Statuses, _) => refuse("a list of statuses"),
+        (Kind::Status, Node::Number(number))
+            if whole(*number, 200, 599).is_some_and(|status| !BODILESS.contains(&status)) =>
+        {
+            Ok(())
+        }
+        (Kind::Status, _) => refuse(STATUS),
         (Kind::Paths, Node::List(items)) => items.iter().enumerate().try_for_each(|(at, item)| match item {
             Node::Text(text) if crate::paths::is_valid(text) => Ok(()),
             _ => Err(ConfigError::new(&format!("{path}[{at}]"), item, PATH)),
@@ -88,6 +94,8 @@ const PATH: &str = "a path that begins with /, `*` only as its end after a /, wi
     `\\`, and without %2F, %5C, %2E and %25";
 
 const STATUSES: &str = "a status from 200 to 599, or text such as \"5xx\" or \"500-504\"";
+
+const STATUS: &str = "a status from 200 to 599, not 204, 205, 304, whose replies have no body";
 
 /// The statuses that an item of a list stands for.
 pub(super) fn statuses(item: &Node) -> Option<RangeInclusive<u32>> {

@@ -55,6 +55,8 @@ pub enum Kind {
     Choices(&'static [&'static str]),
     /// A list of HTTP statuses: 429, "5xx", "500-504".
     Statuses,
+    /// An HTTP status, 200 to 599, of a reply that has a body: none of [`BODILESS`].
+    Status,
     /// A list of paths, each with or without a trailing `/*`.
     Paths,
     /// true or false.
@@ -63,6 +65,9 @@ pub enum Kind {
     Headers,
 }
 
+/// Statuses whose replies have no body (RFC 9110, 15.3.5, 15.3.6, 15.4.5). A proxy in front takes a body behind one of
+/// them for the beginning of the next answer, and closes the connection.
+pub const BODILESS: [u32; 3] = [204, 205, 304];
 /// The longest reply body. Each of thousands of rejections a second carries it, and a page belongs on a fallback.
 const LONGEST_BODY: u32 = 4096;
 /// Longest text of a matcher: Envoy's cluster names are far shorter.
@@ -282,7 +287,7 @@ static RAMP: &[Field] = &[
 ];
 
 static REJECTION: &[Field] = &[
-    field("status", Kind::Integer { min: 200, max: 599 }, "503", "HTTP status (gRPC: always UNAVAILABLE)"),
+    field("status", Kind::Status, "503", "HTTP status (gRPC: always UNAVAILABLE)"),
     field("body", Kind::Text { max: LONGEST_BODY }, r#""upstream circuit is open\n""#, "body, and gRPC's message"),
     field("contentType", Kind::Text { max: 256 }, r#""text/plain""#, "its content type"),
     field("headers", Kind::Headers, "{}", "added to the reply"),
