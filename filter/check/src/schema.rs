@@ -4,7 +4,7 @@
 //! entries with the same match): what the parser accepts the schema accepts, and the schema refuses nothing else than the
 //! parser does.
 
-use circuit_breaker_core::config::{BODILESS, CONFIG, Field, Kind};
+use circuit_breaker_core::config::{BODILESS, CONFIG, Field, Kind, MOST_HEADERS, MOST_UPSTREAMS};
 use serde_json::{Map, Value, json};
 
 /// The whole schema.
@@ -38,7 +38,7 @@ fn kind(kind: &Kind) -> Value {
         Kind::Sections(fields) => {
             let mut item = section(fields);
             item["required"] = json!(["match"]);
-            json!({"type": "array", "items": item})
+            json!({"type": "array", "items": item, "maxItems": MOST_UPSTREAMS})
         }
         Kind::Choice(words) => json!({"enum": words}),
         Kind::ChoiceOrDuration(words) => {
@@ -62,6 +62,7 @@ fn kind(kind: &Kind) -> Value {
             "type": "object",
             "propertyNames": {"pattern": "^[a-z0-9!#$%&'*+.^_`|~-]{1,256}$"},
             "additionalProperties": {"type": "string", "maxLength": 4096},
+            "maxProperties": MOST_HEADERS,
         }),
     }
 }

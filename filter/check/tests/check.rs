@@ -53,7 +53,7 @@ fn a_refusal_has_the_modules_words_and_a_status() {
         "{error}"
     );
     let (valid, _, error) = check("twice.json", "{\"default\": {}, \"default\": {}}", &[]);
-    assert!(!valid && error.contains("\"default\" stands twice"), "{error}");
+    assert!(!valid && error.contains("default: the key stands twice"), "{error}");
     let (valid, _, error) = check("none.yaml", "kind: Service\n", &[]);
     assert!(!valid && error.contains("no WasmPlugin or TrafficExtension"), "{error}");
     let (valid, _, error) = check("broken.yaml", "a: [", &[]);

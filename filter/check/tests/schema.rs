@@ -5,8 +5,8 @@
 use std::fs;
 
 use circuit_breaker_check::schema::schema;
-use circuit_breaker_core::config::{CONFIG, Config, Field, Kind};
-use serde_json::{Value, json};
+use circuit_breaker_core::config::{CONFIG, Config, Field, Kind, MOST_HEADERS, MOST_UPSTREAMS};
+use serde_json::{Map, Value, json};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config.schema.json");
 
@@ -70,12 +70,16 @@ fn values(kind: &Kind) -> (Vec<Value>, Vec<Value>) {
         ),
         Kind::Flag => (vec![json!(true), json!(false)], vec![json!("true"), json!(0)]),
         Kind::Headers => (
-            vec![json!({}), json!({"x-a": "b"})],
-            vec![json!({"X-A": "b"}), json!({"x a": "b"}), json!({"x-a": 1}), json!("x")],
+            vec![json!({}), json!({"x-a": "b"}), headers(MOST_HEADERS)],
+            vec![headers(MOST_HEADERS + 1), json!({"X-A": "b"}), json!({"x a": "b"}), json!({"x-a": 1}), json!("x")],
         ),
     };
     bad.extend(of_other_types);
     (good, bad)
+}
+
+fn headers(count: usize) -> Value {
+    (0..count).map(|number| (format!("x-{number}"), json!("a"))).collect::<Map<_, _>>().into()
 }
 
 /// A document with `value` at `path`; a list on the way holds one entry with a match.
@@ -118,6 +122,10 @@ fn schema_and_parser_agree_on_every_field() {
     for matches in [json!({"host": "*.a.b", "port": 80, "subset": "v1"}), json!({"cluster": "a|b"}), json!({"port": 1})]
     {
         all.push((json!({"upstreams": [{"match": matches, "mode": "observe"}]}), true));
+    }
+    for (count, valid) in [(MOST_UPSTREAMS, true), (MOST_UPSTREAMS + 1, false)] {
+        let entries: Value = (0..count).map(|number| json!({"match": {"cluster": number.to_string()}})).collect();
+        all.push((json!({"upstreams": entries}), valid));
     }
     let (mut good, mut bad) = (0, 0);
     for (document, valid) in &all {

@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 pub use duration::{MILLISECOND, SECOND, print as print_duration};
 pub use error::ConfigError;
-pub use fields::{BODILESS, CONFIG, Field, Kind, MOST_PROBES, POLICY};
+pub use fields::{BODILESS, CONFIG, Field, Kind, MOST_HEADERS, MOST_PROBES, MOST_UPSTREAMS, POLICY};
 pub use print::effective;
 
 use crate::key::{Matcher, Upstream};
@@ -24,6 +24,7 @@ use crate::names;
 use crate::outcome::FailureKind;
 use crate::paths::Paths;
 use crate::policy::{Failures, HalfOpen, Length, Mode, Open, Policy, RateLimited, Rejection, Trip};
+use crate::text::quoted;
 use check::Reader;
 use node::Node;
 
@@ -83,7 +84,10 @@ impl Config {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let default = std::iter::once(("default".to_owned(), &self.default));
-        let upstreams = self.upstreams.iter().map(|(matcher, policy)| (format!("upstreams entry {matcher}"), policy));
+        let upstreams = self
+            .upstreams
+            .iter()
+            .map(|(matcher, policy)| (format!("upstreams entry {}", quoted(&matcher.to_string())), policy));
         default.chain(upstreams).filter_map(|(place, policy)| warning(&place, policy)).collect()
     }
 
@@ -140,17 +144,16 @@ fn upstreams(whole: &Node, default: &Node) -> Result<Vec<(Matcher, Rc<Policy>)>,
     for (at, entry) in entries.iter().enumerate() {
         let path = format!("upstreams[{at}]");
         let matcher = matcher(Reader(entry.get("match")), &path)?;
-        if found.iter().any(|(known, _)| *known == matcher) {
+        // Put in its place at once: a general sort would be a twentieth of the whole module.
+        let Err(place) = found.binary_search_by(|(known, _)| known.order(&matcher)) else {
             return Err(ConfigError::said(
                 &format!("{path}.match"),
                 "an earlier entry has the same match; one is allowed",
             ));
-        }
+        };
         let mut merged = default.clone();
         merged.overlay(entry, fields::merges);
-        // Put in its place at once: a general sort would be a twentieth of the whole module.
-        let place = found.iter().position(|(other, _)| other.specificity() < matcher.specificity());
-        found.insert(place.unwrap_or(found.len()), (matcher, Rc::new(policy(&merged, &path)?)));
+        found.insert(place, (matcher, Rc::new(policy(&merged, &path)?)));
     }
     Ok(found)
 }

@@ -4,6 +4,8 @@
 //! A waypoint's have a protocol in the subset's place, and the subset behind it (`inbound-vip|80|http/v2|reviews...`).
 //! Any other name is taken as it is: its host is the whole name, it has neither port nor subset.
 
+use std::cmp::Ordering;
+
 /// A cluster name and what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upstream<'a> {
@@ -57,13 +59,14 @@ const INBOUND_CATCH_ALL: &str = "InboundPassthroughCluster";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matcher(Pattern);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Pattern {
     Cluster(String),
     Parts { host: Host, port: Option<u16>, subset: Option<String> },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// In lower case, so that two which match the same are equal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Host {
     Any,
     Exact(String),
@@ -76,15 +79,15 @@ impl Matcher {
         Matcher(Pattern::Cluster(name.to_owned()))
     }
 
-    /// `None` where `host` is neither a name nor a name behind a leading `*` label.
+    /// `None` where `host` is neither a name nor a name behind a leading `*` label. Its letters' case says nothing.
     pub(crate) fn parts(host: Option<&str>, port: Option<u16>, subset: Option<String>) -> Option<Matcher> {
         let host = match host {
             None | Some("*") => Host::Any,
             Some(name) => match name.strip_prefix('*') {
                 Some(tail) if tail.starts_with('.') && tail.len() > 1 && !tail.contains('*') => {
-                    Host::Under(tail.to_owned())
+                    Host::Under(tail.to_ascii_lowercase())
                 }
-                None if !name.is_empty() && !name.contains('*') => Host::Exact(name.to_owned()),
+                None if !name.is_empty() && !name.contains('*') => Host::Exact(name.to_ascii_lowercase()),
                 _ => return None,
             },
         };
@@ -113,6 +116,11 @@ impl Matcher {
             Pattern::Parts { host: Host::Exact(name), .. } => name.eq_ignore_ascii_case(upstream.host),
             Pattern::Parts { .. } => false,
         }
+    }
+
+    /// The more specific one first. Equal only where both say the same.
+    pub(crate) fn order(&self, other: &Matcher) -> Ordering {
+        other.specificity().cmp(&self.specificity()).then_with(|| self.0.cmp(&other.0))
     }
 
     /// Larger is more specific: the raw cluster, then the host (exact before longer before shorter wildcard), then

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 /// `text` as a JSON string with its quotes, cut after [`LONGEST`] characters.
 pub(crate) fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len().saturating_add(2));
+    let mut out = String::with_capacity(text.len().min(LONGEST).saturating_add(2));
     // Writing to a String cannot fail.
     let _ = write_quoted(&mut out, text, LONGEST);
     out
@@ -30,12 +30,17 @@ fn write_quoted(out: &mut String, text: &str, longest: usize) -> fmt::Result {
         match character {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
-            c if c.is_control() => write!(out, "\\u{:04x}", c as u32)?,
+            c if c.is_control() || hides(c) => write!(out, "\\u{:04x}", c as u32)?,
             c => out.push(c),
         }
     }
     out.push('"');
     Ok(())
+}
+
+/// Whether a character without a shape of its own changes how the line looks: it ends it, or turns its direction.
+fn hides(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ fn each_refusal_names_path_value_and_what_is_allowed() {
         (r#"{"default": {"rejection": {"status": 304}}}"#, vec!["default.rejection.status: 304 is"]),
         (r#"{"default": {"rejection": {"headers": {"connection": "close"}}}}"#, vec!["headers.connection"]),
         (r#"{"default": {"rejection": {"headers": {":path": "/"}}}}"#, vec!["headers.:path", "header name"]),
-        (r#"{"default": {"mode": "observe", "mode": "enforce"}}"#, vec!["\"mode\" stands twice"]),
+        (r#"{"default": {"mode": "observe", "mode": "enforce"}}"#, vec!["default.mode: the key stands twice"]),
         (
             r#"{"default": {"trip": {"window": {"duration": "10s", "calls": 100}}}}"#,
             vec!["default.trip.window", "duration and calls", "one of them"],
@@ -195,6 +195,10 @@ fn each_refusal_names_path_value_and_what_is_allowed() {
         (r#"{"default": []}"#, vec!["default", "a list", "a section"]),
         (
             r#"{"upstreams": [{"match": {"host": "a"}}, {"match": {"host": "a"}}]}"#,
+            vec!["upstreams[1].match", "same match"],
+        ),
+        (
+            r#"{"upstreams": [{"match": {"host": "*.A.b", "port": 1}}, {"match": {"port": 1, "host": "*.a.B"}}]}"#,
             vec!["upstreams[1].match", "same match"],
         ),
         (r#"{"upstreams": [{"match": {"host": "a.*"}}]}"#, vec!["upstreams[0].match.host", "\"a.*\"", "leading label"]),

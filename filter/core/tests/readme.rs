@@ -7,7 +7,9 @@
 use std::fmt::Write;
 use std::fs;
 
-use circuit_breaker_core::config::{BODILESS, CONFIG, Field, Kind, effective, print_duration};
+use circuit_breaker_core::config::{
+    BODILESS, CONFIG, Field, Kind, MOST_HEADERS, MOST_UPSTREAMS, effective, print_duration,
+};
 use circuit_breaker_core::host::MetricKind;
 use circuit_breaker_core::metrics;
 
@@ -69,8 +71,9 @@ fn allowed(kind: &Kind) -> String {
         }
         Kind::Paths => "list of paths".to_owned(),
         Kind::Flag => "true, false".to_owned(),
-        Kind::Headers => "names and values".to_owned(),
-        Kind::Section(_) | Kind::Sections(_) => String::new(),
+        Kind::Headers => format!("names and values, at most {MOST_HEADERS}"),
+        Kind::Sections(_) => format!("list of at most {MOST_UPSTREAMS}"),
+        Kind::Section(_) => String::new(),
     }
 }
 
@@ -92,7 +95,8 @@ fn rows(table: &mut String, fields: &[Field], path: &str) {
 }
 
 fn section(table: &mut String, at: &str, field: &Field, inner: &[Field]) {
-    writeln!(table, "| **`{at}`** | {} | | {} |", default(field), field.meaning).unwrap();
+    let cells = format!("{} | {}", default(field), allowed(&field.kind));
+    writeln!(table, "| **`{at}`** | {} | {} |", cells.trim_end(), field.meaning).unwrap();
     // An entry of `upstreams` has the fields of `default`, which are shown there.
     let again = at.starts_with("upstreams[].") && at != "upstreams[].match";
     if !again {

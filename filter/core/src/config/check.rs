@@ -4,8 +4,9 @@ use std::ops::RangeInclusive;
 
 use super::duration;
 use super::error::ConfigError;
-use super::fields::{BODILESS, Field, Kind};
+use super::fields::{BODILESS, Field, Kind, MOST_HEADERS, MOST_UPSTREAMS};
 use super::node::{Node, decimal};
+use crate::text::quoted;
 
 /// Percents and factors are kept as millionths: whole numbers compare exactly.
 pub(super) const MILLION: u32 = 1_000_000;
@@ -15,24 +16,32 @@ pub(super) fn section(node: &Node, fields: &[Field], path: &str) -> Result<(), C
     let Node::Map(entries) = node else {
         return Err(ConfigError::new(path, node, &format!("a section with {}", names(fields))));
     };
-    for (key, value) in entries {
-        let at = join(path, key);
-        match fields.iter().find(|field| field.name == key) {
-            Some(field) => check(value, &field.kind, &at)?,
-            None => return Err(unknown(&at, key, fields)),
-        }
+    for (at, (key, value)) in entries.iter().enumerate() {
+        let path = join(path, key);
+        let Some(field) = fields.iter().find(|field| field.name == key) else {
+            return Err(unknown(&path, key, fields));
+        };
+        // All before are known and stand once: they are never more than the table has.
+        once(entries, at, key, &path)?;
+        check(value, &field.kind, &path)?;
     }
     Ok(())
+}
+
+/// Refuses the key at `at` where an earlier entry has it.
+fn once(entries: &[(String, Node)], at: usize, key: &str, path: &str) -> Result<(), ConfigError> {
+    let stands_twice = entries.iter().take(at).any(|(earlier, _)| earlier == key);
+    if stands_twice { Err(ConfigError::said(path, "the key stands twice; allowed: once")) } else { Ok(()) }
 }
 
 fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
     let refuse = |allowed: &str| Err(ConfigError::new(path, node, allowed));
     match (kind, node) {
         (Kind::Section(fields), _) => section(node, fields, path),
-        (Kind::Sections(fields), Node::List(items)) => {
+        (Kind::Sections(fields), Node::List(items)) if items.len() <= MOST_UPSTREAMS => {
             items.iter().enumerate().try_for_each(|(at, item)| section(item, fields, &format!("{path}[{at}]")))
         }
-        (Kind::Sections(_), _) => refuse("a list of sections"),
+        (Kind::Sections(_), _) => refuse(&format!("a list of at most {MOST_UPSTREAMS} sections")),
         (Kind::Choice(words), Node::Text(text)) if words.contains(&text.as_str()) => Ok(()),
         (Kind::Choice(words), _) => refuse(&format!("one of {}", words.join(", "))),
         (Kind::ChoiceOrDuration(words), Node::Text(text))
@@ -83,8 +92,8 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
         (Kind::Paths, _) => refuse("a list of paths"),
         (Kind::Flag, Node::Flag(_)) => Ok(()),
         (Kind::Flag, _) => refuse("true or false"),
-        (Kind::Headers, Node::Map(entries)) => entries.iter().try_for_each(|(name, value)| header(name, value, path)),
-        (Kind::Headers, _) => refuse("a section of header names and values"),
+        (Kind::Headers, Node::Map(entries)) if entries.len() <= MOST_HEADERS => headers(entries, path),
+        (Kind::Headers, _) => refuse(&format!("a section of at most {MOST_HEADERS} header names and their values")),
     }
 }
 
@@ -133,28 +142,35 @@ const NOT_OURS: [&str; 9] = [
     "host",
 ];
 
-fn header(name: &str, value: &Node, path: &str) -> Result<(), ConfigError> {
-    let at = join(path, name);
+fn headers(entries: &[(String, Node)], path: &str) -> Result<(), ConfigError> {
+    entries.iter().enumerate().try_for_each(|(at, (name, value))| {
+        let path = join(path, name);
+        once(entries, at, name, &path)?;
+        header(name, value, &path)
+    })
+}
+
+fn header(name: &str, value: &Node, at: &str) -> Result<(), ConfigError> {
     let token = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&c);
     if name.is_empty() || name.len() > 256 || !name.bytes().all(token) {
-        return Err(ConfigError::new(&at, &Node::Text(name.to_owned()), "a lower-case header name"));
+        return Err(ConfigError::new(at, &Node::Text(name.to_owned()), "a lower-case header name"));
     }
     if NOT_OURS.contains(&name) {
-        return Err(ConfigError::new(&at, &Node::Text(name.to_owned()), "any header but those of the connection"));
+        return Err(ConfigError::new(at, &Node::Text(name.to_owned()), "any header but those of the connection"));
     }
     match value {
         Node::Text(text) if text.len() <= 4096 && text.chars().all(|c| !c.is_control()) => Ok(()),
-        _ => Err(ConfigError::new(&at, value, "text of at most 4096 bytes without control characters")),
+        _ => Err(ConfigError::new(at, value, "text of at most 4096 bytes without control characters")),
     }
 }
 
 fn unknown(path: &str, key: &str, fields: &[Field]) -> ConfigError {
-    let nearest = fields.iter().map(|field| (distance(key, field.name), field.name)).min();
-    match nearest {
-        // A third of the letters wrong is another word, not a slip.
-        Some((steps, name)) if steps <= name.len().max(3) / 3 => {
-            ConfigError::unknown(path, &format!("did you mean {name}?"))
-        }
+    // A third of the letters wrong is another word, not a slip.
+    let slips = |name: &str| name.len().max(3) / 3;
+    // Nor is what has so many letters more or less: a key of a megabyte is not compared.
+    let alike = fields.iter().filter(|field| key.len().abs_diff(field.name.len()) <= slips(field.name));
+    match alike.map(|field| (distance(key, field.name), field.name)).min() {
+        Some((steps, name)) if steps <= slips(name) => ConfigError::unknown(path, &format!("did you mean {name}?")),
         _ => ConfigError::unknown(path, &format!("known here: {}", names(fields))),
     }
 }
@@ -182,9 +198,16 @@ fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or(0)
 }
 
-pub(super) fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+/// The path of `key` below `path`. A key that would not read as one name of a path stands in quotes, escaped and cut.
+fn join(path: &str, key: &str) -> String {
+    let plain = |c: u8| c.is_ascii_graphic() && !b".[]\"\\".contains(&c);
+    let is_name = (1..=LONGEST_PLAIN).contains(&key.len()) && key.bytes().all(plain);
+    let key = if is_name { key.to_owned() } else { quoted(key) };
+    if path.is_empty() { key } else { format!("{path}.{key}") }
 }
+
+/// The longest key that a path tells as it is.
+const LONGEST_PLAIN: usize = 64;
 
 /// `number` as millionths, `None` where it is not one within `u32`.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

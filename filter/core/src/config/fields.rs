@@ -74,6 +74,10 @@ const LONGEST_BODY: u32 = 4096;
 const LONGEST_NAME: u32 = 512;
 /// As many leases as a record has room for; more probes than this are traffic, which is what the ramp is for.
 pub const MOST_PROBES: u32 = 16;
+/// Headers that a section sets: more would break the message, of which Envoy takes 100 headers together.
+pub const MOST_HEADERS: usize = 64;
+/// Entries of `upstreams`: as many as there may be circuits. All are read on Envoy's main thread.
+pub const MOST_UPSTREAMS: usize = 10_000;
 /// No bound on calls needs more than this, and sums of it cannot overflow.
 const MOST_CALLS: u32 = 1_000_000;
 

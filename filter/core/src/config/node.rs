@@ -1,7 +1,8 @@
-//! A JSON document as it was written: order kept, repeated keys found.
+//! A JSON document as it was written: order kept, repeated keys kept.
 //!
 //! `serde_json::Value` keeps the last of two equal keys, so a policy with two `trip` sections would silently lose one.
-//! This tree refuses that, and it can be merged section by section, which is how `upstreams:` entries override `default:`.
+//! This tree keeps both for the check to refuse, and it can be merged section by section, which is how `upstreams:` entries
+//! override `default:`.
 
 use std::fmt;
 
@@ -127,11 +128,8 @@ impl<'de> Visitor<'de> for NodeVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
         let mut entries: Vec<(String, Node)> = Vec::new();
-        while let Some((key, value)) = map.next_entry::<String, Node>()? {
-            if entries.iter().any(|(known, _)| *known == key) {
-                return Err(A::Error::custom(format_args!("the key {} stands twice", crate::text::quoted(&key))));
-            }
-            entries.push((key, value));
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
         }
         Ok(Node::Map(entries))
     }
