@@ -1,10 +1,12 @@
 //! The JSON Schema of `pluginConfig`, written from the tables that the module's parser reads.
 //!
 //! A schema cannot say everything that the parser checks (durations' bounds, `maxDuration` against `baseDuration`, two
-//! entries with the same match): what the parser accepts the schema accepts, and the schema refuses nothing else than the
-//! parser does.
+//! entries with the same match). What it refuses the parser refuses too; what the parser alone refuses, it refuses by one
+//! of the rules that `tests/agreement.rs` names.
 
-use circuit_breaker_core::config::{BODILESS, CONFIG, Field, Kind, MOST_HEADERS, MOST_UPSTREAMS};
+use circuit_breaker_core::config::{
+    BODILESS, CONFIG, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_VALUE, MOST_HEADERS, MOST_UPSTREAMS,
+};
 use serde_json::{Map, Value, json};
 
 /// The whole schema.
@@ -23,6 +25,7 @@ fn section(fields: &[Field]) -> Value {
 
 fn described(field: &Field) -> Value {
     let mut value = kind(&field.kind);
+    beside_the_table(field.name, &mut value);
     value["description"] = json!(field.meaning);
     if let Ok(default) = serde_json::from_str::<Value>(field.default)
         && default != json!({})
@@ -46,11 +49,11 @@ fn kind(kind: &Kind) -> Value {
         }
         Kind::Choices(words) => json!({"type": "array", "items": {"enum": words}}),
         Kind::Duration { .. } => json!({"type": "string", "pattern": DURATION}),
-        // The parser counts in ten-thousandths of a percent: a smaller share would be none.
-        Kind::Percent => json!({"anyOf": [{"const": 0}, {"type": "number", "minimum": 0.000_05, "maximum": 100}]}),
+        Kind::Percent => json!({"anyOf": [{"const": 0}, {"type": "number", "minimum": LEAST_PERCENT, "maximum": 100}]}),
         Kind::Integer { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
         Kind::Factor { min, max } => json!({"type": "number", "minimum": min, "maximum": max}),
         Kind::Text { max } => json!({"type": "string", "maxLength": max}),
+        Kind::Line { max } => line(*max),
         Kind::Statuses => json!({"type": "array", "items": {"anyOf": [
             {"type": "integer", "minimum": 200, "maximum": 599},
             {"type": "string", "pattern": "^([2-5]xx|[2-5][0-9][0-9](-[2-5][0-9][0-9])?)$"},
@@ -60,16 +63,36 @@ fn kind(kind: &Kind) -> Value {
         Kind::Flag => json!({"type": "boolean"}),
         Kind::Headers => json!({
             "type": "object",
-            "propertyNames": {"pattern": "^[a-z0-9!#$%&'*+.^_`|~-]{1,256}$"},
-            "additionalProperties": {"type": "string", "maxLength": 4096},
+            "propertyNames": {"pattern": "^[a-z0-9!#$%&'*+.^_`|~-]{1,256}$", "not": {"enum": CONNECTION_HEADERS}},
+            "additionalProperties": line(LONGEST_VALUE),
             "maxProperties": MOST_HEADERS,
         }),
+    }
+}
+
+fn line(max: u32) -> Value {
+    json!({"type": "string", "maxLength": max, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"})
+}
+
+/// What the parser asks of a field when it reads the checked document.
+fn beside_the_table(name: &str, value: &mut Value) {
+    match name {
+        "window" => {
+            value["minProperties"] = json!(1);
+            value["maxProperties"] = json!(1);
+        }
+        "match" => {
+            value["minProperties"] = json!(1);
+            value["dependentSchemas"] = json!({"cluster": {"maxProperties": 1}});
+        }
+        "host" => value["pattern"] = json!("^([^*]+|\\*|\\*\\.[^*]+)$"),
+        _ => {}
     }
 }
 
 /// Segments that are neither `.` nor `..`, empty only at the end, without what a server may decode to another path.
 const PATH: &str = "^(?![\\s\\S]*(/\\.{1,2}(/|$)|//|%(2[fF]|5[cC]|2[eE]|25)))/([^*?#;\\\\]*/)?([^*?#;\\\\/]*|\\*)$";
 
-/// Hours, minutes, seconds, milliseconds, each at most once and in this order.
-const DURATION: &str =
-    "^(?=.)([0-9]+(\\.[0-9]+)?h)?([0-9]+(\\.[0-9]+)?m)?([0-9]+(\\.[0-9]+)?s)?([0-9]+(\\.[0-9]+)?ms)?$";
+/// Hours, minutes, seconds, milliseconds, each at most once and in this order; no finer than a nanosecond.
+const DURATION: &str = "^(?=.)([0-9]{1,9}(\\.[0-9]{1,9})?h)?([0-9]{1,9}(\\.[0-9]{1,9})?m)?\
+    ([0-9]{1,9}(\\.[0-9]{1,9})?s)?([0-9]{1,9}(\\.[0-9]{1,6}0{0,3})?ms)?$";

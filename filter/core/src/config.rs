@@ -16,7 +16,10 @@ use std::rc::Rc;
 
 pub use duration::{MILLISECOND, SECOND, print as print_duration};
 pub use error::ConfigError;
-pub use fields::{BODILESS, CONFIG, Field, Kind, MOST_HEADERS, MOST_PROBES, MOST_UPSTREAMS, POLICY};
+pub use fields::{
+    BODILESS, CONFIG, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_VALUE, MOST_HEADERS, MOST_PROBES,
+    MOST_UPSTREAMS, POLICY,
+};
 pub use print::effective;
 
 use crate::key::{Matcher, Upstream};

@@ -153,7 +153,7 @@ fn each_refusal_names_path_value_and_what_is_allowed() {
         ),
         (r#"{"default": {"trip": {"consecutiveFailures": -1}}}"#, vec!["consecutiveFailures", "-1", "from 0"]),
         (r#"{"default": {"trip": {"minimumCalls": 2.5}}}"#, vec!["minimumCalls", "2.5", "whole number"]),
-        (r#"{"default": {"trip": {"failureRatePercent": 101}}}"#, vec!["failureRatePercent", "101", "0 to 100"]),
+        (r#"{"default": {"trip": {"failureRatePercent": 101}}}"#, vec!["failureRatePercent", "101", "0.0001 to 100"]),
         (r#"{"default": {"mode": "on"}}"#, vec!["default.mode", "\"on\"", "enforce, observe, forceOpen, disabled"]),
         (r#"{"default": {"open": {"multiplier": 0.5}}}"#, vec!["default.open.multiplier", "0.5", "from 1"]),
         (

@@ -86,6 +86,7 @@ fn value(field: &Field, choose: &mut dyn FnMut() -> usize) -> Value {
         (_, Kind::Integer { min, max }) => json!(min + u32::try_from(of).unwrap_or(0) % (max - min).min(500)),
         (_, Kind::Factor { .. }) => json!([1.0, 1.1, 2.0, 99.999][of % 4]),
         (_, Kind::Text { .. }) => json!(["", "line\n", "\"quoted\" \\ \u{1F600} \u{0}", "{\"a\": 1}"][of % 4]),
+        (_, Kind::Line { .. }) => json!(["", "text/html; charset=\"utf-8\"", "\u{1F600}\\"][of % 3]),
         (_, Kind::Statuses) => Value::Array([json!(429), json!("5xx"), json!("500-504")][..of % 4].to_vec()),
         (_, Kind::Status) => json!([200, 429, 503, 599][of % 4]),
         (_, Kind::Paths) => Value::Array(some(&["/a", "/b/*", "/"], of)),

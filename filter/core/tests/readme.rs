@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::fs;
 
 use circuit_breaker_core::config::{
-    BODILESS, CONFIG, Field, Kind, MOST_HEADERS, MOST_UPSTREAMS, effective, print_duration,
+    BODILESS, CONFIG, Field, Kind, LEAST_PERCENT, MOST_HEADERS, MOST_UPSTREAMS, effective, print_duration,
 };
 use circuit_breaker_core::host::MetricKind;
 use circuit_breaker_core::metrics;
@@ -60,10 +60,10 @@ fn allowed(kind: &Kind) -> String {
         Kind::ChoiceOrDuration(words) => format!("{}, duration", words.join(", ")),
         Kind::Duration { min: 0 } => "duration".to_owned(),
         Kind::Duration { min } => format!("duration from {}", print_duration(*min)),
-        Kind::Percent => "0 to 100".to_owned(),
+        Kind::Percent => format!("0, or {LEAST_PERCENT} to 100"),
         Kind::Integer { min, max } => format!("{min} to {max}"),
         Kind::Factor { min, max } => format!("{min} to {max}"),
-        Kind::Text { max } => format!("text, at most {max} bytes"),
+        Kind::Text { max } | Kind::Line { max } => format!("text, at most {max} characters"),
         Kind::Choices(words) => format!("list of {}", words.join(", ")),
         Kind::Statuses => "list of statuses, classes, ranges".to_owned(),
         Kind::Status => {

@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 
 use super::duration;
 use super::error::ConfigError;
-use super::fields::{BODILESS, Field, Kind, MOST_HEADERS, MOST_UPSTREAMS};
+use super::fields::{
+    BODILESS, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_VALUE, MOST_HEADERS, MOST_UPSTREAMS,
+};
 use super::node::{Node, decimal};
 use crate::text::quoted;
 
@@ -44,29 +46,29 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
         (Kind::Sections(_), _) => refuse(&format!("a list of at most {MOST_UPSTREAMS} sections")),
         (Kind::Choice(words), Node::Text(text)) if words.contains(&text.as_str()) => Ok(()),
         (Kind::Choice(words), _) => refuse(&format!("one of {}", words.join(", "))),
-        (Kind::ChoiceOrDuration(words), Node::Text(text))
-            if words.contains(&text.as_str()) || duration::parse(text).is_some() =>
-        {
-            Ok(())
-        }
-        (Kind::ChoiceOrDuration(words), _) => refuse(&format!("one of {}, or {DURATION}", words.join(", "))),
-        (Kind::Duration { min }, Node::Text(text)) => match duration::parse(text) {
-            Some(nanos) if nanos >= *min => Ok(()),
-            Some(_) => refuse(&format!("a duration from {} to 24h", duration::print(*min))),
+        (Kind::ChoiceOrDuration(words), Node::Text(text)) if words.contains(&text.as_str()) => Ok(()),
+        (Kind::ChoiceOrDuration(words), _) => match lasts(node) {
+            Some(nanos) => lasts_within(nanos, 0).or_else(|allowed| refuse(&allowed)),
+            None => refuse(&format!("one of {}, or {DURATION}", words.join(", "))),
+        },
+        (Kind::Duration { min }, _) => match lasts(node) {
+            Some(nanos) => lasts_within(nanos, *min).or_else(|allowed| refuse(&allowed)),
             None => refuse(DURATION),
         },
-        (Kind::Duration { .. }, _) => refuse(DURATION),
-        (Kind::Percent, Node::Number(number)) => match millionths(*number / 100.0) {
-            Some(share) if share <= MILLION && (share > 0 || *number == 0.0) => Ok(()),
-            _ => refuse("a percent from 0 to 100, at most 4 decimals"),
-        },
-        (Kind::Percent, _) => refuse("a percent from 0 to 100"),
+        (Kind::Percent, Node::Number(number)) if *number == 0.0 || (LEAST_PERCENT..=100.0).contains(number) => Ok(()),
+        (Kind::Percent, _) => refuse("a percent: 0, or from 0.0001 to 100"),
         (Kind::Integer { min, max }, Node::Number(number)) if whole(*number, *min, *max).is_some() => Ok(()),
         (Kind::Integer { min, max }, _) => refuse(&format!("a whole number from {min} to {max}")),
         (Kind::Factor { min, max }, Node::Number(number)) if (*min..=*max).contains(number) => Ok(()),
         (Kind::Factor { min, max }, _) => refuse(&format!("a number from {} to {}", decimal(*min), decimal(*max))),
-        (Kind::Text { max }, Node::Text(text)) if text.len() <= *max as usize => Ok(()),
-        (Kind::Text { max }, _) => refuse(&format!("text of at most {max} bytes")),
+        (Kind::Text { max }, Node::Text(text)) if has_at_most(text, *max) => Ok(()),
+        (Kind::Text { max }, _) => refuse(&format!("text of at most {max} characters")),
+        (Kind::Line { max }, Node::Text(text)) if has_at_most(text, *max) && !text.chars().any(char::is_control) => {
+            Ok(())
+        }
+        (Kind::Line { max }, _) => {
+            refuse(&format!("text of at most {max} characters, none of which is a control character"))
+        }
         (Kind::Choices(words), Node::List(items)) => items.iter().enumerate().try_for_each(|(at, item)| match item {
             Node::Text(text) if words.contains(&text.as_str()) => Ok(()),
             _ => Err(ConfigError::new(&format!("{path}[{at}]"), item, &format!("one of {}", words.join(", ")))),
@@ -122,25 +124,18 @@ pub(super) fn statuses(item: &Node) -> Option<RangeInclusive<u32>> {
 
 fn text_statuses(text: &str) -> Option<RangeInclusive<u32>> {
     if let Some(class) = text.strip_suffix("xx") {
-        let first = class.parse::<u32>().ok()?.checked_mul(100)?;
+        let first = digits(class, 1)?.checked_mul(100)?;
         return Some(first..=first.checked_add(99)?);
     }
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    Some(first.parse().ok()?..=last.parse().ok()?)
+    Some(digits(first, 3)?..=digits(last, 3)?)
 }
 
-/// Headers that belong to the connection or to the protocol: setting them would break the message, not describe it.
-const NOT_OURS: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "content-length",
-    "host",
-];
+/// The number that just so many digits are: the standard library takes a sign too, and zeros before them.
+fn digits(text: &str, count: usize) -> Option<u32> {
+    let are_digits = text.len() == count && text.bytes().all(|c| c.is_ascii_digit());
+    if are_digits { text.parse().ok() } else { None }
+}
 
 fn headers(entries: &[(String, Node)], path: &str) -> Result<(), ConfigError> {
     entries.iter().enumerate().try_for_each(|(at, (name, value))| {
@@ -155,13 +150,27 @@ fn header(name: &str, value: &Node, at: &str) -> Result<(), ConfigError> {
     if name.is_empty() || name.len() > 256 || !name.bytes().all(token) {
         return Err(ConfigError::new(at, &Node::Text(name.to_owned()), "a lower-case header name"));
     }
-    if NOT_OURS.contains(&name) {
+    if CONNECTION_HEADERS.contains(&name) {
         return Err(ConfigError::new(at, &Node::Text(name.to_owned()), "any header but those of the connection"));
     }
-    match value {
-        Node::Text(text) if text.len() <= 4096 && text.chars().all(|c| !c.is_control()) => Ok(()),
-        _ => Err(ConfigError::new(at, value, "text of at most 4096 bytes without control characters")),
+    check(value, &Kind::Line { max: LONGEST_VALUE }, at)
+}
+
+fn has_at_most(text: &str, max: u32) -> bool {
+    text.chars().count() <= max as usize
+}
+
+fn lasts(node: &Node) -> Option<u64> {
+    match node {
+        Node::Text(text) => duration::parse(text),
+        _ => None,
     }
+}
+
+/// Whether a duration has at least `min` nanoseconds and at most a day's; else what is allowed.
+fn lasts_within(nanos: u64, min: u64) -> Result<(), String> {
+    let allowed = || format!("a duration from {} to {}", duration::print(min), duration::print(duration::LONGEST));
+    (min..=duration::LONGEST).contains(&nanos).then_some(()).ok_or_else(allowed)
 }
 
 fn unknown(path: &str, key: &str, fields: &[Field]) -> ConfigError {

@@ -9,7 +9,7 @@ pub const MILLISECOND: u64 = 1_000_000;
 pub(super) const LONGEST: u64 = 86_400 * SECOND;
 
 /// Parses a duration into nanoseconds. Units come in falling order (`1m30s`), each at most once; decimals are allowed.
-/// `None` for anything else, for a value over [`LONGEST`], and for one finer than a nanosecond.
+/// `None` for anything else, also for a number with more than nine digits and for what is finer than a nanosecond.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total: u64 = 0;
@@ -22,10 +22,10 @@ pub(super) fn parse(text: &str) -> Option<u64> {
             return None;
         }
         smallest_so_far = unit;
-        total = total.checked_add(scaled(number, unit)?)?;
+        total = total.saturating_add(scaled(number, unit)?);
         rest = tail;
     }
-    (smallest_so_far != u64::MAX && total <= LONGEST).then_some(total)
+    (smallest_so_far != u64::MAX).then_some(total)
 }
 
 fn unit(text: &str) -> Option<(u64, &str)> {
@@ -34,20 +34,22 @@ fn unit(text: &str) -> Option<(u64, &str)> {
     UNITS.iter().find_map(|(name, nanos)| text.strip_prefix(name).map(|tail| (*nanos, tail)))
 }
 
-/// `number` (digits with at most one point) times `unit`, exactly.
+/// `number` (digits with at most one point) times `unit`, exactly; `u64::MAX` where that is more.
 fn scaled(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || whole.len() > 9 || fraction.len() > 9 || fraction.contains('.') {
         return None;
     }
     let whole: u64 = whole.parse().ok()?;
-    let numerator: u64 = fraction.parse().ok()?;
+    // Without zeros that say nothing, a power of ten that does not divide the unit is finer than a nanosecond.
+    let fraction = fraction.trim_end_matches('0');
+    let numerator: u64 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
     let denominator = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let part = numerator.checked_mul(unit)?;
-    if part.checked_rem(denominator)? != 0 {
+    if unit.checked_rem(denominator)? != 0 {
         return None;
     }
-    whole.checked_mul(unit)?.checked_add(part.checked_div(denominator)?)
+    let part = numerator.saturating_mul(unit.checked_div(denominator)?);
+    Some(whole.saturating_mul(unit).saturating_add(part))
 }
 
 /// Prints `nanos` so that [`parse`] gives it back.
@@ -89,6 +91,8 @@ mod tests {
             ("0s", 0),
             ("24h", LONGEST),
             ("0.5ms", 500_000),
+            ("0.1000000ms", 100_000),
+            ("0.999999999h", 3_599_999_996_400),
         ] {
             assert_eq!(parse(text), Some(nanos), "{text}");
             assert_eq!(parse(&print(nanos)), Some(nanos), "{text} printed and read again");
@@ -110,12 +114,17 @@ mod tests {
             "1.s",
             ".5s",
             "1..5s",
-            "25h",
             "1us",
+            "0.0000001ms",
+            "1.0000000000s",
             "99999999999h",
             "1e3s",
         ] {
             assert_eq!(parse(text), None, "{text}");
+        }
+        // What is too long is one, and out of bounds.
+        for text in ["25h", "1440m1ms", "999999999h999999999m"] {
+            assert!(parse(text).is_some_and(|nanos| nanos > LONGEST), "{text}");
         }
     }
 }

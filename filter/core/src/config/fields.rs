@@ -19,7 +19,7 @@ pub struct Field {
 pub enum Kind {
     /// A section with fields of its own.
     Section(&'static [Field]),
-    /// A list whose items are all sections of this shape.
+    /// A list of at most [`MOST_UPSTREAMS`] sections of this shape.
     Sections(&'static [Field]),
     /// One of these words.
     Choice(&'static [&'static str]),
@@ -30,7 +30,7 @@ pub enum Kind {
         /// Smallest value, in nanoseconds.
         min: u64,
     },
-    /// 0 to 100, decimals allowed.
+    /// 0, or [`LEAST_PERCENT`] to 100.
     Percent,
     /// A whole number in this range.
     Integer {
@@ -46,9 +46,14 @@ pub enum Kind {
         /// Largest value.
         max: f64,
     },
-    /// Text of at most this many bytes.
+    /// Text of at most this many characters.
     Text {
-        /// Largest length in bytes.
+        /// Largest length in characters.
+        max: u32,
+    },
+    /// A header's value: text of at most this many characters, none of which is a control character.
+    Line {
+        /// Largest length in characters.
         max: u32,
     },
     /// A list of some of these words.
@@ -61,7 +66,7 @@ pub enum Kind {
     Paths,
     /// true or false.
     Flag,
-    /// Header names and their values.
+    /// At most [`MOST_HEADERS`] header names, none of [`CONNECTION_HEADERS`], and their values.
     Headers,
 }
 
@@ -74,6 +79,22 @@ const LONGEST_BODY: u32 = 4096;
 const LONGEST_NAME: u32 = 512;
 /// As many leases as a record has room for; more probes than this are traffic, which is what the ramp is for.
 pub const MOST_PROBES: u32 = 16;
+/// The smallest share but none, in percent: shares are kept as millionths of the whole.
+pub const LEAST_PERCENT: f64 = 0.0001;
+/// Headers that belong to the connection or to the protocol: setting them would break the message, not describe it.
+pub const CONNECTION_HEADERS: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "host",
+];
+/// The longest value of a header, in characters.
+pub const LONGEST_VALUE: u32 = 4096;
 /// Headers that a section sets: more would break the message, of which Envoy takes 100 headers together.
 pub const MOST_HEADERS: usize = 64;
 /// Entries of `upstreams`: as many as there may be circuits. All are read on Envoy's main thread.
@@ -293,7 +314,7 @@ static RAMP: &[Field] = &[
 static REJECTION: &[Field] = &[
     field("status", Kind::Status, "503", "HTTP status (gRPC: always UNAVAILABLE)"),
     field("body", Kind::Text { max: LONGEST_BODY }, r#""upstream circuit is open\n""#, "body, and gRPC's message"),
-    field("contentType", Kind::Text { max: 256 }, r#""text/plain""#, "its content type"),
+    field("contentType", Kind::Line { max: 256 }, r#""text/plain""#, "its content type"),
     field("headers", Kind::Headers, "{}", "added to the reply"),
     field("retryAfter", Kind::Flag, "true", "say when to come back: `retry-after`, `grpc-retry-pushback-ms`"),
 ];

@@ -1,8 +1,8 @@
 //! A JSON document as it was written: order kept, repeated keys kept.
 //!
 //! `serde_json::Value` keeps the last of two equal keys, so a policy with two `trip` sections would silently lose one.
-//! This tree keeps both for the check to refuse, and it can be merged section by section, which is how `upstreams:` entries
-//! override `default:`.
+//! This tree keeps both, for the check to refuse them. It can be merged section by section, which is how `upstreams:`
+//! entries override `default:`.
 
 use std::fmt;
 
