@@ -135,9 +135,13 @@ fn a_large_document_is_judged_at_once() {
         (entries(100_000), false),
         (entries(10_000), true),
     ] {
-        let start = Instant::now();
-        assert_eq!(Config::parse(document.as_bytes()).is_ok(), valid, "{}", document.get(..60).unwrap());
-        let taken = start.elapsed();
+        let judged = || {
+            let start = Instant::now();
+            assert_eq!(Config::parse(document.as_bytes()).is_ok(), valid, "{}", document.get(..60).unwrap());
+            start.elapsed()
+        };
+        // The quickest of some: a busy machine lets others run in between.
+        let taken = (0..5).map(|_| judged()).min().unwrap();
         assert!(taken < Duration::from_millis(500), "{taken:?} for {}", document.get(..60).unwrap());
     }
 }
