@@ -193,7 +193,6 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
         let allowed = format!("at least baseDuration, which is {}", open.text("baseDuration"));
         return Err(ConfigError::new(&format!("{path}.open.maxDuration"), &value, &allowed));
     }
-    let window = window(trip.at("window"), trip.integer("minimumCalls"), path)?;
     Ok(Policy {
         mode: match policy.text("mode") {
             "observe" => Mode::Observe,
@@ -209,8 +208,8 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
             over_share: 1_000_000_u32.saturating_sub(trip.share("latencyPercentile")),
             latency_threshold: latency_threshold(trip, path)?,
             least_over: 1,
-            minimum_calls: minimum_calls(trip.integer("minimumCalls"), window),
-            window,
+            minimum_calls: trip.integer("minimumCalls"),
+            window: window(trip.at("window"), trip.integer("minimumCalls"), path)?,
         },
         failures: failures(policy.at("failure")),
         open: Open {
@@ -262,16 +261,6 @@ fn latency_threshold(trip: Reader<'_>, path: &str) -> Result<u64, ConfigError> {
     };
     let said = format!("is off, and {given} is given; allowed: {allowed}, or both off");
     Err(ConfigError::said(&format!("{path}.trip.{missing}"), &said))
-}
-
-/// A window of calls holds eight to ten of its ten buckets, as its worker has looked at it last: it is full with eight.
-fn minimum_calls(given: u32, window: Length) -> u32 {
-    match window {
-        Length::Time(_) => given,
-        Length::Calls(calls) => {
-            given.min(u32::try_from(calls.saturating_sub(window.bucket().saturating_mul(2))).unwrap_or(given))
-        }
-    }
 }
 
 fn window(window: Reader<'_>, minimum_calls: u32, path: &str) -> Result<Length, ConfigError> {

@@ -95,10 +95,10 @@ impl Length {
         }
     }
 
-    /// One bucket, in its own unit.
+    /// One bucket, in its own unit: so many of them are never shorter than the whole.
     #[must_use]
     pub fn bucket(self) -> u64 {
-        (self.whole() / Self::BUCKETS).max(1)
+        self.whole().div_ceil(Self::BUCKETS).max(1)
     }
 
     /// How far apart two moments are, in its own unit.

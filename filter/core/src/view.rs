@@ -8,7 +8,6 @@
 use std::rc::Rc;
 
 use crate::circuit::{Change, Moment, Reason, condition, ramp_conditions};
-use crate::clock;
 use crate::fallback::Place;
 use crate::host::{ABSENT, Fault, Gauge, Host, TRIES};
 use crate::key;
@@ -219,17 +218,9 @@ impl View {
         }
     }
 
-    /// A window that begins with the record's generation, where that is recent enough to tell when calls were made.
+    /// A window that begins with the record's generation, where that tells what is in it.
     fn window_since_record(&self, now: u64, tally: Tally) -> Window {
-        let since = self.record.since;
-        let length = self.policy.trip.window;
-        let age = length.between((since, self.record.base), (now, tally));
-        let recent = age <= length.whole() && !clock::stepped_back(now, since);
-        if recent && !tally.is_before(self.record.base) {
-            Window::starting(self.record.since, self.record.base)
-        } else {
-            Window::starting(now, tally)
-        }
+        Window::since((self.record.since, self.record.base), (now, tally), self.policy.trip.window)
     }
 
     /// Changes the record as `decide` says, which is asked again with what is there now whenever another worker was

@@ -3,6 +3,11 @@
 //! The counters themselves are process-wide, so `value now - value at the window's start` is the count of *all* workers
 //! at the moment of the decision. Each VM samples them at its tick, one sample a bucket, and keeps as many as the window
 //! has buckets. Exact buckets rather than a moving average: a tight burst hides in an average that weighs by time.
+//!
+//! **A window of calls** holds exactly the last so many, however its samples lie: of the calls between two samples that have
+//! left it in part, as many failed ones are taken for gone as may be. So it never counts a failure too many, and where all
+//! calls between the two were of one kind, none too few. Its worker samples it at its calls too; the good ones that nobody
+//! looks at come between two samples of their own, and that they were all good is known.
 
 use crate::clock;
 use crate::policy::Length;
@@ -93,37 +98,43 @@ impl Window {
         }
     }
 
-    /// Takes a sample where the last one is a bucket old. Starts afresh where the counters or the clock went backwards.
-    /// `streak` is the number of failures in a row that ended with the last call.
+    /// A window that begins at an earlier moment `then`, or now where that one tells too little: calls that came since
+    /// may all be older than a window of time.
+    pub(crate) fn since(then: (u64, Tally), now: (u64, Tally), length: Length) -> Window {
+        let reaches = match length {
+            Length::Time(whole) => length.between(then, now) <= whole && !clock::stepped_back(now.0, then.0),
+            Length::Calls(_) => true,
+        };
+        let (at, tally) = if reaches && !now.1.is_before(then.1) { then } else { now };
+        Window::starting(at, tally)
+    }
+
+    /// Takes a sample where the last one is a bucket old. Starts afresh where the counters went backwards, or the clock that
+    /// a window of time goes by. `streak` is the number of failed and slow calls in a row that ended with the last call.
     pub(crate) fn roll(&mut self, now: u64, tally: Tally, streak: u64, length: Length) {
-        let last = self.newest;
-        if tally.is_before(last.tally) || clock::stepped_back(now, last.at) {
+        let sample = Sample { at: now, tally };
+        let by_time = matches!(length, Length::Time(_));
+        if tally.is_before(self.newest.tally) || by_time && clock::stepped_back(now, self.newest.at) {
             *self = Window::starting(now, tally);
-        } else if length.between((last.at, last.tally), (now, tally)) >= length.bucket() {
-            if matches!(length, Length::Calls(_)) {
-                self.catch_up(last.tally, Sample { at: now, tally }, streak, length.bucket());
-            }
-            self.push(Sample { at: now, tally });
+            return;
+        }
+        if !by_time {
+            self.part(sample, streak, length.bucket());
+        }
+        if length.between((self.newest.at, self.newest.tally), (now, tally)) >= length.bucket() {
+            self.push(sample);
         }
     }
 
-    /// Successes pass without a look at the window, so many calls may have come since its last sample. Where these were
-    /// successes and then the present streak, their order is known, and with it the samples between.
-    fn catch_up(&mut self, last: Tally, now: Sample, streak: u64, bucket: u64) {
-        let passed = now.tally.since(last);
-        if passed.failure != streak || passed.slow != 0 || passed.over != 0 {
-            return;
-        }
-        for behind in (1..=Length::BUCKETS).rev().map(|buckets| buckets.saturating_mul(bucket)) {
-            if behind < passed.calls() {
-                let failed = behind.min(streak);
-                let tally = Tally {
-                    failure: now.tally.failure.saturating_sub(failed),
-                    success: now.tally.success.saturating_sub(behind.saturating_sub(failed)),
-                    ..now.tally
-                };
-                self.push(Sample { at: now.at, tally });
-            }
+    /// Successes pass without a look at the window, so many calls may have come since its last sample. Where these were good
+    /// ones and then the present streak, a sample between the two keeps them apart. Not after less than a bucket: then the
+    /// samples that there is room for might not reach back as far as the window does.
+    fn part(&mut self, now: Sample, streak: u64, bucket: u64) {
+        let passed = now.tally.since(self.newest.tally);
+        let in_order = passed.failure.saturating_add(passed.slow) == streak && passed.over == 0;
+        if in_order && passed.success >= bucket {
+            let tally = Tally { success: now.tally.success, ..self.newest.tally };
+            self.push(Sample { at: now.at, tally });
         }
     }
 
@@ -148,17 +159,54 @@ impl Window {
         }
     }
 
-    /// What was counted in the last `length`, from the oldest sample that is not older. Nothing where every sample is:
-    /// then nobody knows when the calls were made, and a circuit must not trip on old ones. Nothing either where a counter
-    /// has gone backwards since the newest one: the next sample begins the window afresh.
+    /// What was counted in the last `length`. Nothing where a counter has gone backwards since the newest sample: the next
+    /// one begins the window afresh.
     pub(crate) fn count(&self, now: u64, tally: Tally, length: Length) -> Tally {
-        if tally.is_before(self.newest.tally) {
-            return Tally::default();
+        match length {
+            _ if tally.is_before(self.newest.tally) => Tally::default(),
+            Length::Time(time) => self.lately(now, tally, time),
+            Length::Calls(calls) => self.last(calls, tally),
         }
-        let age = |sample: &Sample| length.between((sample.at, sample.tally), (now, tally));
+    }
+
+    /// What was counted from the oldest sample on that is not older than `time`. Nothing where every sample is: then nobody
+    /// knows when the calls were made, and a circuit must not trip on old ones.
+    fn lately(&self, now: u64, tally: Tally, time: u64) -> Tally {
         let mut samples = self.before.iter().chain([&self.newest]);
-        let oldest = samples.find(|sample| age(sample) <= length.whole());
+        let oldest = samples.find(|sample| now.saturating_sub(sample.at) <= time);
         oldest.map_or(Tally::default(), |sample| tally.since(sample.tally))
+    }
+
+    /// The last `calls` calls, or all that are known. Which of those between two samples have left the window is not known:
+    /// as many of each kind of bad ones are taken for gone as may be.
+    fn last(&self, calls: u64, tally: Tally) -> Tally {
+        let (earlier, later) = self.around(calls, tally);
+        let (held, certain) = (tally.since(earlier), tally.since(later));
+        let gone = held.calls().saturating_sub(calls);
+        let least = |held: u64, certain: u64| certain.max(held.saturating_sub(gone));
+        let (failure, slow) = (least(held.failure, certain.failure), least(held.slow, certain.slow));
+        let success = held.calls().saturating_sub(gone).saturating_sub(failure).saturating_sub(slow);
+        Tally { success, failure, slow, over: least(held.over, certain.over) }
+    }
+
+    /// The newest sample that `calls` calls or more have come after, or else the oldest; and the next one after it.
+    fn around(&self, calls: u64, tally: Tally) -> (Tally, Tally) {
+        let (mut earlier, mut later) = (tally, tally);
+        for sample in std::iter::once(&self.newest).chain(self.before.iter().rev()) {
+            (earlier, later) = (sample.tally, earlier);
+            if tally.since(earlier).calls() >= calls {
+                break;
+            }
+        }
+        (earlier, later)
+    }
+
+    /// Whether all calls in the last `length` were good and in time, for certain.
+    pub(crate) fn is_healthy(&self, now: u64, tally: Tally, length: Length) -> bool {
+        match length {
+            Length::Time(_) => self.count(now, tally, length).is_healthy(),
+            Length::Calls(calls) => tally.since(self.around(calls, tally).0).is_healthy(),
+        }
     }
 }
 
@@ -190,38 +238,52 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_calls_holds_the_last_so_many() {
-        let mut window = Window::starting(0, tally(0, 0));
-        for call in 1..=300 {
-            // Every third call fails.
-            let counted = tally(call - call / 3, call / 3);
-            let held = window.count(call, counted, Length::Calls(30));
-            assert!(held.calls() >= call.min(27) && held.calls() <= 30, "{} after {call}", held.calls());
-            assert!(held.failure.abs_diff(held.calls() / 3) <= 1);
-            window.roll(call, counted, 0, Length::Calls(30));
+    fn a_window_of_calls_holds_the_last_so_many_and_no_failure_too_many() {
+        for calls in 10..=40 {
+            let length = Length::Calls(calls);
+            let mut window = Window::starting(0, tally(0, 0));
+            for call in 1..=300 {
+                // Every third call fails.
+                let counted = tally(call - call / 3, call / 3);
+                let held = window.count(call, counted, length);
+                let gone = call.saturating_sub(calls);
+                let failed = counted.failure - gone / 3;
+                assert_eq!(held.calls(), call - gone);
+                // Of a bucket that leaves, all but one may have been taken for the failed ones.
+                let few = failed - held.failure;
+                assert!(held.failure <= failed && few < length.bucket(), "{few} too few of {failed} after {call}");
+                window.roll(call, counted, 0, length);
+                assert!(window.before.len() <= BEFORE);
+            }
         }
-        assert_eq!(window.count(301, tally(1000, 1000), Length::Calls(30)), tally(0, 0), "no sample is recent enough");
     }
 
     #[test]
     fn good_calls_that_nobody_looked_at_are_in_a_window_of_calls() {
+        let length = Length::Calls(30);
         for good in [0, 1, 5, 29, 30, 31, 1000] {
             let mut window = Window::starting(0, tally(7, 7));
-            window.roll(1, tally(7 + good, 7), 0, Length::Calls(30));
-            let counted = window.count(1, tally(7 + good, 8), Length::Calls(30));
-            assert_eq!(counted.failure, 1);
-            assert!(counted.success >= good.min(27) && counted.success <= good.min(29), "{counted:?} after {good}");
+            window.roll(1, tally(7 + good, 7), 0, length);
+            assert_eq!(window.count(1, tally(7 + good, 8), length), tally(good.min(29), 1));
         }
-        let mut window = Window::starting(0, tally(7, 7));
-        window.roll(1, tally(1000, 11), 4, Length::Calls(30));
-        assert_eq!(window.count(1, tally(1000, 11), Length::Calls(30)), tally(26, 4), "the last four failed");
-        window = Window::starting(0, tally(7, 7));
-        window.roll(1, tally(1000, 11), 3, Length::Calls(30));
-        assert_eq!(
-            window.count(1, tally(1000, 11), Length::Calls(30)),
-            tally(0, 0),
-            "who knows when the fourth failed"
-        );
+        let after_failures = |streak: u64| {
+            let mut window = Window::starting(0, tally(7, 7));
+            window.roll(1, tally(1000, 11), streak, length);
+            window.count(1, tally(1000, 11), length)
+        };
+        assert_eq!(after_failures(4), tally(26, 4), "the last four failed");
+        assert_eq!(after_failures(3), tally(30, 0), "who knows when these failed");
+    }
+
+    #[test]
+    fn a_window_of_calls_is_healthy_only_where_no_failure_can_be_in_it() {
+        let length = Length::Calls(30);
+        let mut window = Window::starting(0, tally(0, 0));
+        // A failure somewhere among ten calls of others.
+        window.roll(1, tally(9, 1), 0, length);
+        assert_eq!(window.count(1, tally(30, 1), length), tally(30, 0));
+        assert!(!window.is_healthy(1, tally(38, 1), length));
+        assert!(window.is_healthy(1, tally(39, 1), length));
     }
 
     #[test]

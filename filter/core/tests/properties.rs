@@ -155,6 +155,46 @@ proptest! {
         }
     }
 
+    /// A circuit with a window of calls never trips where a list of the last so many calls says no. It trips where the list
+    /// would say yes with so many failures fewer: a bucket but one, and the calls of others between two of a worker's own.
+    #[test]
+    fn the_rate_is_taken_over_the_last_calls(
+        workers in prop_oneof![3 => Just(1_usize), 1 => Just(2), 1 => Just(4), 1 => Just(9)],
+        (length, minimum, percent) in (10..150_usize).prop_flat_map(|length| (Just(length), 1..=length, 1..=100_usize)),
+        runs in prop::collection::vec((1..40_usize, any::<bool>(), 0..9_usize, prop_oneof![3 => Just(0), 1 => 0..1000_u64]), 1..60),
+    ) {
+        let config = format!(r#"{{"default": {{"trip": {{"consecutiveFailures": 0, "failureRatePercent": {percent},
+            "minimumCalls": {minimum}, "window": {{"calls": {length}}}}}}}}}"#);
+        let mut proxy = Proxy::start(workers as u64, &config);
+        let mut list: Vec<bool> = Vec::new();
+        // How many calls there were at each worker's last one, and the most that it has left to others.
+        let mut last = vec![0; workers];
+        let mut left = vec![0; workers];
+        for (calls, bad, stride, milliseconds) in runs {
+            for call in 0..calls {
+                let vm = (call * stride + stride / 2) % workers;
+                left[vm] = left[vm].max(list.len() - last[vm]);
+                let admitted = proxy.request(vm, A, if bad { BAD } else { Outcome::Success });
+                prop_assert!(admitted);
+                list.push(bad);
+                last[vm] = list.len();
+                let known = &list[list.len().saturating_sub(length)..];
+                let holds = |less: usize| {
+                    let failed = known.iter().filter(|bad| **bad).count().saturating_sub(less);
+                    known.len() >= minimum && failed * 100 >= percent * known.len()
+                };
+                let unknown = if list.len() <= length { 0 } else { length.div_ceil(10) - 1 + left[vm] };
+                let open = proxy.state(A) == 2;
+                prop_assert!(!open || holds(0), "tripped at call {} of worker {vm}, the list says no", list.len());
+                prop_assert!(open || !holds(unknown), "not tripped at call {} of worker {vm}", list.len());
+                if open {
+                    return Ok(());
+                }
+            }
+            proxy.pass(milliseconds * MILLISECOND);
+        }
+    }
+
     /// Whatever happens: requests are admitted or rejected, admitted ones counted exactly once, probes never exceed their
     /// limit, generations never skip, and the gauge tells what the record says.
     #[test]

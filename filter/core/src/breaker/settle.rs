@@ -321,8 +321,7 @@ impl View {
         if self.record.phase != Phase::Closed || self.words.watch.get(host)? == 0 {
             return Ok(());
         }
-        let counted = self.window.count(now, tally, self.policy.trip.window);
-        if !counted.is_healthy() || self.streak(vm)?.get(host)? != 0 {
+        if !self.window.is_healthy(now, tally, self.policy.trip.window) || self.streak(vm)?.get(host)? != 0 {
             return Ok(());
         }
         let epoch = self.words.epoch.get(host)?;
