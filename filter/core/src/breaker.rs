@@ -307,7 +307,7 @@ fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<bool, 
     }
     let tally = view.words.tally(&vm.host)?;
     view.roll(vm, now, tally)?;
-    view.advance(vm, now, tally)?;
+    view.advance(vm, now, tally, 0)?;
     view.rest(vm, now, tally)?;
     view.tell(vm)?;
     Ok(view.record.phase == Phase::Closed && !view.record.foreign)

@@ -227,8 +227,8 @@ impl Record {
         change
     }
 
-    /// What time, evidence and the policy alone make of this record now; `None` for nothing.
-    pub(crate) fn due(&self, policy: &Policy, at: &Moment) -> Option<Change> {
+    /// What time, evidence and the policy alone make of this record now; `None` for nothing. So many good calls end right now.
+    pub(crate) fn due(&self, policy: &Policy, at: &Moment, latest: u64) -> Option<Change> {
         let change = match (self.phase, policy.mode) {
             (_, Mode::Disabled) => return None,
             (_, Mode::ForceOpen) => (!self.forced).then(|| self.force_open(at)),
@@ -237,7 +237,7 @@ impl Record {
                 (self.open_for(policy, at.now) == 0).then(|| self.moved(Phase::Probe, at, Reason::OpenOver))
             }
             (Phase::Probe, _) => None,
-            (Phase::Ramp, _) => self.climb(policy, at),
+            (Phase::Ramp, _) => self.climb(policy, at, latest),
             (Phase::Closed, _) => self.recover(policy, at),
         };
         change.or_else(|| clock::stepped_back(at.now, self.since).then(|| self.rebased(at)))
@@ -250,16 +250,19 @@ impl Record {
     }
 
     /// The ramp's next step, where this one has run its time and shown enough good calls.
-    fn climb(&self, policy: &Policy, at: &Moment) -> Option<Change> {
+    fn climb(&self, policy: &Policy, at: &Moment, latest: u64) -> Option<Change> {
         if at.tally.is_before(self.mark) || clock::stepped_back(at.now, self.mark_at) {
             return Some(self.marked(at, self.progress));
         }
-        let needed = ramp::evidence(&policy.half_open, at.now.saturating_sub(self.mark_at))?;
-        if at.tally.since(self.mark).success < needed {
-            return None;
-        }
+        let good = at.tally.since(self.mark).success;
+        let took = ramp::over_after(&policy.half_open, at.now.saturating_sub(self.mark_at), good, latest)?;
         let step = self.progress.saturating_add(1);
-        if step < ramp::STEPS { Some(self.marked(at, step)) } else { Some(self.close(at, Reason::RampDone)) }
+        if step >= ramp::STEPS {
+            return Some(self.close(at, Reason::RampDone));
+        }
+        let mut change = self.marked(at, step);
+        change.record.mark_at = ramp::next_begins(&policy.half_open, self.mark_at, took, at.now);
+        Some(change)
     }
 
     /// One trip forgotten for each full healthy window: its time has passed, it has seen calls enough to mean

@@ -1,8 +1,9 @@
 //! The ramp: how the admitted share grows, and which requests make it up.
 //!
 //! The ramp has ten steps of equal length. Inside a step the share grows with time; the next step begins only when this
-//! one has run its time *and* has shown enough good calls ([`evidence`]). So at any rate of calls the share follows the
-//! schedule while the upstream is healthy, and stays where it is when nobody knows.
+//! one has run its time *and* has shown enough good calls ([`over_after`]). So at any rate of calls the share follows the
+//! schedule while the upstream is healthy, and stays where it is when nobody knows. A step begins where the one before was
+//! over and not where a tick found it so ([`next_begins`]): late ticks do not add up.
 
 use crate::backoff::part;
 use crate::policy::HalfOpen;
@@ -29,18 +30,30 @@ pub(crate) fn share(policy: &HalfOpen, step: u32, elapsed: u64) -> u32 {
     u32::try_from(grown).unwrap_or(ALL).saturating_add(policy.ramp_initial).min(ALL)
 }
 
-/// Good calls that a step must have seen after `elapsed`; `None` while its time is not over. As many as end the probe
-/// stage, but one is enough when the step has already lasted twice its time: an upstream with two calls a minute must
-/// get through.
-pub(crate) fn evidence(policy: &HalfOpen, elapsed: u64) -> Option<u64> {
+/// How long a step took that has lasted `elapsed` by now; `None` while it goes on. `good` calls are known of it, of which
+/// `latest` end right now.
+///
+/// It needs as many as end the probe stage, but one is enough when it has lasted twice its time: an upstream with two calls a
+/// minute must get through. Every good call looks whether it was the one that had been waited for, so that all earlier ones
+/// were there in time.
+pub(crate) fn over_after(policy: &HalfOpen, elapsed: u64, good: u64, latest: u64) -> Option<u64> {
     let length = step_length(policy);
-    if elapsed < length {
-        None
-    } else if elapsed < length.saturating_mul(2) {
-        Some(u64::from(policy.success_threshold))
-    } else {
-        Some(1)
+    let twice = length.saturating_mul(2);
+    let enough = |good: u64| good >= u64::from(policy.success_threshold);
+    let earlier = good.saturating_sub(latest);
+    match elapsed {
+        _ if elapsed < length => None,
+        _ if enough(earlier) => Some(length),
+        _ if elapsed >= twice && earlier > 0 => Some(twice),
+        _ if enough(good) || elapsed >= twice && good > 0 => Some(elapsed),
+        _ => None,
     }
+}
+
+/// When the step begins that follows one which began at `begun` and took so long: at its place in the schedule, but no longer
+/// ago than a step lasts. What nobody was awake for has shown no good call.
+pub(crate) fn next_begins(policy: &HalfOpen, begun: u64, took: u64, now: u64) -> u64 {
+    begun.saturating_add(took).max(now.saturating_sub(step_length(policy)))
 }
 
 /// Picks requests so that they make up a share, spread evenly: no run of rejections is longer than the share demands.
@@ -100,9 +113,24 @@ mod tests {
 
     #[test]
     fn a_step_needs_its_time_and_good_calls_and_fewer_when_it_is_late() {
-        assert_eq!(evidence(&policy(), 99), None);
-        assert_eq!(evidence(&policy(), 100), Some(3));
-        assert_eq!(evidence(&policy(), 200), Some(1));
+        let over = |elapsed, good| over_after(&policy(), elapsed, good, 0);
+        assert_eq!((over(99, 100), over(100, 2), over(100, 3)), (None, None, Some(100)));
+        assert_eq!((over(199, 2), over(200, 0), over(200, 1)), (None, None, Some(200)));
+    }
+
+    #[test]
+    fn a_step_takes_its_time_and_what_it_waits_for_a_call() {
+        let over = |elapsed, good| over_after(&policy(), elapsed, good, 1);
+        assert_eq!(over(100, 4), Some(100));
+        assert_eq!((over(130, 4), over(130, 3), over(130, 2)), (Some(100), Some(130), None));
+        assert_eq!((over(230, 4), over(230, 2), over(230, 1)), (Some(100), Some(200), Some(230)));
+    }
+
+    #[test]
+    fn a_step_begins_in_its_place_but_never_a_whole_step_ago() {
+        assert_eq!(next_begins(&policy(), 1000, 100, 1100), 1100);
+        assert_eq!(next_begins(&policy(), 1000, 100, 1170), 1100);
+        assert_eq!(next_begins(&policy(), 1000, 100, 1950), 1850);
     }
 
     #[test]

@@ -352,10 +352,11 @@ impl View {
         Ok(())
     }
 
-    /// Makes what time, evidence and the policy demand. `tally` was read after the record.
-    pub(crate) fn advance<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
-        if self.record.due(&self.policy, &Moment { now, tally, random: 0, retry_at: 0 }).is_some() {
-            self.change(vm, now, &mut |sight| sight.record.due(sight.policy, &sight.at))?;
+    /// Makes what time, evidence and the policy demand. `tally` was read after the record; `latest` good calls of it end right
+    /// now.
+    pub(crate) fn advance<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally, latest: u64) -> Result<(), Fault> {
+        if self.record.due(&self.policy, &Moment { now, tally, random: 0, retry_at: 0 }, latest).is_some() {
+            self.change(vm, now, &mut |sight| sight.record.due(sight.policy, &sight.at, latest))?;
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
+use std::ops::Range;
+
 use circuit_breaker_core::config::{MILLISECOND, SECOND};
 use circuit_breaker_core::metrics::{RECOVERY, REJECTED, TRIPS};
 use circuit_breaker_core::outcome::{FailureKind, Outcome};
@@ -76,7 +78,7 @@ fn at_twenty_thousand_calls_a_second_it_does_not_overshoot() {
             }
             proxy.pass(SECOND / 1000);
         }
-        // A step begins at a tick, so the share may lag behind the schedule; it never runs ahead of it.
+        // A step begins at a tick or a call, so the share may lag a little; it never runs ahead of the schedule.
         let most = 2000.0 * share((step + 1) * 100) + 8.0;
         assert!((admitted as f64) < most, "tenth {step}: {admitted} admitted, at most {most:.0} scheduled");
         let gap = (4.0 / share(step * 100)).ceil() as u64 + 4;
@@ -86,6 +88,70 @@ fn at_twenty_thousand_calls_a_second_it_does_not_overshoot() {
     proxy.succeed(A, 20);
     proxy.pass(SECOND);
     assert_eq!(proxy.state(A), 0, "{:?}", proxy.reasons());
+}
+
+/// Ticks at odd times, as on a busy machine, each with some good calls; those admitted of a hundred at its end. `from` and
+/// `to` are milliseconds after the ramp's begin; without calls in `quiet`.
+fn at_odd_times(proxy: &mut Proxy, from: u64, to: u64, quiet: Range<u64>) -> usize {
+    let (mut at, mut turn) = (from, from);
+    let begin = proxy.now - from * MILLISECOND;
+    while at < to {
+        turn = (turn * 37 + 11) % 100;
+        at = (at + 550 + 4 * turn).min(to);
+        proxy.now = begin + at * MILLISECOND;
+        for vm in 0..4 {
+            proxy.vms[vm].tick(proxy.now);
+        }
+        if !quiet.contains(&at) {
+            at_once(proxy, 40);
+        }
+    }
+    at_once(proxy, 100)
+}
+
+fn at_once(proxy: &mut Proxy, requests: usize) -> usize {
+    (0..requests).filter(|turn| proxy.request(turn % 4, A, Outcome::Success)).count()
+}
+
+#[test]
+fn late_ticks_do_not_add_up() {
+    for end in [15_000, 29_400] {
+        let mut proxy = ramping();
+        let admitted = at_odd_times(&mut proxy, 0, end, 0..0) as f64;
+        let scheduled = 10.0 + 90.0 * end as f64 / 30_000.0;
+        assert!((admitted - scheduled).abs() <= 4.0, "{admitted} of 100 after {end} ms, {scheduled} scheduled");
+    }
+    let mut proxy = ramping();
+    at_odd_times(&mut proxy, 0, 29_950, 0..0);
+    assert_eq!(proxy.state(A), 1, "a moment before its time");
+    at_odd_times(&mut proxy, 29_950, 30_000, 0..0);
+    assert_eq!(proxy.state(A), 0, "at its time");
+}
+
+#[test]
+fn a_step_that_waits_for_calls_shifts_the_schedule_by_its_wait_only() {
+    let mut proxy = ramping();
+    // The step from 6 s to 9 s has no call before 10 s.
+    at_odd_times(&mut proxy, 0, 5900, 0..0);
+    at_odd_times(&mut proxy, 5900, 9999, 5900..10_000);
+    at_odd_times(&mut proxy, 9999, 30_900, 0..0);
+    assert_eq!(proxy.state(A), 1);
+    at_odd_times(&mut proxy, 30_900, 31_000, 0..0);
+    assert_eq!(proxy.state(A), 0, "a second late");
+}
+
+#[test]
+fn time_that_nobody_was_awake_in_is_no_schedule_to_catch_up_with() {
+    let mut proxy = ramping();
+    at_odd_times(&mut proxy, 0, 5900, 0..0);
+    proxy.now += 20 * SECOND;
+    for vm in 0..4 {
+        proxy.vms[vm].tick(proxy.now);
+    }
+    // The step that was under way is over, and one more has had its time, but no good call.
+    let admitted = at_once(&mut proxy, 100);
+    assert!((30..=40).contains(&admitted), "{admitted} of 100");
+    assert_eq!(proxy.state(A), 1);
 }
 
 #[test]

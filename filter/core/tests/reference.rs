@@ -7,13 +7,16 @@
 
 #[path = "reference/model.rs"]
 mod model;
+#[path = "reference/rules.rs"]
+mod rules;
 
 use circuit_breaker_core::config::MILLISECOND;
 use circuit_breaker_core::outcome::{FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Cause, Permit};
 use circuit_breaker_core::testing::Proxy;
-use model::{Came, Model, Phase, Rules, Verdict};
+use model::{Model, Phase, Verdict};
 use proptest::prelude::*;
+use rules::{Came, Rules, Window};
 
 const A: &str = "outbound|80||a.default.svc.cluster.local";
 
@@ -49,54 +52,61 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn trips() -> impl Strategy<Value = [u64; 8]> {
+/// `consecutive`, `failure_percent`, `slow_percent`, `slow_after`, `percentile`, `threshold` and `minimum`, and the window.
+fn trips() -> impl Strategy<Value = ([u64; 7], Window)> {
     let latency = prop_oneof![2 => Just((0, 0)), 1 => (50..100_u64, 1..8_u64)];
     let slow = prop_oneof![1 => Just((0, 60_000)), 2 => (1..=100_u64, 1..30_u64)];
     let failures = (prop_oneof![Just(0), 1..6_u64], prop_oneof![Just(0), 1..=100_u64]);
-    let window = prop_oneof![Just(1000_u64), Just(2000), Just(5000), Just(10_000)];
-    (failures, slow, latency, 1..12_u64, window).prop_map(|((row, rate), slow, latency, minimum, window)| {
-        let tick = tick(window);
+    (failures, slow, latency, 1..12_u64, window()).prop_map(|((row, rate), slow, latency, minimum, window)| {
+        let tick = window.tick();
         let slow_after = if slow.0 == 0 { slow.1 } else { slow.1 * tick };
-        [row, rate, slow.0, slow_after, latency.0, latency.1 * tick, minimum, window]
+        let minimum = if let Window::Calls(calls) = window { minimum.min(calls as u64) } else { minimum };
+        ([row, rate, slow.0, slow_after, latency.0, latency.1 * tick, minimum], window)
     })
 }
 
-/// Milliseconds between two ticks: half a bucket, at most half a second.
-fn tick(window: u64) -> u64 {
-    (window / 20).min(500)
+fn window() -> impl Strategy<Value = Window> {
+    let time = prop_oneof![Just(1000_u64), Just(2000), Just(5000), Just(10_000)];
+    prop_oneof![4 => time.prop_map(Window::Time), 1 => Just(Window::Calls(10)), 2 => (10..40_usize).prop_map(Window::Calls)]
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
     let open = (100..2000_u64, prop_oneof![Just(1_u64), Just(2)], 1..8_u64);
     let half_open = (1..4_usize, 1..4_u64, 100..3000_u64, prop_oneof![Just(0_u64), Just(10), Just(60)]);
     let ramp = prop_oneof![Just(0_u64), Just(2000), Just(10_000)];
-    (trips(), open, half_open, ramp, prop::bool::weighted(0.1)).prop_map(|(trip, open, half, ramp, observe)| Rules {
-        consecutive: trip[0],
-        failure_percent: trip[1],
-        slow_percent: trip[2],
-        slow_after: trip[3],
-        percentile: trip[4],
-        threshold: trip[5],
-        minimum: trip[6],
-        window: trip[7],
-        base: open.0,
-        multiplier: open.1,
-        longest: open.0 * open.2,
-        probes: half.0,
-        good_probes: half.1,
-        probe_timeout: half.2,
-        ramp_initial: half.3,
-        ramp,
-        observe,
-    })
+    (trips(), open, half_open, ramp, prop::bool::weighted(0.1)).prop_map(
+        |((trip, window), open, half, ramp, observe)| Rules {
+            consecutive: trip[0],
+            failure_percent: trip[1],
+            slow_percent: trip[2],
+            slow_after: trip[3],
+            percentile: trip[4],
+            threshold: trip[5],
+            minimum: trip[6],
+            window,
+            base: open.0,
+            multiplier: open.1,
+            longest: open.0 * open.2,
+            probes: half.0,
+            good_probes: half.1,
+            probe_timeout: half.2,
+            ramp_initial: half.3,
+            ramp,
+            observe,
+        },
+    )
 }
 
 fn document(rules: &Rules) -> String {
     let mode = if rules.observe { "observe" } else { "enforce" };
     let latency = if rules.percentile == 0 { 0 } else { rules.threshold };
+    let window = match rules.window {
+        Window::Time(window) => format!(r#""duration": "{window}ms""#),
+        Window::Calls(calls) => format!(r#""calls": {calls}"#),
+    };
     format!(
         r#"{{"default": {{"mode": "{mode}", "trip": {{"consecutiveFailures": {}, "failureRatePercent": {}, "slowCallRatePercent": {},
-        "slowCallDuration": "{}ms", "latencyPercentile": {}, "latencyThreshold": "{latency}ms", "minimumCalls": {}, "window": {{"duration": "{}ms"}}}},
+        "slowCallDuration": "{}ms", "latencyPercentile": {}, "latencyThreshold": "{latency}ms", "minimumCalls": {}, "window": {{{window}}}}},
         "open": {{"baseDuration": "{}ms", "multiplier": {}, "maxDuration": "{}ms", "jitterPercent": 0, "maxRetryAfter": "0s"}},
         "halfOpen": {{"maxConcurrentProbes": {}, "successThreshold": {}, "probeTimeout": "{}ms",
         "ramp": {{"initialPercent": {}, "duration": "{}ms"}}}}}}}}"#,
@@ -106,7 +116,6 @@ fn document(rules: &Rules) -> String {
         rules.slow_after,
         rules.percentile,
         rules.minimum,
-        rules.window,
         rules.base,
         rules.multiplier,
         rules.longest,
@@ -196,17 +205,25 @@ impl Both {
         let waited = self.proxy.vms[0].arrived(permit, now);
         self.proxy.first_byte = waited.unwrap_or(now.saturating_sub(start));
         self.proxy.settle(0, A, permit, outcome);
+        self.hear();
         self.model.end(name, came, now / MILLISECOND);
     }
 
     fn tick(&mut self) {
         self.proxy.vms[0].tick(self.proxy.now);
+        self.hear();
         let now = self.now();
         self.model.tick(now);
     }
 
+    fn hear(&mut self) {
+        if matches!(self.rules.window, Window::Calls(_)) {
+            self.model.told = self.proxy.reasons();
+        }
+    }
+
     fn happen(&mut self, event: Event) {
-        let period = tick(self.rules.window);
+        let period = self.rules.window.tick();
         match event {
             Event::Begin => self.begin(),
             Event::End(which, came) => self.end(which, came),

@@ -69,7 +69,7 @@ impl<H: Host> Breaker<H> {
         }
         if !retired && is_due(view, now) {
             let tally = view.words.tally(&vm.host)?;
-            view.advance(vm, now, tally)?;
+            view.advance(vm, now, tally, 0)?;
         }
         Ok(match view.record.phase {
             Phase::Closed => Decision::Pass(call(view, circuit)),

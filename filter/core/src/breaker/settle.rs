@@ -273,7 +273,7 @@ impl View {
                     return Ok(());
                 }
                 let tally = self.words.tally(&vm.host)?;
-                self.advance(vm, now, tally)
+                self.advance(vm, now, tally, 1)
             }
             Outcome::Failure(_) | Outcome::Slow => {
                 self.streak(vm)?.add_one(&vm.host)?;

@@ -1,36 +1,7 @@
 //! One circuit under one worker, as plainly as it can be said: every call is kept, every count is taken by going through
 //! all of them. Shares no code with the breaker; times are milliseconds.
 
-/// What a call came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Came {
-    Good,
-    Failed,
-    Slow,
-    Nothing,
-}
-
-/// The policy, as far as the model knows one. Zero switches a condition off.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    pub consecutive: u64,
-    pub failure_percent: u64,
-    pub slow_percent: u64,
-    pub slow_after: u64,
-    pub percentile: u64,
-    pub threshold: u64,
-    pub minimum: u64,
-    pub window: u64,
-    pub base: u64,
-    pub multiplier: u64,
-    pub longest: u64,
-    pub probes: usize,
-    pub good_probes: u64,
-    pub probe_timeout: u64,
-    pub ramp_initial: u64,
-    pub ramp: u64,
-    pub observe: bool,
-}
+use crate::rules::{Came, Counted, Rules, Window};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -49,12 +20,6 @@ pub enum Verdict {
     NoProbe,
     /// One of the share is to pass: which, is between these two numbers of calls passed so far.
     Share,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Counted {
-    came: Came,
-    over: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +62,8 @@ pub struct Model {
     pub shares: u64,
     pub passed: u64,
     pub reasons: Vec<&'static str>,
+    /// The breaker's own reasons so far. Asked only where a window of calls leaves it a choice.
+    pub told: Vec<String>,
 }
 
 /// `clientCancel`, by default.
@@ -128,6 +95,7 @@ impl Model {
             shares: 0,
             passed: 0,
             reasons: Vec::new(),
+            told: Vec::new(),
         }
     }
 
@@ -161,17 +129,23 @@ impl Model {
         self.open_until = now + time;
     }
 
-    /// Calls of the window, as the samples bound it.
+    /// Calls of the window: of time, as the samples bound it; of calls, exactly the last so many.
     fn window(&self, now: u64) -> &[Counted] {
-        let oldest = self.samples.iter().find(|(at, _)| now.saturating_sub(*at) <= self.rules.window);
-        oldest.map_or(&[], |(_, first)| &self.calls[*first..])
+        match self.rules.window {
+            Window::Time(window) => {
+                let oldest = self.samples.iter().find(|(at, _)| now.saturating_sub(*at) <= window);
+                oldest.map_or(&[], |(_, first)| &self.calls[*first..])
+            }
+            Window::Calls(calls) => &self.calls[self.calls.len().saturating_sub(calls)..],
+        }
     }
 
     fn roll(&mut self, now: u64) {
+        let Window::Time(window) = self.rules.window else { return };
         let (last, _) = self.samples[self.samples.len() - 1];
         if last > now + SKEW {
             self.samples = vec![(now, self.calls.len())];
-        } else if now.saturating_sub(last) >= self.rules.window / 10 {
+        } else if now.saturating_sub(last) >= window / 10 {
             self.samples.push((now, self.calls.len()));
             if self.samples.len() > 11 {
                 self.samples.remove(0);
@@ -179,32 +153,31 @@ impl Model {
         }
     }
 
-    fn condition(&self, calls: &[Counted], streak: u64, ramp: bool) -> Option<&'static str> {
-        let few = self.rules.good_probes;
-        let consecutive = match (ramp, self.rules.consecutive) {
-            (false, bound) => bound,
-            (true, 0) => few,
-            (true, bound) => bound.min(few),
-        };
-        let minimum = if ramp { self.rules.minimum.min(few) } else { self.rules.minimum };
-        let least_over = if ramp { few } else { 1 };
-        if consecutive > 0 && streak >= consecutive {
-            return Some("consecutive");
+    /// Bad calls of each kind that the breaker may take for gone though they are still in the window: of a bucket that leaves
+    /// it in part, all but one.
+    fn fewer(&self) -> u64 {
+        match self.rules.window {
+            Window::Calls(calls) if self.calls.len() > calls => calls.div_ceil(10) as u64 - 1,
+            _ => 0,
         }
-        let all = calls.len() as u64;
-        let came = |which: Came| calls.iter().filter(|call| call.came == which).count() as u64;
-        let over = calls.iter().filter(|call| call.over).count() as u64;
-        if all < minimum {
-            return None;
+    }
+
+    /// Why it trips now. Where an exact count and one with some bad calls fewer say different things, the breaker may go by
+    /// either or by one between them: it has told which.
+    fn why(&self, now: u64) -> Option<&'static str> {
+        let ramp = self.phase == Phase::Ramp;
+        let conditions = |fewer| self.rules.conditions(self.window(now), self.streak, ramp, fewer);
+        let (possible, certain) = (conditions(0), conditions(self.fewer()));
+        let certain = certain.first().copied();
+        if certain == possible.first().copied() {
+            return certain;
         }
-        if self.rules.failure_percent > 0 && came(Came::Failed) * 100 >= self.rules.failure_percent * all {
-            return Some("failure_rate");
+        let told = self.told.get(self.reasons.len()).map_or("", String::as_str);
+        if ramp {
+            return if told == "ramp_failed" { possible.first().copied() } else { certain };
         }
-        if self.rules.slow_percent > 0 && came(Came::Slow) * 100 >= self.rules.slow_percent * all {
-            return Some("slow_rate");
-        }
-        let late = self.rules.percentile > 0 && over * 100 > all * (100 - self.rules.percentile);
-        (late && over >= least_over).then_some("latency")
+        let asked = possible.iter().position(|reason| Some(*reason) == certain).map_or(possible.len(), |last| last + 1);
+        possible[..asked].iter().find(|reason| told == **reason).copied().or(certain)
     }
 
     /// A call of the present generation has come to something.
@@ -213,13 +186,13 @@ impl Model {
             return;
         }
         let over = self.rules.percentile > 0 && waited > self.rules.threshold;
-        self.calls.push(Counted { came, over });
+        self.calls.push(Counted { at: now, came, over });
         match came {
             Came::Good => self.streak = 0,
             Came::Failed | Came::Slow => self.streak += 1,
             Came::Nothing => {}
         }
-        match self.condition(self.window(now), self.streak, self.phase == Phase::Ramp) {
+        match self.why(now) {
             Some(_) if self.phase == Phase::Ramp => self.trip("ramp_failed", now),
             Some(reason) => self.trip(reason, now),
             None => {
@@ -231,23 +204,23 @@ impl Model {
         }
     }
 
+    /// A step is over at the first moment at which it has had its time and good calls enough, and the next one begins there,
+    /// though nobody sees it before now; but not longer ago than a step lasts.
     fn climb(&mut self, now: u64) {
-        let length = self.rules.ramp / STEPS;
-        let elapsed = now.saturating_sub(self.marked);
         if self.marked > now + SKEW {
             (self.marked, self.mark) = (now, self.calls.len());
             return;
         }
-        let good = self.calls[self.mark..].iter().filter(|call| call.came == Came::Good).count() as u64;
-        let needed = if elapsed < 2 * length { self.rules.good_probes } else { 1 };
-        if elapsed < length || good < needed {
-            return;
-        }
+        let length = self.rules.ramp / STEPS;
+        let good = || self.calls[self.mark..].iter().filter(|call| call.came == Came::Good).map(|call| call.at);
+        let enough = good().nth(self.rules.good_probes as usize - 1).map(|at| at.max(self.marked + length));
+        let late = good().next().map(|at| at.max(self.marked + 2 * length));
+        let Some(over) = enough.into_iter().chain(late).min().filter(|over| *over <= now) else { return };
         self.step += 1;
         if self.step == STEPS {
             self.move_to(Phase::Closed, "ramp_done", now);
         } else {
-            (self.marked, self.mark) = (now, self.calls.len());
+            (self.marked, self.mark) = (over.max(now.saturating_sub(length)), self.calls.len());
         }
     }
 
@@ -261,10 +234,14 @@ impl Model {
             return;
         }
         let seen = &self.calls[self.mark..];
-        if now.saturating_sub(self.marked) < self.rules.window || (seen.len() as u64) < self.rules.minimum {
+        let full = match self.rules.window {
+            Window::Time(window) => now.saturating_sub(self.marked) >= window,
+            Window::Calls(calls) => seen.len() >= calls,
+        };
+        if !full || (seen.len() as u64) < self.rules.minimum {
             return;
         }
-        if self.condition(seen, 0, false).is_none() {
+        if self.rules.conditions(seen, 0, false, 0).is_empty() {
             self.trips -= 1;
         }
         (self.marked, self.mark) = (now, self.calls.len());
@@ -398,14 +375,9 @@ impl Model {
         }
     }
 
-    /// Milliseconds between two ticks.
-    fn tick_length(&self) -> u64 {
-        (self.rules.window / 20).min(500)
-    }
-
     /// What has passed since the last tick, where that is more than three of them take: nobody has waited for it.
     fn leap(&self, now: u64) -> u64 {
-        let (passed, tick) = (now.saturating_sub(self.ticked), self.tick_length());
+        let (passed, tick) = (now.saturating_sub(self.ticked), self.rules.window.tick());
         if passed > 3 * tick { passed - tick } else { 0 }
     }
 
