@@ -189,3 +189,18 @@ fn a_failing_answer_waits_for_its_end() {
     proxy.settle(0, A, stream, Outcome::Failure(FailureKind::Http));
     assert_eq!(counts(&proxy, A), [0, 1, 0, 0]);
 }
+
+#[test]
+fn long_polls_beside_an_impatient_policy_are_looked_at_once() {
+    let config = r#"{"default": {"trip": {"slowCallDuration": "60s"}},
+        "upstreams": [{"match": {"host": "impatient"}, "trip": {"slowCallDuration": "100ms"}}]}"#;
+    let mut proxy = Proxy::start(1, config);
+    let polls: Vec<_> = (0..10_000).map(|_| proxy.admit(0, A)).collect();
+    assert_eq!(polls.len(), 10_000);
+    proxy.pass(SECOND);
+    let before = proxy.host.calls();
+    proxy.pass(10 * SECOND);
+    let looks = proxy.host.calls().bytes - before.bytes;
+    // At each of two ticks a second: whether there are more circuits, and the circuit's turn to be read.
+    assert!(looks <= 10 * 4, "{looks} calls that return bytes in ten seconds");
+}
