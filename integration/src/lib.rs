@@ -8,6 +8,7 @@ pub mod client;
 pub mod control;
 pub mod demo;
 pub mod envoy;
+pub mod faulty;
 pub mod grpc;
 pub mod scenario;
 pub mod upstream;

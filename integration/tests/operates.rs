@@ -2,6 +2,7 @@
 
 use circuit_breaker_integration::bootstrap::{Bootstrap, Cluster};
 use circuit_breaker_integration::envoy::{Delivery, module};
+use circuit_breaker_integration::faulty::module_that_traps;
 use circuit_breaker_integration::for_one_and_four_workers;
 use circuit_breaker_integration::grpc::{self, GrpcUpstream};
 use circuit_breaker_integration::scenario::{LISTENER, Scenario, State};
@@ -252,26 +253,12 @@ async fn without_expressions_requests_are_looked_at_property_by_property(workers
     assert!(scenario.get("/sick").await.is_rejection());
 }
 
-/// The module with a fault: response trailers trap its VM.
-fn module_that_traps(directory: &std::path::Path) -> std::path::PathBuf {
-    let mut faulty = walrus::Module::from_file(module()).unwrap();
-    let victim = faulty.exports.get_func("proxy_on_response_trailers").unwrap();
-    faulty
-        .replace_exported_func(victim, |(body, _)| {
-            body.unreachable();
-        })
-        .unwrap();
-    let path = directory.join("faulty.wasm");
-    faulty.emit_wasm_file(&path).unwrap();
-    path
-}
-
 /// A scenario whose VMs trap when `/grpc` is called.
 async fn fragile(workers: u32, config: &str) -> (Scenario, GrpcUpstream, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let upstream = GrpcUpstream::start().await;
     let address = upstream.address();
-    let faulty = module_that_traps(directory.path());
+    let faulty = module_that_traps(directory.path()).unwrap();
     let scenario = Scenario::start_with(workers, config, |bootstrap| {
         bootstrap.module = faulty;
         bootstrap.clusters.push(Cluster { http2: true, ..Cluster::new("grpc", address) });
