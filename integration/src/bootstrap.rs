@@ -360,7 +360,8 @@ fn access_log(directory: &Path) -> Value {
     }})
 }
 
-fn cluster(cluster: &Cluster) -> Value {
+/// What Envoy is told of a cluster.
+pub(crate) fn cluster(cluster: &Cluster) -> Value {
     let endpoints: Vec<Value> = cluster
         .address
         .iter()

@@ -178,6 +178,20 @@ impl Envoy {
         self.delivered(before).await
     }
 
+    /// As [`Envoy::configure`], with another module, until the next [`Envoy::configure`] gives it its own again.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub async fn replace_module(&self, listener: &str, module: &Path, plugin_config: &str) -> Result<Delivery> {
+        let before = self.deliveries().await?;
+        let mut bootstrap = self.bootstrap.clone();
+        for own in bootstrap.listeners.iter_mut().filter(|own| own.name == listener) {
+            own.module = Some(module.to_owned());
+        }
+        write_filter(&bootstrap, self.directory.path(), listener, plugin_config)?;
+        self.delivered(before).await
+    }
+
     /// Gives Envoy other listeners, where it has them from a file, and waits until it has taken or refused them.
     ///
     /// # Errors
@@ -278,7 +292,8 @@ impl Envoy {
         }
     }
 
-    fn print_what_is_known(&self) {
+    /// Prints the end of its log and the breaker's stats, for whoever is to find out what went wrong.
+    pub fn print_what_is_known(&self) {
         eprintln!("--- Envoy's log\n{}", tail(&self.log(), 80));
         // Dropping happens in an async test: ask from a thread of its own.
         let admin = self.admin;

@@ -11,5 +11,6 @@ pub mod envoy;
 pub mod faulty;
 pub mod grpc;
 pub mod scenario;
+pub mod soak;
 pub mod upstream;
 pub mod wait;

@@ -184,7 +184,7 @@ impl Upstream {
 }
 
 /// A socket that has the port, beside others of ours that have it. Until it listens, whoever connects is refused.
-fn bound(address: SocketAddr) -> std::io::Result<TcpSocket> {
+pub(crate) fn bound(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(true)?;
