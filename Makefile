@@ -73,6 +73,11 @@ test-envoy: build ## Test the module in a real Envoy (ENVOY=1.36.4 for another v
 	@$(INSTALL) envoy
 	@cargo test -p circuit-breaker-integration --profile tool --locked
 
+.PHONY: soak
+soak: build ## Everything at once on a real Envoy, judged from outside (10 min; SOAK_SECONDS=120 for less, SOAK_SEED=7 for the same again)
+	@$(INSTALL) envoy
+	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin soak
+
 .PHONY: mesh
 mesh: image mesh-tools ## Keep a mesh running (Kubernetes' API, istiod, gateway, sidecars) for curl and kubectl; needs root and Go
 	@cargo run --quiet --profile tool -p circuit-breaker-mesh --locked --bin mesh

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::counters::Counters;
-use super::journal::{At, Entries, Span};
+use super::journal::{At, End, Entries, Span};
 use super::log::{Line, Stretch, Transition, stretches};
 
 /// Traffic from a moment at which no request was under way to the next such moment: books can be balanced over it.
@@ -34,8 +34,8 @@ pub struct Evidence {
     pub transitions: Vec<Transition>,
     /// Envoy's critical lines.
     pub critical: Vec<(At, String)>,
-    /// Configurations that the module refused, by its log.
-    pub refused: u64,
+    /// When the module refused a configuration, by its log.
+    pub refused: Vec<At>,
     /// The rounds.
     pub rounds: Vec<Round>,
     /// When all was over.
@@ -50,11 +50,39 @@ pub struct Evidence {
     pub limit: u64,
 }
 
+/// A rejection.
+#[derive(Clone, Copy, Debug)]
+pub struct Rejection<'a> {
+    /// The request's number.
+    pub id: u64,
+    /// Whose circuit did not want it.
+    pub upstream: &'a str,
+    /// What `x-circuit-breaker` said.
+    pub word: &'a str,
+    /// The time in which it was decided.
+    pub span: Span,
+}
+
 impl Evidence {
     /// The life of an upstream's circuit.
     #[must_use]
     pub fn life(&self, upstream: &str) -> Vec<Stretch> {
         stretches(&self.transitions, upstream, self.end)
+    }
+
+    /// Who was rejected: the upstream's name, by which word, and when. That is narrowed to what Envoy and client agree on: a
+    /// client that sends its body slowly learns late what was decided about its head.
+    #[must_use]
+    pub fn rejections(&self) -> Vec<Rejection<'_>> {
+        let lines = self.rounds.iter().flat_map(|round| &round.lines);
+        let spans: BTreeMap<u64, Span> = lines.filter_map(|line| Some((line.id?, line.span))).collect();
+        let calls = self.entries.calls.iter().filter_map(|call| {
+            let End::Rejected(word) = &call.end else { return None };
+            let told = spans.get(&call.id).copied().filter(|told| told.meets(&call.span)).unwrap_or(call.span);
+            let span = Span { from: told.from.max(call.span.from), to: told.to.min(call.span.to) };
+            Some(Rejection { id: call.id, upstream: &call.upstream, word, span })
+        });
+        calls.collect()
     }
 
     /// The metrics at the end.

@@ -70,10 +70,11 @@ pub fn critical(log: &str, journal: &Journal) -> Vec<(At, String)> {
     critical.filter_map(|line| Some((journal.at(stamp(line)?), line.to_owned()))).collect()
 }
 
-/// Configurations that the module has refused.
+/// When the module refused a configuration.
 #[must_use]
-pub fn refused(log: &str) -> u64 {
-    log.lines().filter(|line| line.contains("circuit_breaker config refused")).count() as u64
+pub fn refused(log: &str, journal: &Journal) -> Vec<At> {
+    let refused = log.lines().filter(|line| line.contains("circuit_breaker config refused"));
+    refused.filter_map(|line| Some(journal.at(stamp(line)?))).collect()
 }
 
 /// A stretch of a circuit's life.
@@ -190,7 +191,7 @@ mod tests {
         assert_eq!(seen.len(), 2);
         assert!((seen[1].at - seen[0].at - 1.5).abs() < 1e-6);
         assert_eq!((seen[0].from, seen[0].to, seen[0].generation), (State::Closed, State::Open, 1));
-        assert_eq!((critical(LOG, &journal).len(), refused(LOG)), (1, 1));
+        assert_eq!((critical(LOG, &journal).len(), refused(LOG, &journal).len()), (1, 1));
         let life = stretches(&seen, "u1", seen[1].at + 3.0);
         let states: Vec<State> = life.iter().map(|stretch| stretch.state).collect();
         assert_eq!(states, [State::Closed, State::Open, State::HalfOpen]);

@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::evidence::Evidence;
-use super::journal::{At, End, Span, What};
+use super::journal::{At, Span, What};
 use super::report::phases;
 use super::upstreams::{Fault, UPSTREAMS};
 use crate::scenario::State;
@@ -115,9 +115,9 @@ impl Canvas<'_, '_> {
     }
 
     fn row(&self, evidence: &Evidence, upstream: &str, top: i32) -> Result<()> {
-        let label = UPSTREAMS.iter().find(|(name, _)| *name == upstream).map(|(_, protocol)| format!("{protocol:?}"));
+        let label = UPSTREAMS.iter().find(|(name, _)| *name == upstream).map(|(_, protocol)| protocol.word());
         self.text(upstream, (12, top + BAND / 2), 15, HPos::Left)?;
-        self.text(&label.unwrap_or_default(), (12, top + BAND + BAND / 2), 12, HPos::Left)?;
+        self.text(label.unwrap_or_default(), (12, top + BAND + BAND / 2), 12, HPos::Left)?;
         self.band(&Span { from: 0.0, to: self.end }, top, 3 * BAND, QUIET)?;
         for traffic in &evidence.entries.traffic {
             self.band(traffic, top, BAND, fault_color(Fault::Healthy))?;
@@ -138,9 +138,8 @@ impl Canvas<'_, '_> {
     /// How many were rejected at each pixel: the fullest one has a line of the band's height.
     fn rejections(&self, evidence: &Evidence, upstream: &str, bottom: i32) -> Result<()> {
         let mut counts = vec![0_i32; usize::try_from(WIDTH)?];
-        let own = evidence.entries.calls.iter().filter(|call| call.upstream == upstream);
-        for call in own.filter(|call| matches!(call.end, End::Rejected(_))) {
-            counts[usize::try_from(self.x(call.span.to))?] += 1;
+        for rejection in evidence.rejections().iter().filter(|rejection| rejection.upstream == upstream) {
+            counts[usize::try_from(self.x(rejection.span.to))?] += 1;
         }
         let most = counts.iter().copied().max().unwrap_or(0).max(1);
         for (x, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
@@ -180,7 +179,7 @@ impl Canvas<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::soak::journal::{Call, Phase};
+    use crate::soak::journal::{Call, End, Phase};
     use crate::soak::log::Transition;
 
     #[test]

@@ -16,7 +16,7 @@ use super::chance::Chance;
 use super::churn::Churn;
 use super::counters::Counters;
 use super::evidence::Evidence;
-use super::journal::{Journal, What};
+use super::journal::{Journal, Span, What};
 use super::log::{self, Line};
 use super::traffic::{CLUSTER_HEADER, Clients, NAMED};
 use super::upstreams::{Target, UPSTREAMS};
@@ -193,12 +193,12 @@ impl Stage {
         let trap = trapping.and_then(|at| {
             let (begin, rest) = (entries.updates.get(at)?, entries.updates.get(at + 1..)?);
             let end = rest.iter().find(|update| matches!(update.what, What::Good(_)))?;
-            Some(super::journal::Span { from: begin.span.from, to: end.span.to })
+            Some(Span { from: begin.span.from, to: end.span.to })
         });
         Ok(Evidence {
             transitions: log::transitions(&log, &self.journal),
             critical: log::critical(&log, &self.journal),
-            refused: log::refused(&log),
+            refused: log::refused(&log, &self.journal),
             end: self.journal.now(),
             reloads: self.reloads().await?,
             trap,

@@ -105,6 +105,8 @@ async fn ask(to: SocketAddr, upstream: &str, id: u64, kind: Kind) -> End {
         }
         Kind::Upload { chunked, pause } => upload(to, &path, chunked, pause).await,
         Kind::Grpc => match grpc::call(to, &path).await {
+            // A gRPC call that fails has the status 200 all the same.
+            Ok(reply) if reply.field("grpc-status") != "0" => ended(503, reply.field("x-circuit-breaker")),
             Ok(reply) => ended(reply.status, reply.field("x-circuit-breaker")),
             Err(_) => End::Broken,
         },

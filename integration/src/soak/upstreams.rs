@@ -65,6 +65,18 @@ pub enum Protocol {
     Grpc,
 }
 
+impl Protocol {
+    /// Its name.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Protocol::Http1 => "HTTP/1.1",
+            Protocol::Http2 => "HTTP/2",
+            Protocol::Grpc => "gRPC",
+        }
+    }
+}
+
 /// The upstreams and what they speak.
 pub const UPSTREAMS: [(&str, Protocol); 8] = [
     ("u1", Protocol::Http1),

@@ -7,6 +7,9 @@ use crate::soak::journal::{At, Span, What};
 use crate::soak::updates::bound;
 use crate::soak::upstreams::{Fault, UPSTREAMS};
 
+/// A probe that was lost with its VM holds its place until its lease ends: `probeTimeout`, and 2 s for its owner's tick.
+const LOST_LEASE: f64 = 3.0;
+
 /// Holds each time in which an upstream was well and had traffic against its circuit's life.
 #[must_use]
 pub fn check(evidence: &Evidence) -> Finding {
@@ -52,7 +55,7 @@ fn stalled(evidence: &Evidence, span: &Span) -> f64 {
 fn well(evidence: &Evidence, upstream: &str) -> Vec<Span> {
     let mut unwell = sick(evidence, upstream);
     unwell.extend(forced(evidence, upstream));
-    unwell.extend(evidence.trap);
+    unwell.extend(evidence.trap.map(|trap| Span { to: trap.to + LOST_LEASE, ..trap }));
     unwell.extend(quiet(evidence));
     rest(unwell, evidence.end)
 }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Finding;
 use crate::scenario::State;
-use crate::soak::evidence::Evidence;
-use crate::soak::journal::{Call, End};
+use crate::soak::evidence::{Evidence, Rejection};
 use crate::soak::log::Stretch;
 
 /// How much later than its effect a transition's line may bear its time, in seconds. All workers see a circuit's new state
@@ -22,16 +21,16 @@ const ROUNDING: f64 = 0.001;
 #[must_use]
 pub fn check(evidence: &Evidence) -> Finding {
     let mut lives: BTreeMap<&str, Vec<Stretch>> = BTreeMap::new();
-    let (mut rejections, mut latest, mut broken) = (0, 0.0_f64, Vec::new());
-    for call in &evidence.entries.calls {
-        let End::Rejected(word) = &call.end else { continue };
-        rejections += 1;
-        let life = lives.entry(&call.upstream).or_insert_with(|| evidence.life(&call.upstream));
-        match lateness(life, call, word) {
+    let (mut latest, mut broken) = (0.0_f64, Vec::new());
+    let rejections = evidence.rejections();
+    for rejection in &rejections {
+        let life = lives.entry(rejection.upstream).or_insert_with(|| evidence.life(rejection.upstream));
+        match lateness(life, rejection) {
             Some(late) if late <= GRAIN => latest = latest.max(late),
-            _ => broken.push(said(life, call, word)),
+            _ => broken.push(said(life, rejection)),
         }
     }
+    let rejections = rejections.len();
     Finding {
         invariant: "a rejection lies in a stretch in which the log has the circuit OPEN or HALF_OPEN, as it says itself",
         seen: format!(
@@ -43,10 +42,11 @@ pub fn check(evidence: &Evidence) -> Finding {
     }
 }
 
-/// By how much the call was over before the line that explains it; `None` where no line does.
-fn lateness(life: &[Stretch], call: &Call, word: &str) -> Option<f64> {
-    let explains = |stretch: &&Stretch| means(stretch, word) && stretch.span.to + ROUNDING >= call.span.from;
-    let late = life.iter().filter(explains).map(|stretch| (stretch.span.from - call.span.to).max(0.0));
+/// By how much it was over before the line that explains it; `None` where no line does.
+fn lateness(life: &[Stretch], rejection: &Rejection<'_>) -> Option<f64> {
+    let explains =
+        |stretch: &&Stretch| means(stretch, rejection.word) && stretch.span.to + ROUNDING >= rejection.span.from;
+    let late = life.iter().filter(explains).map(|stretch| (stretch.span.from - rejection.span.to).max(0.0));
     late.min_by(f64::total_cmp)
 }
 
@@ -60,21 +60,18 @@ fn means(stretch: &Stretch, word: &str) -> bool {
     }
 }
 
-fn said(life: &[Stretch], call: &Call, word: &str) -> String {
-    let around = life
-        .iter()
-        .filter(|stretch| stretch.span.from - 1.0 <= call.span.to && stretch.span.to + 1.0 >= call.span.from);
+fn said(life: &[Stretch], rejection: &Rejection<'_>) -> String {
+    let Rejection { id, upstream, word, span } = rejection;
+    let around = life.iter().filter(|stretch| stretch.span.from - 1.0 <= span.to && stretch.span.to + 1.0 >= span.from);
     let around: Vec<String> = around
         .map(|stretch| {
             format!("{:?} ({}) from {:.3} to {:.3}", stretch.state, stretch.reason, stretch.span.from, stretch.span.to)
         })
         .collect();
     format!(
-        "request {} to {} was rejected (`{word}`) between {:.3} and {:.3} s; the log has: {}",
-        call.id,
-        call.upstream,
-        call.span.from,
-        call.span.to,
+        "request {id} to {upstream} was rejected (`{word}`) between {:.3} and {:.3} s; the log has: {}",
+        span.from,
+        span.to,
         around.join(", ")
     )
 }
