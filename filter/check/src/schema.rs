@@ -15,7 +15,20 @@ pub fn schema() -> Value {
     let mut schema = section(CONFIG);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("pluginConfig of the circuit breaker for Envoy and Istio");
+    hold_the_default_minimum(&mut schema["properties"]["default"]["properties"]["trip"]);
     schema
+}
+
+/// A window of calls without a `minimumCalls` beside it must hold the default one. Only in `default`: an entry of `upstreams`
+/// may have its minimum from there.
+fn hold_the_default_minimum(trip: &mut Value) {
+    let minimum = trip["properties"]["minimumCalls"]["default"].clone();
+    trip["if"] = json!({
+        "required": ["window"],
+        "properties": {"window": {"required": ["calls"]}},
+        "not": {"required": ["minimumCalls"]},
+    });
+    trip["then"] = json!({"properties": {"window": {"properties": {"calls": {"minimum": minimum}}}}});
 }
 
 fn section(fields: &[Field]) -> Value {

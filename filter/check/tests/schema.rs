@@ -157,3 +157,21 @@ fn schema_and_parser_agree_on_every_field() {
     }
     assert!(good >= 100 && bad >= 200, "{good} good and {bad} bad documents are too few");
 }
+
+#[test]
+fn a_window_of_calls_holds_the_default_minimum_or_has_one_of_its_own() {
+    let schema = jsonschema::validator_for(&schema()).unwrap();
+    for (trip, valid) in [
+        (json!({"window": {"calls": 19}}), false),
+        (json!({"window": {"calls": 20}}), true),
+        (json!({"window": {"calls": 19}, "minimumCalls": 19}), true),
+        (json!({"window": {"duration": "19s"}}), true),
+    ] {
+        let document = json!({"default": {"trip": trip}});
+        assert_eq!(Config::parse(document.to_string().as_bytes()).is_ok(), valid, "{document}");
+        assert_eq!(schema.is_valid(&document), valid, "{document}");
+    }
+    // The entry's minimum may be that of `default`.
+    let document = json!({"default": {"trip": {"minimumCalls": 5}}, "upstreams": [{"match": {"port": 1}, "trip": {"window": {"calls": 10}}}]});
+    assert!(Config::parse(document.to_string().as_bytes()).is_ok() && schema.is_valid(&document));
+}

@@ -63,13 +63,13 @@ impl Counters {
 
 fn key(name: &str) -> Option<Key> {
     let mut rest = name.strip_prefix(PREFIX)?;
-    let mut upstream = "";
-    if let Some(tagged) = rest.strip_prefix("tag.") {
-        (upstream, rest) = tagged.split_once(";.")?;
-    }
     let mut component = "";
     if let Some(of_part) = rest.strip_prefix("component.") {
         (component, rest) = of_part.split_once('.')?;
+    }
+    let mut upstream = "";
+    if let Some(tagged) = rest.strip_prefix("tag.") {
+        (upstream, rest) = tagged.split_once(";.")?;
     }
     Some((rest.to_owned(), upstream.to_owned(), component.to_owned()))
 }
@@ -81,8 +81,8 @@ mod tests {
     #[test]
     fn names_are_taken_apart() {
         let stats = [
-            ("wasmcustom.wasm_filter.circuit_breaker.tag.u1;.component.open.circuit_breaker_rejected_total", 5),
-            ("wasmcustom.wasm_filter.circuit_breaker.tag.u1;.component.ramp.circuit_breaker_rejected_total", 2),
+            ("wasmcustom.wasm_filter.circuit_breaker.component.open.tag.u1;.circuit_breaker_rejected_total", 5),
+            ("wasmcustom.wasm_filter.circuit_breaker.component.ramp.tag.u1;.circuit_breaker_rejected_total", 2),
             ("wasmcustom.wasm_filter.circuit_breaker.tag.u1;.circuit_breaker_state", 2),
             ("wasmcustom.wasm_filter.circuit_breaker.circuit_breaker_circuits", 8),
             ("cluster.u1.upstream_rq_total", 9),

@@ -177,7 +177,7 @@ mod tests {
     use crate::soak::invariants::tests::{evidence, line, rejected, round, transition};
 
     fn stat(metric: &str, component: &str, value: u64) -> (String, u64) {
-        (format!("wasmcustom.wasm_filter.circuit_breaker.tag.u1;.component.{component}.{metric}"), value)
+        (format!("wasmcustom.wasm_filter.circuit_breaker.component.{component}.tag.u1;.{metric}"), value)
     }
 
     /// A good call, a failed one and a rejection.
