@@ -54,7 +54,7 @@ const RULES: [Rule; 7] = [
     (
         "a window of calls holds minimumCalls",
         |said| said.contains("trip.window.calls: ") && said.contains("allowed: at least minimumCalls"),
-        r#"{"default": {"trip": {"window": {"calls": 10}}}}"#,
+        r#"{"default": {"trip": {"minimumCalls": 21, "window": {"calls": 20}}}}"#,
     ),
     (
         "a percentile has a threshold, in its section or in the default's",
