@@ -250,7 +250,7 @@ async fn the_ramp_follows_its_schedule_to_closed(workers: u32) {
     let start = Instant::now();
     let samples = load(&scenario, start).await;
     assert!(start.elapsed() > Duration::from_secs(5), "not before its time: {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(9), "evidence was there at every step: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(7), "evidence was there at every step: {:?}", start.elapsed());
     for second in 0..4 {
         let within = |sample: &&Sample| sample.0.as_secs() == second;
         let sent = samples.iter().filter(within).count();
@@ -258,9 +258,9 @@ async fn the_ramp_follows_its_schedule_to_closed(workers: u32) {
         #[allow(clippy::cast_precision_loss)]
         let (share, scheduled) = (admitted as f64 / sent as f64, 0.1 + 0.9 * (second as f64 + 0.5) / 5.0);
         assert!(sent > 100, "{sent} requests in second {second} tell too little");
-        // Steps begin a little late, at the first call or tick after their time: the share may lag by one step.
+        // A step waits for the first call or tick after its time, and then goes on where it should be by then.
         assert!(
-            share < scheduled + 0.06 && share > scheduled - 0.15,
+            share < scheduled + 0.06 && share > scheduled - 0.08,
             "second {second}: {share:.2} of {sent} admitted, {scheduled:.2} scheduled"
         );
     }

@@ -196,7 +196,12 @@ static TRIP: &[Field] = &[
 static WINDOW: &[Field] = &[
     // Ten buckets of a tick each, and a tick is never shorter than 100 ms.
     field("duration", Kind::Duration { min: super::duration::SECOND }, "", "the last so many seconds, in ten buckets"),
-    field("calls", Kind::Integer { min: 10, max: MOST_CALLS }, "", "or the last so many calls, in ten buckets"),
+    field(
+        "calls",
+        Kind::Integer { min: 10, max: MOST_CALLS },
+        "",
+        "or the last so many calls, whatever their age; not fewer than `minimumCalls`",
+    ),
 ];
 
 static FAILURE: &[Field] = &[
