@@ -88,6 +88,14 @@ pub struct Stretch {
     pub reason: String,
 }
 
+impl Stretch {
+    /// Whether a configuration holds it OPEN.
+    #[must_use]
+    pub fn is_forced(&self) -> bool {
+        self.state == State::Open && self.reason == "forced"
+    }
+}
+
 /// The life of one circuit from the run's beginning to its `end`. It begins CLOSED.
 #[must_use]
 pub fn stretches(transitions: &[Transition], upstream: &str, end: At) -> Vec<Stretch> {

@@ -7,6 +7,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::evidence::Evidence;
 use super::journal::{At, Span, What};
+use super::log::Stretch;
 use super::report::phases;
 use super::upstreams::{Fault, UPSTREAMS};
 use crate::scenario::State;
@@ -26,6 +27,7 @@ const FOOT: i32 = 70;
 const CLOSED: RGBColor = RGBColor(20, 125, 80);
 const HALF_OPEN: RGBColor = RGBColor(230, 160, 40);
 const OPEN: RGBColor = RGBColor(200, 60, 50);
+const FORCED: RGBColor = RGBColor(120, 40, 90);
 const QUIET: RGBColor = RGBColor(238, 238, 238);
 const INK: RGBColor = RGBColor(40, 40, 40);
 
@@ -41,10 +43,11 @@ fn fault_color(fault: Fault) -> RGBColor {
     }
 }
 
-fn state_color(state: State) -> RGBColor {
-    match state {
+fn state_color(stretch: &Stretch) -> RGBColor {
+    match stretch.state {
         State::Closed => CLOSED,
         State::HalfOpen => HALF_OPEN,
+        State::Open if stretch.is_forced() => FORCED,
         State::Open => OPEN,
     }
 }
@@ -103,7 +106,7 @@ impl Canvas<'_, '_> {
         let faults =
             [Fault::Healthy, Fault::Errors, Fault::Reset, Fault::Hang, Fault::Refuse, Fault::Slow, Fault::GoAway];
         let faults = faults.map(|fault| (fault.word(), fault_color(fault)));
-        let states = [("CLOSED", CLOSED), ("HALF_OPEN", HALF_OPEN), ("OPEN", OPEN)];
+        let states = [("CLOSED", CLOSED), ("HALF_OPEN", HALF_OPEN), ("OPEN", OPEN), ("forced", FORCED)];
         let rest = [("rejections", INK), ("no traffic", QUIET)];
         let mut x = 12;
         for (word, color) in faults.into_iter().chain(states).chain(rest) {
@@ -130,7 +133,7 @@ impl Canvas<'_, '_> {
             }
         }
         for stretch in evidence.life(upstream) {
-            self.band(&stretch.span, top + BAND, BAND, state_color(stretch.state))?;
+            self.band(&stretch.span, top + BAND, BAND, state_color(&stretch))?;
         }
         self.rejections(evidence, upstream, top + 3 * BAND)
     }

@@ -53,8 +53,8 @@ fn lateness(life: &[Stretch], rejection: &Rejection<'_>) -> Option<f64> {
 /// Whether a circuit rejects with this word in this stretch.
 fn means(stretch: &Stretch, word: &str) -> bool {
     match word {
-        "forced-open" => stretch.state == State::Open && stretch.reason == "forced",
-        "open" => stretch.state == State::Open && stretch.reason != "forced",
+        "forced-open" => stretch.is_forced(),
+        "open" => stretch.state == State::Open && !stretch.is_forced(),
         "half-open" => stretch.state == State::HalfOpen,
         _ => false,
     }
