@@ -139,8 +139,9 @@ fn a_refused_grpc_call_is_no_call_of_the_upstream_and_a_failing_one_is() {
 fn a_deadline_of_the_clients_own_is_not_the_upstreams_timeout() {
     const UT: i64 = 1 << 2;
     everywhere("", |world| {
-        let headers = [GRPC[0], ("grpc-timeout", "5m")];
-        for (waited, expected) in [(5, [0, 0, 0, 5]), (2, [0, 5, 0, 5])] {
+        let headers = [GRPC[0], ("grpc-timeout", "500m")];
+        // Envoy's timer may be some milliseconds early.
+        for (waited, expected) in [(500, [0, 0, 0, 5]), (480, [0, 0, 0, 10]), (400, [0, 5, 0, 10])] {
             for _ in 0..5 {
                 let (mut stream, _) = world.begin(A, &headers, false);
                 stream.request_ended();
