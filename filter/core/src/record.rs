@@ -1,6 +1,6 @@
 //! What must change together about one circuit: the record that all workers share.
 //!
-//! It lies in Envoy's shared data and changes only by compare-and-swap. It is little-endian, 332 bytes in this layout,
+//! It lies in Envoy's shared data and changes only by compare-and-swap. It is little-endian, 324 bytes in this layout,
 //! whatever the state.
 //!
 //! **Versions.** Records outlive versions of the module, and while a new one is rolled out both run. So a record begins
@@ -27,7 +27,7 @@ const OLDEST_WRITER: u8 = 1;
 const HEAD_BYTES: usize = 4 + 8 * 4;
 
 /// Bytes of a record of layout 1.
-pub const RECORD_BYTES: usize = HEAD_BYTES + 4 * 4 + 8 * 11 + LEASES * 12;
+pub const RECORD_BYTES: usize = HEAD_BYTES + 4 * 4 + 8 * 10 + LEASES * 12;
 
 /// Leave to send one probe, until it is settled or its time is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +118,6 @@ impl Record {
         put(&mut out, &self.base.words());
         put(&mut out, &[self.outage_since, self.mark_at]);
         put(&mut out, &self.mark.words());
-        put(&mut out, &[0]);
         for place in 0..LEASES {
             let lease = self.leases.get(place).copied().unwrap_or_default();
             out.extend_from_slice(&lease.number.to_le_bytes());
@@ -138,6 +137,7 @@ impl Record {
         let mut record = Record::default();
         (record.phase, record.forced) = Self::phase_of(phase)?;
         (record.generation, record.since, record.open_until) = (from.u64()?, from.u64()?, from.u64()?);
+        // When the last lease ends: what follows tells each.
         from.u64()?;
         if oldest_writer > LAYOUT {
             record.foreign = true;
@@ -148,7 +148,6 @@ impl Record {
         record.base = from.tally()?;
         (record.outage_since, record.mark_at) = (from.u64()?, from.u64()?);
         record.mark = from.tally()?;
-        from.u64()?;
         for place in 0..LEASES {
             let trial = trials & (1 << place) != 0;
             let lease = Lease { number: from.u32()?, ends_at: from.u64()?, trial };
@@ -265,13 +264,13 @@ mod tests {
 
     #[test]
     fn a_record_fits_its_budget_and_its_layout_stays() {
-        assert_eq!(RECORD_BYTES, 332);
+        assert_eq!(RECORD_BYTES, 324);
         let bytes = full().encode();
         assert_eq!(bytes.len(), RECORD_BYTES);
         assert_eq!(bytes[..4], [1, 1, 3, 0], "layout, oldest writer, phase");
         assert_eq!((bytes[4], bytes[12], bytes[20]), (1, 2, 6), "generation, since, open until");
         assert_eq!(bytes[36..40], [5, 0, 0, 0], "trips in a row");
-        assert_eq!(bytes[140..144], [13, 0, 0, 0], "number of the first lease");
+        assert_eq!(bytes[132..136], [13, 0, 0, 0], "number of the first lease");
     }
 
     #[test]

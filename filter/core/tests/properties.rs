@@ -280,7 +280,7 @@ proptest! {
     fn any_record_is_survived(bytes in prop_oneof![
         prop::collection::vec(any::<u8>(), 0..400),
         // As long as a record of this version is.
-        (0..6_u8, prop::collection::vec(any::<u8>(), 329)).prop_map(|(phase, rest)| [vec![1, 1, phase], rest].concat()),
+        (0..6_u8, prop::collection::vec(any::<u8>(), 321)).prop_map(|(phase, rest)| [vec![1, 1, phase], rest].concat()),
     ]) {
         let mut proxy = Proxy::start(2, "");
         proxy.request(0, A, Outcome::Success);
