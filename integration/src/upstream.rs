@@ -104,7 +104,8 @@ impl Upstream {
             peak: AtomicU64::new(0),
             gate: Semaphore::new(0),
         });
-        let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
+        let own = Arc::clone(&shared);
+        let server = tokio::spawn(serve(listener, move |stream| converse(stream, Arc::clone(&own))));
         Ok(Upstream { address, shared, server: Mutex::new(Some(server)), reserved: Mutex::new(None) })
     }
 
@@ -200,7 +201,11 @@ impl Drop for Upstream {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+/// Has each connection conversed with until the server is aborted.
+pub(crate) async fn serve<C>(listener: TcpListener, converse: impl Fn(TcpStream) -> C)
+where
+    C: Future<Output = ()> + Send + 'static,
+{
     // Connections live in the set: when the server is aborted, they end with it.
     let mut connections = JoinSet::new();
     loop {
@@ -208,7 +213,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
                     let _ = stream.set_nodelay(true);
-                    connections.spawn(converse(stream, Arc::clone(&shared)));
+                    connections.spawn(converse(stream));
                 }
             }
             Some(_) = connections.join_next() => {}

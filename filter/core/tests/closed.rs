@@ -247,15 +247,17 @@ fn a_window_of_calls_forgets_by_calls_and_not_by_time() {
 fn a_reset_that_only_another_worker_has_seen_makes_no_window_of_failures() {
     let mut proxy = Proxy::start(2, r#"{"default": {"trip": {"consecutiveFailures": 0}}}"#);
     proxy.pass(SECOND);
-    (0..480).for_each(|_| assert!(proxy.request(0, A, Outcome::Success)));
-    proxy.pass(SECOND);
+    (0..1000).for_each(|turn| assert!(proxy.request(turn % 2, A, Outcome::Success)));
+    // The samples of before these calls are too old.
+    proxy.pass(20 * SECOND);
     proxy.host.reset_counters();
-    // A second worker, whose last sample is of before.
-    for _ in 0..20 {
-        assert!(
-            proxy.request(1, A, BAD) && proxy.request(0, A, Outcome::Success) && proxy.request(0, A, Outcome::Success)
-        );
+    for turn in 0..480 {
+        assert!(proxy.request(0, A, Outcome::Success));
+        assert!(turn % 25 != 0 || turn == 0 || proxy.request(0, A, BAD));
     }
+    // A second worker, whose last sample is of a thousand good calls.
+    proxy.request(1, A, BAD);
+    assert_eq!(proxy.host.value(&CALLS, A, "failure"), 20, "of 500");
     assert_eq!(proxy.state(A), 0);
 }
 

@@ -14,13 +14,13 @@ use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
 use super::upstreams::{Fault, SLOW};
 use crate::grpc::BrokenOff;
-use crate::upstream::bound;
+use crate::upstream::{bound, serve};
 
 #[derive(Debug)]
 struct Shared {
@@ -88,7 +88,8 @@ impl Http2Upstream {
 
     fn listen(&mut self) -> std::io::Result<()> {
         let listener = bound(self.address)?.listen(1024)?;
-        self.server = Some(tokio::spawn(serve(listener, Arc::clone(&self.shared))));
+        let shared = Arc::clone(&self.shared);
+        self.server = Some(tokio::spawn(serve(listener, move |stream| converse(stream, Arc::clone(&shared)))));
         Ok(())
     }
 }
@@ -97,21 +98,6 @@ impl Drop for Http2Upstream {
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
             server.abort();
-        }
-    }
-}
-
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    // Connections live in the set: when the server is aborted, they end with it.
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                if let Ok((stream, _)) = accepted {
-                    connections.spawn(converse(stream, Arc::clone(&shared)));
-                }
-            }
-            Some(_) = connections.join_next() => {}
         }
     }
 }
