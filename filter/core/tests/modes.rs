@@ -238,6 +238,8 @@ fn a_record_that_only_later_versions_may_write_is_obeyed_and_left_alone() {
         assert!(proxy.request(turn % 2, A, BAD), "its time is over, and nobody here may count");
         proxy.pass(SECOND);
     }
+    proxy.reconfigure(&mode("forceOpen"));
+    assert!(!proxy.request(0, A, Outcome::Success) && !proxy.request(1, A, Outcome::Success), "a person has said so");
     assert_eq!(proxy.host.shared_data(RECORDS), [record]);
     assert_eq!(proxy.host.value(&INTERNAL_ERRORS, "", "record"), 0);
 }

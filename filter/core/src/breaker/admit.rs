@@ -112,9 +112,10 @@ fn is_due(view: &View, now: u64) -> bool {
     }
 }
 
-/// A later version of the module rules here.
+/// A later version of the module rules here, but for what a person has said.
 fn obey(view: &View, now: u64) -> Decision {
     match view.record.phase {
+        _ if view.policy.mode == Mode::ForceOpen => Decision::Reject(Cause::Forced),
         Phase::Open if view.record.forced => Decision::Reject(Cause::Forced),
         Phase::Open if view.record.open_for(&view.policy, now) > 0 => Decision::Reject(Cause::Open),
         Phase::Open | Phase::Closed | Phase::Probe | Phase::Ramp => Decision::Pass(Permit::Uncounted),
