@@ -4,9 +4,9 @@
 //! circuits CLOSED remembers the epoch it began with: as long as that stands, the proxy is *calm*, and a request is let
 //! go without even knowing its upstream. A success then costs two words more: `watch` is read, `success` is added to.
 //!
-//! **The circuits** of a proxy stand in a list that all workers share (`slot:0`, `slot:1`, ... hold the upstreams' names,
-//! each written once), so that a worker that sees no traffic still moves a circuit on, and so that the number of keys is
-//! bounded by `limits.maxCircuits` over all workers.
+//! **The circuits** of a proxy stand in a list that all workers share (`slots`), so that a worker that sees no traffic
+//! still moves a circuit on, and so that the number of keys is bounded by `limits.maxCircuits` over all workers. A circuit
+//! that nobody uses ends, and another one gets its slot (`idle`).
 //!
 //! **Errors of our own** let traffic pass and are counted.
 
@@ -15,6 +15,8 @@ mod circuits;
 mod directory;
 mod fallback;
 mod probes;
+mod remembered;
+mod room;
 mod settle;
 mod waiting;
 
@@ -31,14 +33,20 @@ use crate::view::View;
 use crate::vm::Vm;
 use circuits::Circuits;
 use probes::Probe;
+use remembered::Remembered;
 
 /// The breaker of one VM under one configuration.
 pub struct Breaker<H> {
     vm: Vm<H>,
     config: Config,
     circuits: Circuits,
-    /// Slots of the shared list that this VM has read or written.
-    slots: u32,
+    /// Additions to the shared list that this VM knows of.
+    additions: u64,
+    remembered: Remembered,
+    /// No circuit could make room for another one, and no more are asked before the next tick.
+    crowded: bool,
+    /// What rejects for want of a circuit.
+    without_circuit: Option<Rc<Policy>>,
     /// The epoch at which all circuits were CLOSED.
     calm: Option<u64>,
     /// The epoch at the last tick.
@@ -110,7 +118,10 @@ impl<H: Host> Breaker<H> {
             vm,
             config,
             circuits: Circuits::default(),
-            slots: 0,
+            additions: 0,
+            remembered: Remembered::default(),
+            crowded: false,
+            without_circuit: None,
             calm: None,
             ticked_at: None,
             probes: Vec::new(),
@@ -148,7 +159,11 @@ impl<H: Host> Breaker<H> {
     /// The reply that a circuit's policy wants.
     #[must_use]
     pub fn rejection(&self, circuit: u32) -> Option<&Rejection> {
-        self.circuits.get(circuit).map(|view| &view.policy.rejection)
+        let policy = match self.circuits.get(circuit) {
+            Some(view) => Some(&view.policy),
+            None => self.without_circuit.as_ref(),
+        };
+        policy.map(|policy| &policy.rejection)
     }
 
     /// The upstream of a circuit: asked with this very name, the breaker need not compare it.
@@ -208,11 +223,13 @@ impl<H: Host> Breaker<H> {
         if clock::stepped_back(now, self.ticked) {
             self.flights.rebase(now);
             self.rebase_probes(now);
+            self.circuits.iter_mut().for_each(|view| view.used.rebase(now));
         }
         let leap = self.leap(now);
         if leap > 0 {
             self.flights.leap(leap);
             self.leap_probes(leap);
+            self.circuits.iter_mut().for_each(|view| view.used.leap(leap));
         }
         self.ticked = now;
         self.end_probes(now);
@@ -231,24 +248,30 @@ impl<H: Host> Breaker<H> {
             return self.let_all_pass();
         }
         self.look_again(now);
-        let found = self.discover();
-        let found = found.and_then(|()| self.meet_some(now));
+        let found = self.discover(now);
+        let found = found.and_then(|_| self.meet_some(now));
         let mut quiet = self.noted(found) == Some(true)
             && !self.follows_redirects
             && !self.config.policies().any(|p| p.mode == Mode::ForceOpen);
         let unwritten = epoch.is_some() && self.ticked_at == epoch;
         self.ticked_at = epoch;
+        self.crowded = false;
+        let (mut some_ended, idle) = (false, self.config.idle_circuit);
         for view in self.circuits.iter_mut().filter(|view| !(unwritten && view.is_at_rest(now))) {
-            match tick_circuit(view, &self.vm, now) {
+            match tick_circuit(view, &self.vm, now, idle) {
                 Ok(closed) => quiet &= closed,
                 Err(fault) => {
                     quiet = false;
                     self.vm.failed(fault);
                 }
             }
+            some_ended |= view.is_gone();
+        }
+        if some_ended {
+            self.circuits.gone().into_iter().for_each(|slot| self.clear(slot));
         }
         self.calm = if quiet { epoch } else { None };
-        self.vm.circuits(self.circuits.len());
+        self.vm.circuits(self.circuits.held());
     }
 
     /// Nothing can be decided: no circuit is told to be in any state but CLOSED.
@@ -262,7 +285,7 @@ impl<H: Host> Breaker<H> {
 
     /// A part of the circuits at each tick, so that all have had their turn after [`ROUND`] ticks.
     fn look_again(&mut self, now: u64) {
-        let part = self.circuits.len().div_ceil(ROUND);
+        let part = self.circuits.slots().div_ceil(ROUND);
         for view in self.circuits.next_of_round(part) {
             if let Err(fault) = view.look_again(&self.vm, now) {
                 self.vm.failed(fault);
@@ -298,19 +321,24 @@ fn tick_period(config: &Config) -> u64 {
     shortest.unwrap_or(LONGEST_TICK).clamp(SHORTEST_TICK, LONGEST_TICK)
 }
 
-/// Whether the circuit lets everything pass.
-fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64) -> Result<bool, Fault> {
+/// Whether the circuit lets everything pass. It ends where nobody has used it for `idle` nanoseconds.
+fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64, idle: u64) -> Result<bool, Fault> {
     view.refresh(vm, now)?;
-    if view.policy.mode == Mode::Disabled {
-        view.tell(vm)?;
+    if view.is_gone() {
         return Ok(true);
     }
     let tally = view.words.tally(&vm.host)?;
+    if view.policy.mode == Mode::Disabled {
+        view.end_if_idle(vm, now, tally, idle)?;
+        view.tell(vm)?;
+        return Ok(true);
+    }
     view.roll(vm, now, tally)?;
     view.advance(vm, now, tally, 0)?;
     view.rest(vm, now, tally)?;
+    view.end_if_idle(vm, now, tally, idle)?;
     view.tell(vm)?;
-    Ok(view.record.phase == Phase::Closed && !view.record.foreign)
+    Ok(matches!(view.record.phase, Phase::Closed | Phase::Ended) && !view.record.foreign)
 }
 
 fn index(circuit: u32) -> usize {

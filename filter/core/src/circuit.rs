@@ -9,6 +9,9 @@
 //!    └──── HALF_OPEN: ramp ─────────┘ a condition holds                         │
 //!                ▲──────────────────────────────────────────────────────────────┘
 //! ```
+//!
+//! CLOSED and HALF_OPEN end where nobody has used the upstream for long: then it has no circuit, and its next request
+//! begins another one, CLOSED. OPEN does not end: it is over by itself, and what a person has forced OPEN stays so.
 
 use crate::backoff::open_time;
 use crate::clock;
@@ -43,6 +46,8 @@ pub enum Reason {
     ProbesSucceeded,
     /// The ramp came to its end.
     RampDone,
+    /// Nobody has used the upstream for `limits.idleCircuit`.
+    Idle,
 }
 
 impl Reason {
@@ -61,6 +66,7 @@ impl Reason {
             Reason::ForceLifted => "force_lifted",
             Reason::ProbesSucceeded => "probes_succeeded",
             Reason::RampDone => "ramp_done",
+            Reason::Idle => "idle",
         }
     }
 }
@@ -158,7 +164,7 @@ impl Record {
     /// Calls that were admitted from then on, by their time alone, count in this generation. A circuit that never changed
     /// its state has only one.
     pub(crate) fn counts_since(&self) -> u64 {
-        match self.generation {
+        match self.transitions() {
             _ if !self.is_counting() => u64::MAX,
             0 => 0,
             _ => self.since,
@@ -227,10 +233,17 @@ impl Record {
         change
     }
 
+    /// No circuit any longer. That of a CLOSED one is no transition to anybody outside.
+    pub(crate) fn end(&self, at: &Moment) -> Change {
+        let mut change = self.moved(Phase::Ended, at, Reason::Idle);
+        change.reason = change.reason.filter(|_| self.phase != Phase::Closed);
+        change
+    }
+
     /// What time, evidence and the policy alone make of this record now; `None` for nothing. So many good calls end right now.
     pub(crate) fn due(&self, policy: &Policy, at: &Moment, latest: u64) -> Option<Change> {
         let change = match (self.phase, policy.mode) {
-            (_, Mode::Disabled) => return None,
+            (Phase::Ended, _) | (_, Mode::Disabled) => return None,
             (_, Mode::ForceOpen) => (!self.forced).then(|| self.force_open(at)),
             (Phase::Open, _) if self.forced => Some(self.moved(Phase::Probe, at, Reason::ForceLifted)),
             (Phase::Open, _) => {

@@ -41,7 +41,9 @@ pub struct Config {
     upstreams: Vec<(Matcher, Rc<Policy>)>,
     /// Circuits that one proxy may hold.
     pub max_circuits: u32,
-    /// Circuits, in the order in which they were listed, that have a latency histogram.
+    /// Nanoseconds after which a circuit that nobody uses ends.
+    pub idle_circuit: u64,
+    /// Slots, from the first on, whose circuits have a latency histogram.
     pub latency_histograms: u32,
     /// Requests that are never counted and never rejected.
     pub exempt: Paths,
@@ -68,6 +70,7 @@ impl Config {
             fingerprint: names::hash(document),
             exempt: Paths::new(Reader(whole.get("exempt")).words("paths")),
             max_circuits: Reader(whole.get("limits")).integer("maxCircuits"),
+            idle_circuit: Reader(whole.get("limits")).duration("idleCircuit"),
             latency_histograms: Reader(whole.get("limits")).integer("latencyHistograms"),
         })
     }

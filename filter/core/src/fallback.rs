@@ -17,6 +17,8 @@
 pub(crate) struct Landing {
     /// The fingerprint of the configuration under which it was found out.
     pub(crate) configuration: u32,
+    /// The generation that the circuit began with: an earlier one of its slot was another upstream's.
+    pub(crate) born: u64,
     /// Where it leads.
     pub(crate) place: Place,
 }
@@ -39,13 +41,14 @@ pub(crate) enum Place {
 }
 
 impl Landing {
-    /// The configuration, a byte for the kind of place, a word, the name.
+    /// The configuration, the circuit, a byte for the kind of place, a word, the name.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let (kind, word, name) = match &self.place {
             Place::Scouted { since } => (0, since, ""),
             Place::At { generation, upstream } => (1, generation, upstream.as_str()),
         };
         let mut bytes = self.configuration.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&self.born.to_le_bytes());
         bytes.push(kind);
         bytes.extend_from_slice(&word.to_le_bytes());
         bytes.extend_from_slice(name.as_bytes());
@@ -55,6 +58,7 @@ impl Landing {
     /// `None` for bytes that this version does not know.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Landing> {
         let (configuration, rest) = bytes.split_first_chunk()?;
+        let (born, rest) = rest.split_first_chunk()?;
         let (kind, rest) = rest.split_first()?;
         let (word, name) = rest.split_first_chunk()?;
         let word = u64::from_le_bytes(*word);
@@ -63,7 +67,7 @@ impl Landing {
             1 => Place::At { generation: word, upstream: String::from_utf8(name.to_vec()).ok()? },
             _ => return None,
         };
-        Some(Landing { configuration: u32::from_le_bytes(*configuration), place })
+        Some(Landing { configuration: u32::from_le_bytes(*configuration), born: u64::from_le_bytes(*born), place })
     }
 }
 
@@ -80,10 +84,10 @@ mod tests {
             Place::At { generation: 3, upstream: "outbound|80||b".to_owned() },
             Place::At { generation: 3, upstream: String::new() },
         ] {
-            let landing = Landing { configuration: 9, place };
+            let landing = Landing { configuration: 9, born: 4, place };
             assert_eq!(Landing::decode(&landing.encode()), Some(landing));
         }
-        let head = [9, 0, 0, 0];
+        let head = [9, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0];
         for bytes in [&[][..], &[0, 1], &[2, 0, 0, 0, 0, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0, 0, 0, 0, 255]] {
             assert_eq!(Landing::decode(&[&head[..], bytes].concat()), None);
             assert_eq!(Landing::decode(bytes), None);

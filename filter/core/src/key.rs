@@ -167,14 +167,14 @@ fn ends_with(host: &str, tail: &str) -> bool {
 /// Istio gives all plugins of a proxy one key space: every key of ours begins so.
 const PREFIX: &str = "circuit_breaker:";
 
-/// Shared-data key of the record of `cluster`.
-pub(crate) fn record_key(cluster: &str) -> String {
-    format!("{PREFIX}circuit:{cluster}")
+/// Shared-data key of the record of the circuit in a slot.
+pub(crate) fn record_key(slot: u32) -> String {
+    format!("{PREFIX}circuit:{slot}")
 }
 
-/// Shared-data key of the `index`-th entry of the list of circuits.
-pub(crate) fn slot_key(index: u32) -> String {
-    format!("{PREFIX}slot:{index}")
+/// Shared-data key of the list of slots.
+pub(crate) fn slots_key() -> String {
+    format!("{PREFIX}slots")
 }
 
 /// Shared-data key of the number of the process.
@@ -182,9 +182,9 @@ pub(crate) fn process_key() -> String {
     format!("{PREFIX}process")
 }
 
-/// Shared-data key of where `cluster`'s fallback leads.
-pub(crate) fn fallback_key(cluster: &str) -> String {
-    format!("{PREFIX}fallback:{cluster}")
+/// Shared-data key of where the fallback of the circuit in a slot leads.
+pub(crate) fn fallback_key(slot: u32) -> String {
+    format!("{PREFIX}fallback:{slot}")
 }
 
 /// Shared-data key that is there once something that is said once a proxy has been said.

@@ -4,7 +4,8 @@
 //! natively and on wasm32.
 //!
 //! From the inside out: [`policy`] is what a circuit is told to do; `record` is the state that all workers share;
-//! `circuit` turns one record into the next; `window`, `ramp` and `backoff` are its arithmetic; `words` are the shared
+//! `circuit` turns one record into the next; `slots` is which
+//! circuit has which record, and `idle` who has none any longer; `window`, `ramp` and `backoff` are its arithmetic; `words` are the shared
 //! counters; `view` is one VM's view of one circuit; [`breaker`] is one VM's view of the proxy. [`outcome`] is what a
 //! call says about its upstream, and [`envoy`] reads that from Envoy's own words. [`favourite`] only saves time.
 
@@ -19,6 +20,7 @@ pub mod favourite;
 mod flights;
 mod grpc_timeout;
 pub mod host;
+mod idle;
 mod key;
 pub mod metrics;
 mod names;
@@ -32,6 +34,7 @@ mod record;
 mod report;
 pub mod retry_after;
 mod series;
+mod slots;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;

@@ -66,10 +66,10 @@ metrics! {
     OVER_THRESHOLD = "circuit_breaker_over_threshold_total", Counter, true, [],
         "settled calls that took longer than `latencyThreshold` (only where it is set)";
     /// The words that the workers share.
-    SHARED = "circuit_breaker_shared", Gauge, true, ["epoch", "watch", "streak"],
+    SHARED = "circuit_breaker_shared", Gauge, true, ["epoch", "watch", "streak", "used"],
         "what the workers of a proxy share: writes of the circuit's record (without `tag`: of any record), \
-        1 while the window holds a failure, a slow call or one over the latency threshold, or the circuit is not CLOSED, failures in a row; \
-        each in the lower 32 bits, and `component` ends with a number of the process";
+        1 while the window holds a failure, a slow call or one over the latency threshold, or the circuit is not CLOSED, failures in a row, \
+        when a request found the circuit not CLOSED last; each in the lower 32 bits, and `component` ends with a number of the process";
     /// Circuits.
     CIRCUITS = "circuit_breaker_circuits", Gauge, false, [], "circuits held";
     /// Requests beyond the limit.

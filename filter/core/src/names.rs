@@ -25,11 +25,18 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Adds a number. There is a moment's work for each that lies behind it; circuits are few and stay.
+    /// Adds a number. There is a moment's work for each that lies behind it; circuits are few, and most stay.
     pub(crate) fn insert(&mut self, name: &str, number: u32) {
         let entry = (hash(name.as_bytes()), number);
         let place = self.entries.partition_point(|other| *other < entry);
         self.entries.insert(place, entry);
+    }
+
+    /// Takes a number out again.
+    pub(crate) fn remove(&mut self, name: &str, number: u32) {
+        if let Ok(place) = self.entries.binary_search(&(hash(name.as_bytes()), number)) {
+            self.entries.remove(place);
+        }
     }
 
     /// The numbers that may be this name's: mostly one or none.
@@ -92,5 +99,9 @@ mod tests {
     fn names_of_one_hash_are_all_candidates() {
         let index = Index { entries: vec![(1, 0), (hash(b"a"), 3), (hash(b"a"), 5), (u32::MAX, 1)] };
         assert_eq!(index.candidates("a").collect::<Vec<_>>(), [3, 5]);
+        let mut index = index;
+        index.remove("a", 3);
+        index.remove("a", 4);
+        assert_eq!(index.candidates("a").collect::<Vec<_>>(), [5]);
     }
 }

@@ -1,14 +1,20 @@
 //! What must change together about one circuit: the record that all workers share.
 //!
-//! It lies in Envoy's shared data and changes only by compare-and-swap. It is little-endian, 324 bytes in this layout,
-//! whatever the state.
+//! It lies in Envoy's shared data, in the circuit's slot, and changes only by compare-and-swap. It is little-endian, 336
+//! bytes and the upstream's name in this layout, whatever the state.
+//!
+//! **Names.** Keys of shared data can't be deleted, so there is one for each slot and not for each name ever seen. The
+//! name stands in the record: one compare-and-swap tells both whose slot it is and how its circuit stands, so nobody can
+//! write the state of one upstream into the record of another. A circuit that has ended leaves its record in its slot,
+//! with its generation, so that the next one goes on from there: no permit of an earlier one is ever current again.
 //!
 //! **Versions.** Records outlive versions of the module, and while a new one is rolled out both run. So a record begins
-//! with a head that every version understands: its layout, the oldest version that may write it, and how its circuit
-//! stands. Behind the head comes what layout 1 has, and behind that a tail of later layouts:
+//! with a head that every version understands: its layout, the oldest version that may write it, how its circuit
+//! stands, and whose it is. Behind the head comes what layout 1 has, and behind that a tail of later layouts:
 //! - A version that may write a record carries the tail along untouched, and so it keeps the layout's number.
 //! - One that may not leaves the record alone and obeys its head: it rejects while that says OPEN, and lets all else pass.
-//! - What is no record at all is left alone too, lets everything pass, and is counted as an error.
+//! - What is no record at all is left alone too, and is counted as an error. Its slot is lost; its upstream begins another
+//!   circuit, CLOSED, in another one.
 
 use crate::config::MOST_PROBES;
 use crate::window::Tally;
@@ -23,11 +29,11 @@ const LAYOUT: u8 = 1;
 const OLDEST_WRITER: u8 = 1;
 
 /// Bytes of the head: layout, oldest writer, phase, one to spare, generation, since when, until when OPEN, end of the last
-/// lease.
-const HEAD_BYTES: usize = 4 + 8 * 4;
+/// lease, length of the name. The name follows.
+const HEAD_BYTES: usize = 4 + 8 * 4 + 4;
 
-/// Bytes of a record of layout 1.
-pub const RECORD_BYTES: usize = HEAD_BYTES + 4 * 4 + 8 * 10 + LEASES * 12;
+/// Bytes of a record of layout 1 beside the name.
+pub const RECORD_BYTES: usize = HEAD_BYTES + 4 * 4 + 8 * 11 + LEASES * 12;
 
 /// Leave to send one probe, until it is settled or its time is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +56,8 @@ pub(crate) enum Phase {
     Probe,
     /// HALF_OPEN: a growing share.
     Ramp,
+    /// There is no circuit: its upstream had no traffic for long. The slot is free.
+    Ended,
 }
 
 /// The shared state of a circuit.
@@ -58,8 +66,10 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
     /// OPEN because the policy says `forceOpen`, not because of a failure.
     pub(crate) forced: bool,
-    /// Transitions so far. A result of an older generation changes nothing.
+    /// Transitions of all circuits of the slot so far. A result of an older generation changes nothing.
     pub(crate) generation: u64,
+    /// The generation that this circuit began with.
+    pub(crate) born: u64,
     /// When the last transition was made.
     pub(crate) since: u64,
     /// The counters at that moment: where every worker's window begins.
@@ -95,28 +105,37 @@ pub(crate) struct Later {
 }
 
 impl Record {
-    /// A CLOSED circuit that begins now.
-    pub(crate) fn fresh(now: u64, tally: Tally) -> Record {
-        Record { since: now, base: tally, mark_at: now, mark: tally, ..Record::default() }
+    /// A CLOSED circuit that begins now, with this generation.
+    pub(crate) fn fresh(born: u64, now: u64, tally: Tally) -> Record {
+        Record { generation: born, born, since: now, base: tally, mark_at: now, mark: tally, ..Record::default() }
     }
 
-    /// What stands in the place of a record that nobody can read: it lets everything pass.
-    pub(crate) fn unreadable() -> Record {
-        Record { foreign: true, ..Record::default() }
+    /// What stands in the place of a record that is not this upstream's, or none.
+    pub(crate) fn ended() -> Record {
+        Record { phase: Phase::Ended, ..Record::default() }
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// Transitions of this circuit so far.
+    pub(crate) fn transitions(&self) -> u64 {
+        self.generation.saturating_sub(self.born)
+    }
+
+    /// As the record of `upstream`.
+    pub(crate) fn encode(&self, upstream: &str) -> Vec<u8> {
         let later = self.later.as_deref();
-        let mut out = Vec::with_capacity(RECORD_BYTES.saturating_add(later.map_or(0, |later| later.tail.len())));
+        let more = later.map_or(0, |later| later.tail.len()).saturating_add(upstream.len());
+        let mut out = Vec::with_capacity(RECORD_BYTES.saturating_add(more));
         let (layout, oldest) = later.map_or((LAYOUT, OLDEST_WRITER), |later| (later.layout, later.oldest_writer));
         out.extend_from_slice(&[layout, oldest, self.phase_byte(), 0]);
         let last_lease_ends = self.leases.iter().map(|lease| lease.ends_at).max().unwrap_or(0);
         put(&mut out, &[self.generation, self.since, self.open_until, last_lease_ends]);
+        out.extend_from_slice(&u32::try_from(upstream.len()).unwrap_or(u32::MAX).to_le_bytes());
+        out.extend_from_slice(upstream.as_bytes());
         for word in [self.trips_in_a_row, self.progress, self.last_lease, self.trials()] {
             out.extend_from_slice(&word.to_le_bytes());
         }
         put(&mut out, &self.base.words());
-        put(&mut out, &[self.outage_since, self.mark_at]);
+        put(&mut out, &[self.outage_since, self.mark_at, self.born]);
         put(&mut out, &self.mark.words());
         for place in 0..LEASES {
             let lease = self.leases.get(place).copied().unwrap_or_default();
@@ -127,26 +146,23 @@ impl Record {
         out
     }
 
-    /// `None` for what is no record.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
-        let mut from = Cursor { bytes };
-        let [layout, oldest_writer, phase, _] = from.take::<4>()?;
-        if layout == 0 {
-            return None;
+    /// The record of `upstream`; [`Record::ended`] where it is another's. `None` for what is no record.
+    pub(crate) fn decode(bytes: &[u8], upstream: &str) -> Option<Record> {
+        let (head, rest) = Head::read(bytes)?;
+        if head.upstream != upstream.as_bytes() {
+            return Some(Record::ended());
         }
-        let mut record = Record::default();
-        (record.phase, record.forced) = Self::phase_of(phase)?;
-        (record.generation, record.since, record.open_until) = (from.u64()?, from.u64()?, from.u64()?);
-        // When the last lease ends: what follows tells each.
-        from.u64()?;
+        let Head { layout, oldest_writer, phase, forced, generation, since, open_until, .. } = head;
+        let mut record = Record { phase, forced, generation, since, open_until, ..Record::default() };
         if oldest_writer > LAYOUT {
             record.foreign = true;
             return Some(record);
         }
+        let mut from = Cursor { bytes: rest };
         (record.trips_in_a_row, record.progress, record.last_lease) = (from.u32()?, from.u32()?, from.u32()?);
         let trials = from.u32()?;
         record.base = from.tally()?;
-        (record.outage_since, record.mark_at) = (from.u64()?, from.u64()?);
+        (record.outage_since, record.mark_at, record.born) = (from.u64()?, from.u64()?, from.u64()?);
         record.mark = from.tally()?;
         for place in 0..LEASES {
             let trial = trials & (1 << place) != 0;
@@ -174,6 +190,7 @@ impl Record {
             (Phase::Probe, _) => 2,
             (Phase::Ramp, _) => 3,
             (Phase::Open, true) => 4,
+            (Phase::Ended, _) => 5,
         }
     }
 
@@ -184,8 +201,70 @@ impl Record {
             2 => (Phase::Probe, false),
             3 => (Phase::Ramp, false),
             4 => (Phase::Open, true),
+            5 => (Phase::Ended, false),
             _ => return None,
         })
+    }
+}
+
+/// Whose a slot is, as far as its record tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// This upstream's.
+    Taken(String),
+    /// Nobody's. The next circuit is born with this generation.
+    Free {
+        /// One more than any permit of an earlier circuit has.
+        born: u64,
+    },
+    /// Nobody's, and a later version's: only that may write it.
+    Foreign,
+    /// No record at all.
+    Unknown,
+}
+
+impl Slot {
+    /// `None`: nothing was ever there.
+    pub(crate) fn read(bytes: Option<&[u8]>) -> Slot {
+        let Some(bytes) = bytes else { return Slot::Free { born: 0 } };
+        match Head::read(bytes) {
+            Some((Head { phase: Phase::Ended, oldest_writer, .. }, _)) if oldest_writer > LAYOUT => Slot::Foreign,
+            Some((Head { phase: Phase::Ended, generation, .. }, _)) => {
+                Slot::Free { born: generation.saturating_add(1) }
+            }
+            Some((head, _)) => Slot::Taken(String::from_utf8_lossy(head.upstream).into_owned()),
+            None => Slot::Unknown,
+        }
+    }
+}
+
+/// What every version knows of a record.
+struct Head<'a> {
+    layout: u8,
+    oldest_writer: u8,
+    phase: Phase,
+    forced: bool,
+    generation: u64,
+    since: u64,
+    open_until: u64,
+    upstream: &'a [u8],
+}
+
+impl Head<'_> {
+    /// And what comes behind it.
+    fn read(bytes: &[u8]) -> Option<(Head<'_>, &[u8])> {
+        let mut from = Cursor { bytes };
+        let [layout, oldest_writer, phase, _] = from.take::<4>()?;
+        if layout == 0 {
+            return None;
+        }
+        let (phase, forced) = Record::phase_of(phase)?;
+        let (generation, since, open_until) = (from.u64()?, from.u64()?, from.u64()?);
+        // When the last lease ends: what follows tells each.
+        from.u64()?;
+        let length = usize::try_from(from.u32()?).ok()?;
+        let (upstream, rest) = from.bytes.split_at_checked(length)?;
+        Some((Head { layout, oldest_writer, phase, forced, generation, since, open_until, upstream }, rest))
     }
 }
 
@@ -224,11 +303,14 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
+    const A: &str = "outbound|80||a";
+
     fn full() -> Record {
         let mut record = Record {
             phase: Phase::Ramp,
             forced: false,
             generation: 1,
+            born: 1,
             since: 2,
             base: Tally { success: 3, failure: 4, slow: 14, over: 16 },
             trips_in_a_row: 5,
@@ -256,32 +338,33 @@ mod tests {
             (Phase::Ramp, false),
         ] {
             let mut record = Record { phase, forced, ..full() };
-            assert_eq!(Record::decode(&record.encode()), Some(record.clone()));
+            assert_eq!(Record::decode(&record.encode(A), A), Some(record.clone()));
             record.leases.truncate(2);
-            assert_eq!(Record::decode(&record.encode()), Some(record), "with places to spare");
+            assert_eq!(Record::decode(&record.encode(A), A), Some(record), "with places to spare");
         }
     }
 
     #[test]
     fn a_record_fits_its_budget_and_its_layout_stays() {
-        assert_eq!(RECORD_BYTES, 324);
-        let bytes = full().encode();
-        assert_eq!(bytes.len(), RECORD_BYTES);
+        assert_eq!(RECORD_BYTES, 336);
+        let bytes = full().encode(A);
+        assert_eq!(bytes.len(), RECORD_BYTES + A.len());
         assert_eq!(bytes[..4], [1, 1, 3, 0], "layout, oldest writer, phase");
         assert_eq!((bytes[4], bytes[12], bytes[20]), (1, 2, 6), "generation, since, open until");
-        assert_eq!(bytes[36..40], [5, 0, 0, 0], "trips in a row");
-        assert_eq!(bytes[132..136], [13, 0, 0, 0], "number of the first lease");
+        assert_eq!((bytes[36], &bytes[40..54]), (14, A.as_bytes()));
+        assert_eq!(bytes[54..58], [5, 0, 0, 0], "trips in a row");
+        assert_eq!(bytes[158..162], [13, 0, 0, 0], "number of the first lease");
     }
 
     #[test]
     fn the_tail_of_a_later_layout_is_carried_along() {
-        let mut bytes = full().encode();
+        let mut bytes = full().encode(A);
         (bytes[0], bytes[1]) = (2, 1);
         bytes.extend_from_slice(b"what layout 2 has");
-        let mut record = Record::decode(&bytes).unwrap();
+        let mut record = Record::decode(&bytes, A).unwrap();
         assert!(!record.foreign);
         record.phase = Phase::Open;
-        let written = record.encode();
+        let written = record.encode(A);
         assert_eq!((written[0], written[1], written[2]), (2, 1, 1));
         assert_eq!(written[3..], bytes[3..]);
         assert_eq!(Record { phase: Phase::Ramp, later: None, ..record }, full());
@@ -289,25 +372,38 @@ mod tests {
 
     #[test]
     fn of_a_layout_that_only_later_versions_may_write_the_head_is_known() {
-        let mut bytes = full().encode();
+        let mut bytes = full().encode(A);
         (bytes[0], bytes[1], bytes[2]) = (3, 3, 1);
-        for length in [HEAD_BYTES, RECORD_BYTES] {
-            let record = Record::decode(&bytes[..length]).unwrap();
+        for length in [HEAD_BYTES + A.len(), RECORD_BYTES] {
+            let record = Record::decode(&bytes[..length], A).unwrap();
             assert!(record.foreign);
             assert_eq!((record.phase, record.generation, record.open_until), (Phase::Open, 1, 6));
         }
     }
 
     #[test]
+    fn a_record_of_another_upstream_is_none_of_ours_and_a_slot_tells_whose_it_is() {
+        let bytes = full().encode(A);
+        assert_eq!(Record::decode(&bytes, "outbound|80||b"), Some(Record::ended()));
+        assert_eq!(Slot::read(Some(&bytes)), Slot::Taken(A.to_owned()));
+        assert_eq!(Slot::read(None), Slot::Free { born: 0 });
+        let mut ended = Record { phase: Phase::Ended, ..full() }.encode(A);
+        assert_eq!(Slot::read(Some(&ended)), Slot::Free { born: 2 });
+        ended[1] = LAYOUT + 1;
+        assert_eq!(Slot::read(Some(&ended)), Slot::Foreign, "who knows what a later version keeps there");
+        assert_eq!(Slot::read(Some(b"\xffgarbage")), Slot::Unknown);
+    }
+
+    #[test]
     fn what_is_no_record_is_none() {
-        let good = full().encode();
-        for length in 0..RECORD_BYTES {
-            assert_eq!(Record::decode(&good[..length]), None, "{length} bytes");
+        let good = full().encode(A);
+        for length in 0..good.len() {
+            assert_eq!(Record::decode(&good[..length], A), None, "{length} bytes");
         }
-        for (at, value) in [(0, 0), (2, 5)] {
+        for (at, value) in [(0, 0), (2, 6), (39, 255)] {
             let mut bad = good.clone();
             bad[at] = value;
-            assert_eq!(Record::decode(&bad), None, "byte {at} = {value}");
+            assert_eq!(Record::decode(&bad, A), None, "byte {at} = {value}");
         }
     }
 }

@@ -29,7 +29,7 @@ fn transition<H: Host>(
     at: Moment,
     streak: u64,
 ) -> Result<(), Fault> {
-    let level = if next.phase == Phase::Closed { Level::Info } else { Level::Warn };
+    let level = if matches!(next.phase, Phase::Closed | Phase::Ended) { Level::Info } else { Level::Warn };
     vm.host.log(level, &line(view, next, reason, at, streak));
     gauges(view, &vm.host, next)?;
     if next.phase == Phase::Open {
@@ -47,17 +47,26 @@ pub(crate) fn state<H: Host>(view: &View, host: &H) -> Result<(), Fault> {
     gauges(view, host, &view.record)
 }
 
+/// Sets the gauges to what they are without a circuit.
+pub(crate) fn nothing<H: Host>(view: &View, host: &H) -> Result<(), Fault> {
+    view.series.record(host, &metrics::STATE, &view.name, 0)?;
+    if view.series.has(&metrics::OPEN_UNTIL) {
+        view.series.record(host, &metrics::OPEN_UNTIL, &view.name, 0)?;
+    }
+    Ok(())
+}
+
 fn gauges<H: Host>(view: &View, host: &H, record: &Record) -> Result<(), Fault> {
     let disabled = view.policy.mode == crate::policy::Mode::Disabled;
     let (state, open_until) = match record.phase {
         _ if disabled => (0, 0),
-        Phase::Closed => (0, 0),
+        Phase::Closed | Phase::Ended => (0, 0),
         Phase::Probe | Phase::Ramp => (1, 0),
         Phase::Open => (2, record.open_until.div_ceil(SECOND)),
     };
     view.series.record(host, &metrics::STATE, &view.name, state)?;
     // What was never OPEN has no such gauge.
-    if record.generation > 0 {
+    if record.transitions() > 0 {
         view.series.record(host, &metrics::OPEN_UNTIL, &view.name, open_until)?;
     }
     Ok(())
@@ -65,7 +74,8 @@ fn gauges<H: Host>(view: &View, host: &H, record: &Record) -> Result<(), Fault> 
 
 fn state_word(phase: Phase) -> &'static str {
     match phase {
-        Phase::Closed => "CLOSED",
+        // An upstream without a circuit is let through as one with a CLOSED one.
+        Phase::Closed | Phase::Ended => "CLOSED",
         Phase::Open => "OPEN",
         Phase::Probe | Phase::Ramp => "HALF_OPEN",
     }
@@ -77,7 +87,7 @@ fn line(view: &View, next: &Record, reason: Reason, at: Moment, streak: u64) -> 
     let stage = match next.phase {
         Phase::Probe => ",\"stage\":\"probe\"",
         Phase::Ramp => ",\"stage\":\"ramp\"",
-        Phase::Closed | Phase::Open => "",
+        Phase::Closed | Phase::Open | Phase::Ended => "",
     };
     format!(
         "circuit_breaker transition {{\"upstream\":{},\"from\":\"{}\",\"to\":\"{}\"{stage},\"reason\":\"{}\",\
@@ -88,7 +98,7 @@ fn line(view: &View, next: &Record, reason: Reason, at: Moment, streak: u64) -> 
         state_word(view.record.phase),
         state_word(next.phase),
         reason.word(),
-        next.generation,
+        next.transitions(),
         next.open_until.saturating_sub(at.now).min(next.open_until) / MILLISECOND,
         next.trips_in_a_row,
         window.calls(),

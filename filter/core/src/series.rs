@@ -91,6 +91,11 @@ impl Series {
         Ok(())
     }
 
+    /// Whether any of a metric is defined.
+    pub(crate) fn has(&self, metric: &'static Metric) -> bool {
+        self.ids.borrow().iter().any(|(known, _, _)| std::ptr::eq(*known, metric))
+    }
+
     /// Adds one to a counter.
     pub(crate) fn count<H: Host>(
         &self,

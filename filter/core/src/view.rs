@@ -16,6 +16,7 @@ use crate::policy::{Length, Mode, Policy};
 use crate::ramp::Spread;
 use crate::record::{Phase, Record};
 use crate::report;
+use crate::idle::Used;
 use crate::series::{Histogram, Series};
 use crate::vm::Vm;
 use crate::window::{Tally, Window};
@@ -23,6 +24,7 @@ use crate::words::Words;
 
 pub(crate) struct View {
     pub(crate) name: Rc<str>,
+    slot: u32,
     pub(crate) policy: Rc<Policy>,
     pub(crate) words: Words,
     pub(crate) series: Series,
@@ -41,6 +43,18 @@ pub(crate) struct View {
     pub(crate) latency: Histogram,
     /// Where the fallback leads, as this worker knows it.
     pub(crate) landing: Option<Place>,
+    /// When somebody used the circuit last, as far as this worker knows.
+    pub(crate) used: Used,
+    /// The gauges may say that it is not CLOSED.
+    shown: bool,
+}
+
+/// The metrics of an upstream, which outlive its circuit.
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) words: Words,
+    series: Series,
+    latency: Histogram,
 }
 
 /// When the upstream wants to be asked again, as this worker has heard it from a failure last.
@@ -74,23 +88,43 @@ impl Sight<'_> {
         match self.record.phase {
             Phase::Closed => condition(&self.policy.trip, self.streak, counted),
             Phase::Ramp => condition(&ramp_conditions(self.policy), self.streak, counted).map(|_| Reason::RampFailed),
-            Phase::Open | Phase::Probe => None,
+            Phase::Open | Phase::Probe | Phase::Ended => None,
         }
     }
 }
 
 impl View {
-    /// The view of a circuit, which is made if no worker has seen the upstream before.
-    pub(crate) fn new<H: Host>(vm: &Vm<H>, name: Rc<str>, policy: Rc<Policy>, now: u64) -> Result<View, Fault> {
-        let words = Words::of(&vm.host, vm.process()?, &name, policy.trip.latency_threshold > 0)?;
+    /// The metrics of an upstream, defined where they are not known yet.
+    pub(crate) fn known<H: Host>(vm: &Vm<H>, known: Option<Known>, name: &str) -> Result<Known, Fault> {
+        match known {
+            Some(known) => Ok(known),
+            None => {
+                let words = Words::of(&vm.host, vm.process()?, name)?;
+                Ok(Known { words, series: Series::default(), latency: Histogram::UNMET })
+            }
+        }
+    }
+
+    /// The view of the circuit in a slot.
+    pub(crate) fn new<H: Host>(
+        vm: &Vm<H>,
+        slot: u32,
+        name: Rc<str>,
+        policy: Rc<Policy>,
+        known: Known,
+        now: u64,
+    ) -> Result<View, Fault> {
+        let Known { mut words, series, latency } = known;
+        words.mind_latency(&vm.host, &name, policy.trip.latency_threshold > 0)?;
         let tally = words.tally(&vm.host)?;
-        let record = Record::fresh(now, tally);
+        let record = Record::fresh(0, now, tally);
         let mut view = View {
             name,
+            slot,
             plain_below: policy.plain_below(),
             policy,
             words,
-            series: Series::default(),
+            series,
             epoch: None,
             told: None,
             counts_since: record.counts_since(),
@@ -98,14 +132,11 @@ impl View {
             window: Window::starting(now, tally),
             spread: Spread::starting(now, vm.random.draw()),
             asked_for: AskedFor::default(),
-            latency: Histogram::UNMET,
+            latency,
             landing: None,
+            used: Used::at(now, tally),
+            shown: false,
         };
-        let fresh = view.record.encode();
-        if vm.host.swap(&view.key(), &fresh, ABSENT)? {
-            view.words.epoch.add_one(&vm.host)?;
-            vm.advance()?;
-        }
         view.refresh(vm, now)?;
         view.keep_metrics(vm, tally)?;
         // Another worker may have made the circuit a moment ago: what it has counted since is in this window too.
@@ -121,6 +152,7 @@ impl View {
         words.mind_latency(&vm.host, &self.name, policy.trip.latency_threshold > 0)?;
         Ok(View {
             name: Rc::clone(&self.name),
+            slot: self.slot,
             plain_below: policy.plain_below(),
             policy,
             words,
@@ -135,12 +167,30 @@ impl View {
             asked_for: self.asked_for,
             latency: self.latency.clone(),
             landing: None,
+            used: self.used,
+            shown: self.shown,
         })
+    }
+
+    /// Its name, and what outlives it.
+    pub(crate) fn into_known(self) -> (Rc<str>, Known) {
+        (self.name, Known { words: self.words, series: self.series, latency: self.latency })
     }
 
     /// Where the record lies. Made when it is needed: a circuit that stays CLOSED never looks, and there are many.
     fn key(&self) -> String {
-        key::record_key(&self.name)
+        key::record_key(self.slot)
+    }
+
+    /// Where lies where its fallback leads.
+    pub(crate) fn fallback_key(&self) -> String {
+        key::fallback_key(self.slot)
+    }
+
+    /// Whether the circuit has ended, as far as this VM knows: whoever needs it looks for its upstream again.
+    #[inline]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.record.phase == Phase::Ended
     }
 
     /// Takes over what other workers have counted and this one has not: Envoy forgets a metric with the last VM that knows it,
@@ -150,7 +200,7 @@ impl View {
             self.streak(vm)?;
         }
         let failures: &[_] = if tally.failure > 0 { &[&metrics::FAILURES] } else { &[] };
-        let transitions: &[_] = if self.record.generation > 0 { metrics::OF_TRANSITIONS } else { &[] };
+        let transitions: &[_] = if self.record.transitions() > 0 { metrics::OF_TRANSITIONS } else { &[] };
         for metric in failures.iter().chain(transitions) {
             self.series.meet(&vm.host, metric, &self.name)?;
         }
@@ -165,7 +215,7 @@ impl View {
     pub(crate) fn refresh<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         let epoch = self.words.epoch.get(&vm.host)?;
         if self.epoch != Some(epoch) {
-            let (record, _) = self.load(vm, now)?;
+            let (record, _) = self.load(vm)?;
             let tally = self.words.tally(&vm.host)?;
             self.take(vm, record, now, tally);
             self.epoch = Some(epoch);
@@ -177,7 +227,7 @@ impl View {
     /// say so, or could not. What is found is told to all.
     pub(crate) fn look_again<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         self.refresh(vm, now)?;
-        let (record, _) = self.load(vm, now)?;
+        let (record, _) = self.load(vm)?;
         if record != self.record {
             let tally = self.words.tally(&vm.host)?;
             self.take(vm, record, now, tally);
@@ -187,29 +237,22 @@ impl View {
         Ok(())
     }
 
-    /// The record and its compare-and-swap number; a fresh one where there is none.
-    fn load<H: Host>(&self, vm: &Vm<H>, now: u64) -> Result<(Record, u32), Fault> {
-        let key = self.key();
-        for _ in 0..TRIES {
-            if let Some((bytes, cas)) = vm.host.get(&key)? {
-                let record = Record::decode(&bytes).unwrap_or_else(|| {
-                    vm.failed(Fault::Record);
-                    Record::unreadable()
-                });
-                return Ok((record, cas));
-            }
-            let fresh = Record::fresh(now, self.words.tally(&vm.host)?);
-            if vm.host.swap(&key, &fresh.encode(), ABSENT)? {
-                self.words.epoch.add_one(&vm.host)?;
-                vm.advance()?;
-            }
-        }
-        Err(Fault::Cas)
+    /// The record and its compare-and-swap number.
+    fn load<H: Host>(&self, vm: &Vm<H>) -> Result<(Record, u32), Fault> {
+        let Some((bytes, cas)) = vm.host.get(&self.key())? else { return Ok((Record::ended(), ABSENT)) };
+        let record = Record::decode(&bytes, &self.name).unwrap_or_else(|| {
+            vm.failed(Fault::Record);
+            Record::ended()
+        });
+        Ok((record, cas))
     }
 
     /// Keeps a record that was read or written. Another generation starts window and spread afresh.
     fn take<H: Host>(&mut self, vm: &Vm<H>, record: Record, now: u64, tally: Tally) {
         let moved_on = (record.generation, record.foreign) != (self.record.generation, self.record.foreign);
+        if record.born != self.record.born {
+            self.landing = None;
+        }
         self.counts_since = record.counts_since();
         self.record = record;
         if moved_on {
@@ -234,11 +277,11 @@ impl View {
     ) -> Result<Option<Change>, Fault> {
         for _ in 0..TRIES {
             let epoch = self.words.epoch.get(&vm.host)?;
-            let (record, cas) = self.load(vm, now)?;
+            let (record, cas) = self.load(vm)?;
             let tally = self.words.tally(&vm.host)?;
             self.take(vm, record, now, tally);
             self.epoch = Some(epoch);
-            if self.record.foreign {
+            if self.record.foreign || self.is_gone() {
                 return Ok(None);
             }
             let streak = self.streak(vm)?.get(&vm.host)?;
@@ -246,7 +289,7 @@ impl View {
             let at = Moment { now, tally, random: vm.random.draw(), retry_at };
             let Some(change) = decide(&self.sight(at, streak)) else { return Ok(None) };
             self.prepare(vm, &change)?;
-            if vm.host.swap(&self.key(), &change.record.encode(), cas)? {
+            if vm.host.swap(&self.key(), &change.record.encode(&self.name), cas)? {
                 report::written(self, vm, &change, at, streak);
                 self.take(vm, change.record.clone(), now, tally);
                 return Ok(Some(change));
@@ -274,6 +317,11 @@ impl View {
     /// What must be true before a change can be seen. While a circuit is not CLOSED every success looks closer; and a
     /// phase that counts begins with no streak, which nobody adds to before it begins.
     fn prepare<H: Host>(&self, vm: &Vm<H>, change: &Change) -> Result<(), Fault> {
+        if change.record.phase == Phase::Ended {
+            // What the upstream's next circuit begins with. Whoever adds to it from now on has not noticed the end yet, and
+            // has seen a call that is as young as that circuit.
+            return self.streak(vm)?.set(&vm.host, 0);
+        }
         if change.reason.is_none() {
             return Ok(());
         }
@@ -306,17 +354,27 @@ impl View {
     /// Sets the gauges to what the record says, where it was written since. Two workers that publish two transitions at
     /// the same time may do so in the wrong order; a tick of theirs then sets it right.
     pub(crate) fn tell<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
-        if self.told != self.epoch && !self.record.foreign {
+        if self.told != self.epoch && !self.record.foreign && !self.is_gone() {
             report::state(self, &vm.host)?;
             self.told = self.epoch;
+            self.shown = self.record.phase != Phase::Closed;
         }
         Ok(())
     }
 
-    /// Sets the state's gauge to what it is without a circuit.
+    /// The circuit has ended. Where this worker may have told its state after the one that ended it, the gauges are set right,
+    /// and whoever has the upstream's next circuit tells again.
+    pub(crate) fn leave<H: Host>(&self, vm: &Vm<H>) {
+        if self.shown {
+            let told = report::nothing(self, &vm.host).and(self.words.epoch.add_one(&vm.host));
+            told.unwrap_or_else(|fault| vm.failed(fault));
+        }
+    }
+
+    /// Sets the gauges to what they are without a circuit.
     pub(crate) fn tell_nothing<H: Host>(&self, vm: &Vm<H>) {
         // Where even that cannot be told, nothing is left to do.
-        let _ = self.series.record(&vm.host, &metrics::STATE, &self.name, 0);
+        let _ = report::nothing(self, &vm.host);
     }
 
     /// Trips the circuit if a condition holds for this generation.

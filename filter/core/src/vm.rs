@@ -133,6 +133,16 @@ impl<H: Host> Vm<H> {
         matches!(self.host.get(&key::said_key(what)), Ok(Some(_)))
     }
 
+    /// Logs a warning about an upstream, once as long as nothing else of this kind is said under the same key.
+    pub(crate) fn say_once_of(&self, what: &str, upstream: &str, line: &str) {
+        let key = key::said_key(what);
+        let Ok(said) = self.host.get(&key) else { return };
+        let (said, cas) = said.unwrap_or((Vec::new(), ABSENT));
+        if said != upstream.as_bytes() && self.host.swap(&key, upstream.as_bytes(), cas) == Ok(true) {
+            self.host.log(Level::Warn, line);
+        }
+    }
+
     /// Logs a warning once a proxy.
     pub(crate) fn say_once(&self, what: &str, line: &str) {
         if let Ok(true) = self.host.swap(&key::said_key(what), &[1], ABSENT) {

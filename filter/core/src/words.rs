@@ -5,6 +5,8 @@
 //!   threshold, and its streak is 0. A success then has
 //!   nothing to do but count itself.
 //! - `streak`: failures in a row.
+//! - `used`: when a request found the circuit not CLOSED last, in seconds since 1970. Those that find it CLOSED are counted
+//!   at their end.
 //!
 //! A `stats_matcher` may keep Envoy from keeping any of them; such a metric reads 0 for ever, and nothing that is decided
 //! with it is right. Gauges prove themselves when they are met, counters when they are first added to; where one is not
@@ -26,6 +28,8 @@ pub(crate) struct Words {
     pub(crate) watch: Gauge,
     /// Met when the first failure is counted: most upstreams never have one, and Envoy takes memory for each metric.
     streak: OnceCell<Gauge>,
+    /// Met when the circuit is not CLOSED.
+    used: OnceCell<Gauge>,
     success: Counter,
     failure: Counter,
     slow: Counter,
@@ -34,20 +38,19 @@ pub(crate) struct Words {
 }
 
 impl Words {
-    /// The words of `upstream` in the process of this number. `minds_latency`: its policy has a `latencyThreshold`.
-    pub(crate) fn of<H: Host>(host: &H, process: u32, upstream: &str, minds_latency: bool) -> Result<Words, Fault> {
+    /// The words of `upstream` in the process of this number.
+    pub(crate) fn of<H: Host>(host: &H, process: u32, upstream: &str) -> Result<Words, Fault> {
         let counter = |component| Counter::meet(host, &stat(&metrics::CALLS, upstream, component));
-        let mut words = Words {
+        Ok(Words {
             epoch: gauge(host, process, upstream, "epoch")?,
             watch: gauge(host, process, upstream, "watch")?,
             streak: OnceCell::new(),
+            used: OnceCell::new(),
             success: counter("success")?,
             failure: counter("failure")?,
             slow: counter("slow")?,
             over: None,
-        };
-        words.mind_latency(host, upstream, minds_latency)?;
-        Ok(words)
+        })
     }
 
     /// Whether the policy has a `latencyThreshold` from now on.
@@ -60,11 +63,12 @@ impl Words {
 
     /// Failures in a row.
     pub(crate) fn streak<H: Host>(&self, host: &H, process: u32, upstream: &str) -> Result<&Gauge, Fault> {
-        if let Some(streak) = self.streak.get() {
-            return Ok(streak);
-        }
-        let streak = gauge(host, process, upstream, "streak")?;
-        Ok(self.streak.get_or_init(|| streak))
+        late(&self.streak, || gauge(host, process, upstream, "streak"))
+    }
+
+    /// When the circuit was found not CLOSED last.
+    pub(crate) fn used<H: Host>(&self, host: &H, process: u32, upstream: &str) -> Result<&Gauge, Fault> {
+        late(&self.used, || gauge(host, process, upstream, "used"))
     }
 
     pub(crate) fn tally<H: Host>(&self, host: &H) -> Result<Tally, Fault> {
@@ -93,6 +97,15 @@ impl Words {
     pub(crate) fn add_over<H: Host>(&self, host: &H) -> Result<(), Fault> {
         self.over.as_ref().map_or(Ok(()), |over| over.add_one(host))
     }
+}
+
+/// A gauge that is met when it is first needed.
+fn late(gauge: &OnceCell<Gauge>, meet: impl FnOnce() -> Result<Gauge, Fault>) -> Result<&Gauge, Fault> {
+    if let Some(gauge) = gauge.get() {
+        return Ok(gauge);
+    }
+    let met = meet()?;
+    Ok(gauge.get_or_init(|| met))
 }
 
 /// One of the gauges of the process of this number; without an upstream, of the whole proxy.

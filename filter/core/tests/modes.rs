@@ -188,18 +188,24 @@ fn a_host_that_fails_lets_everything_pass() {
 const RECORDS: &str = "circuit_breaker:circuit:";
 
 #[test]
-fn what_is_no_record_is_left_alone_and_all_pass_and_it_is_counted() {
-    let mut proxy = Proxy::start(3, "");
-    proxy.fail(A, 5);
-    proxy.host.overwrite(RECORDS, b"\xffgarbage");
-    // Any write makes the workers read again; here it is a new configuration.
-    proxy.configure(3, "");
-    for turn in 0..100 {
-        assert!(proxy.request(turn % 3, A, BAD));
-        proxy.pass(SECOND);
+fn what_is_no_record_is_left_alone_and_counted_and_its_upstream_begins_another_circuit() {
+    for new_vms in [true, false] {
+        let mut proxy = Proxy::start(3, &mode("enforce"));
+        proxy.fail(A, 5);
+        proxy.host.overwrite(RECORDS, b"\xffgarbage");
+        if new_vms {
+            proxy.configure(3, &mode("enforce"));
+        } else {
+            // Each record is read again within so long.
+            proxy.pass(10 * SECOND);
+        }
+        assert!((0..3).all(|vm| proxy.request(vm, A, Outcome::Success)), "it lets all pass");
+        assert!(proxy.host.value(&INTERNAL_ERRORS, "", "record") > 0);
+        proxy.fail(A, 5);
+        assert!((0..3).all(|vm| !proxy.request(vm, A, Outcome::Success)), "and protects the upstream again");
+        let records = proxy.host.shared_data(RECORDS);
+        assert_eq!((records.len(), records[0].as_slice()), (2, &b"\xffgarbage"[..]));
     }
-    assert_eq!(proxy.host.shared_data(RECORDS), [b"\xffgarbage"]);
-    assert!(proxy.host.value(&INTERNAL_ERRORS, "", "record") > 0);
 }
 
 /// The record of A as a later version would write it.

@@ -1,6 +1,6 @@
 //! Who may pass.
 
-use super::{Breaker, come_back};
+use super::{Breaker, come_back, policy_of};
 use crate::flights::NOWHERE;
 use crate::host::{Fault, Host};
 use crate::metrics;
@@ -14,6 +14,9 @@ use crate::vm::Vm;
 /// Rounds of one admission. Each further one means that the circuit changed under it: its state, which goes at most from OPEN
 /// to probe to ramp to CLOSED, or who has its probe slots.
 const ROUNDS: u32 = 4;
+
+/// The number of no circuit: `limits` are far below.
+const NO_CIRCUIT: u32 = u32::MAX;
 
 enum Decision {
     Pass(Permit),
@@ -39,9 +42,15 @@ impl<H: Host> Breaker<H> {
     }
 
     pub(super) fn admit_seen(&mut self, request: Request, upstream: &str, now: u64) -> Admission {
-        let found = self.find(upstream, now);
-        let Some(Some(circuit)) = self.noted(found) else { return Admission::Pass(Permit::Uncounted) };
+        let mut admitted_by = 0;
         for _ in 0..ROUNDS {
+            let found = self.find(upstream, now);
+            let circuit = match self.noted(found) {
+                Some(Some(circuit)) => circuit,
+                Some(None) => return self.admit_without_circuit(upstream),
+                None => return Admission::Pass(Permit::Uncounted),
+            };
+            admitted_by = circuit;
             let decided = self.decide(circuit, request.whole, now);
             match self.noted(decided) {
                 Some(Decision::Again) => {}
@@ -54,13 +63,28 @@ impl<H: Host> Breaker<H> {
             }
         }
         // The slot that each round saw free was another's by then.
-        self.reject(circuit, Cause::ProbeLimit, now)
+        self.reject(admitted_by, Cause::ProbeLimit, now)
+    }
+
+    /// Without a circuit nothing is known of an upstream, but what a person has said holds.
+    #[cold]
+    fn admit_without_circuit(&mut self, upstream: &str) -> Admission {
+        let policy = policy_of(&self.config, upstream);
+        if policy.mode != Mode::ForceOpen || self.vm.is_blind() {
+            return Admission::Pass(Permit::Uncounted);
+        }
+        let retry_after = policy.open.base;
+        self.without_circuit = Some(policy);
+        Admission::Reject { circuit: NO_CIRCUIT, cause: Cause::Forced, retry_after }
     }
 
     fn decide(&mut self, circuit: u32, whole: bool, now: u64) -> Result<Decision, Fault> {
         let retired = self.retired;
         let Some((view, vm)) = self.parts(circuit) else { return Ok(Decision::Pass(Permit::Uncounted)) };
         view.refresh(vm, now)?;
+        if view.is_gone() {
+            return Ok(Decision::Again);
+        }
         if view.policy.mode == Mode::Disabled {
             return Ok(Decision::Pass(Permit::Uncounted));
         }
@@ -71,7 +95,11 @@ impl<H: Host> Breaker<H> {
             let tally = view.words.tally(&vm.host)?;
             view.advance(vm, now, tally, 0)?;
         }
+        if view.record.phase != Phase::Closed {
+            view.note_use(vm, now)?;
+        }
         Ok(match view.record.phase {
+            Phase::Ended => Decision::Again,
             Phase::Closed => Decision::Pass(call(view, circuit)),
             Phase::Open if view.record.forced => Decision::Reject(Cause::Forced),
             Phase::Open => Decision::Reject(Cause::Open),
@@ -118,7 +146,7 @@ fn obey(view: &View, now: u64) -> Decision {
         _ if view.policy.mode == Mode::ForceOpen => Decision::Reject(Cause::Forced),
         Phase::Open if view.record.forced => Decision::Reject(Cause::Forced),
         Phase::Open if view.record.open_for(&view.policy, now) > 0 => Decision::Reject(Cause::Open),
-        Phase::Open | Phase::Closed | Phase::Probe | Phase::Ramp => Decision::Pass(Permit::Uncounted),
+        Phase::Open | Phase::Closed | Phase::Probe | Phase::Ramp | Phase::Ended => Decision::Pass(Permit::Uncounted),
     }
 }
 

@@ -1,7 +1,7 @@
-//! The circuits that one VM has, by number and by name.
+//! The circuits that one VM has, by slot and by name.
 //!
 //! A VM reads the names of all circuits of its proxy at once, and meets each circuit, which costs a hundred times as much,
-//! when a request goes there or when its turn comes at a tick.
+//! when a request goes there or when its turn comes at a tick. A circuit's number is its slot.
 
 use std::rc::Rc;
 
@@ -14,7 +14,8 @@ pub(super) struct Circuits {
     // Each by itself: a list of a thousand that grows would leave holes of its own size behind, and Wasm gives none back.
     #[allow(clippy::vec_box)]
     views: Vec<Option<Box<View>>>,
-    names: Vec<Rc<str>>,
+    /// `None`: the slot is free, as far as this VM knows.
+    names: Vec<Option<Rc<str>>>,
     numbers: Index,
     /// The circuit that a name led to last.
     last: u32,
@@ -22,6 +23,8 @@ pub(super) struct Circuits {
     round: usize,
     /// All before it are met.
     met: usize,
+    /// Slots that are not free.
+    held: usize,
 }
 
 impl Circuits {
@@ -63,20 +66,46 @@ impl Circuits {
         Some(self.last)
     }
 
-    /// The number that the next circuit gets.
-    pub(super) fn next(&self) -> u32 {
-        u32::try_from(self.views.len()).unwrap_or(u32::MAX)
-    }
-
     pub(super) fn name(&self, circuit: u32) -> Option<&Rc<str>> {
-        self.names.get(index(circuit))
+        self.names.get(index(circuit))?.as_ref()
     }
 
-    /// Adds a circuit that is still to be met.
-    pub(super) fn push(&mut self, name: Rc<str>) {
-        self.numbers.insert(&name, self.next());
-        self.names.push(name);
-        self.views.push(None);
+    /// Gives a slot to a circuit that is still to be met. What was known of the slot, or of another slot of this name, has
+    /// ended, and is handed back.
+    pub(super) fn put(&mut self, slot: u32, name: &str) -> Vec<View> {
+        if self.name(slot).is_some_and(|own| names::same(own, name)) {
+            // The circuit has ended here, and begun anew in the same slot.
+            return if self.get(slot).is_some_and(View::is_gone) { self.forget(slot).into_iter().collect() } else { Vec::new() };
+        }
+        let elsewhere = self.look_up(name);
+        let ended = [elsewhere, Some(slot)].into_iter().flatten().filter_map(|slot| self.clear(slot)).collect();
+        let at = index(slot);
+        if self.names.len() <= at {
+            self.names.resize(at.saturating_add(1), None);
+            self.views.resize_with(at.saturating_add(1), || None);
+        }
+        if let Some(place) = self.names.get_mut(at) {
+            *place = Some(name.into());
+            self.numbers.insert(name, slot);
+            self.held = self.held.saturating_add(1);
+            self.met = self.met.min(at);
+        }
+        ended
+    }
+
+    /// The slot is free. What was known of its circuit is handed back.
+    pub(super) fn clear(&mut self, slot: u32) -> Option<View> {
+        if let Some(name) = self.names.get_mut(index(slot)).and_then(Option::take) {
+            self.numbers.remove(&name, slot);
+            self.held = self.held.saturating_sub(1);
+        }
+        self.forget(slot)
+    }
+
+    /// The circuit must be met again.
+    fn forget(&mut self, slot: u32) -> Option<View> {
+        self.met = self.met.min(index(slot));
+        self.views.get_mut(index(slot))?.take().map(|view| *view)
     }
 
     pub(super) fn set(&mut self, circuit: u32, view: View) {
@@ -87,24 +116,51 @@ impl Circuits {
 
     /// The first circuit that is still to be met.
     pub(super) fn unmet(&mut self) -> Option<u32> {
-        while self.views.get(self.met).is_some_and(Option::is_some) {
-            self.met = self.met.saturating_add(1);
+        let is_done = |at: usize| {
+            self.views.get(at).is_some_and(Option::is_some) || self.names.get(at).is_some_and(Option::is_none)
+        };
+        let first = (self.met..self.views.len()).find(|at| !is_done(*at));
+        self.met = first.unwrap_or(self.views.len());
+        first.and_then(|first| u32::try_from(first).ok())
+    }
+
+    /// Circuits held.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Slots that are free, as far as this VM knows.
+    pub(super) fn free(&self) -> Vec<u32> {
+        if self.held == self.names.len() {
+            return Vec::new();
         }
-        (self.met < self.views.len()).then_some(u32::try_from(self.met).unwrap_or(u32::MAX))
+        (0..).zip(&self.names).filter(|(_, name)| name.is_none()).map(|(slot, _)| slot).collect()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.views.len()
+    /// The slots of circuits that have ended.
+    pub(super) fn gone(&self) -> Vec<u32> {
+        let gone = |(_, view): &(u32, &Option<Box<View>>)| view.as_deref().is_some_and(View::is_gone);
+        (0..).zip(&self.views).filter(gone).map(|(slot, _)| slot).collect()
     }
 
-    /// The next so many circuits of an endless round through all.
+    /// The next so many slots' circuits of an endless round through all.
     pub(super) fn next_of_round(&mut self, count: usize) -> impl Iterator<Item = &mut View> {
         let from = if self.round < self.views.len() { self.round } else { 0 };
         self.round = from.saturating_add(count);
         self.views.iter_mut().skip(from).take(count).filter_map(Option::as_deref_mut)
     }
 
+    /// Slots that were ever used, as far as this VM knows.
+    pub(super) fn slots(&self) -> usize {
+        self.views.len()
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut View> {
         self.views.iter_mut().filter_map(Option::as_deref_mut)
+    }
+
+    /// The circuits with their slots.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (u32, &View)> {
+        (0..).zip(&self.views).filter_map(|(slot, view)| Some((slot, view.as_deref()?)))
     }
 }

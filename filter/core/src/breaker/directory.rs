@@ -1,11 +1,13 @@
-//! The list of circuits that all workers of a proxy share.
+//! The list of circuits that all workers of a proxy share, as one VM follows it.
 
 use std::rc::Rc;
 
-use super::{Breaker, policy_of};
-use crate::host::{ABSENT, Fault, Host};
-use crate::key::slot_key;
+use super::{Breaker, index, policy_of};
+use crate::host::{ABSENT, Fault, Host, TRIES};
+use crate::key::{record_key, slots_key};
 use crate::policy::Mode;
+use crate::record::{Record, Slot};
+use crate::slots::{Addition, Slots};
 use crate::view::View;
 
 /// Circuits that a VM meets at one tick. Each costs some tens of host calls and the names of six metrics: so many take a
@@ -15,23 +17,78 @@ const MET_AT_A_TICK: usize = 128;
 impl<H: Host> Breaker<H> {
     /// Takes over the circuits of an older configuration.
     pub(super) fn inherit(&mut self, older: &Breaker<H>) {
-        for circuit in 0..older.slots {
-            let Some(name) = older.circuits.name(circuit) else { return };
-            self.push(Rc::clone(name));
+        self.additions = older.additions;
+        self.remembered = older.remembered.clone();
+        for slot in 0..u32::try_from(older.circuits.slots()).unwrap_or(u32::MAX) {
+            let Some(name) = older.circuits.name(slot) else { continue };
+            self.circuits.put(slot, name);
             let policy = policy_of(&self.config, name);
-            let Some(Ok(mut view)) = older.circuits.get(circuit).map(|view| view.under(&self.vm, policy)) else {
+            let Some(Ok(mut view)) = older.circuits.get(slot).map(|view| view.under(&self.vm, policy)) else {
                 continue;
             };
-            view.latency.want(circuit < self.config.latency_histograms);
-            self.circuits.set(circuit, view);
+            view.latency.want(slot < self.config.latency_histograms);
+            self.circuits.set(slot, view);
         }
     }
 
-    /// Takes over the names of the circuits that other workers have listed.
-    pub(super) fn discover(&mut self) -> Result<(), Fault> {
-        while let Some((name, _)) = self.vm.host.get(&slot_key(self.slots))? {
-            self.push(String::from_utf8_lossy(&name).into());
+    /// Takes over the additions that other workers have made: the list, and its compare-and-swap number.
+    pub(super) fn discover(&mut self, now: u64) -> Result<(Slots, u32), Fault> {
+        let Some((bytes, cas)) = self.vm.host.get(&slots_key())? else { return Ok((Slots::default(), ABSENT)) };
+        let list = Slots::decode(&bytes).ok_or(Fault::Record)?;
+        if list.additions != self.additions {
+            self.finish(&list.newest, now)?;
+            let all: Vec<u32>;
+            let changed = match list.after(self.additions) {
+                Some(changed) => changed,
+                None => {
+                    all = (0..list.used).collect();
+                    &all
+                }
+            };
+            for slot in changed {
+                self.look_at(*slot)?;
+            }
+            self.additions = list.additions;
         }
+        Ok((list, cas))
+    }
+
+    /// Whose a slot is now.
+    fn look_at(&mut self, slot: u32) -> Result<(), Fault> {
+        match self.read(slot)? {
+            Slot::Taken(name) => self.put(slot, &name),
+            Slot::Free { .. } | Slot::Foreign => self.clear(slot),
+            Slot::Unknown => {
+                self.vm.failed(Fault::Record);
+                self.clear(slot);
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, slot: u32) -> Result<Slot, Fault> {
+        let bytes = self.vm.host.get(&record_key(slot))?;
+        Ok(Slot::read(bytes.as_ref().map(|(bytes, _)| bytes.as_slice())))
+    }
+
+    /// Writes the record of an addition, unless that is done.
+    fn finish(&mut self, addition: &Addition, now: u64) -> Result<(), Fault> {
+        let key = record_key(addition.slot);
+        let bytes = self.vm.host.get(&key)?;
+        let (bytes, cas) = bytes.as_ref().map_or((None, ABSENT), |(bytes, cas)| (Some(bytes.as_slice()), *cas));
+        match Slot::read(bytes) {
+            Slot::Free { born } if born <= addition.born => {}
+            Slot::Free { .. } | Slot::Taken(_) | Slot::Foreign | Slot::Unknown => return Ok(()),
+        }
+        let upstream = &addition.upstream;
+        let known = View::known(&self.vm, self.remembered.take(upstream), upstream)?;
+        let fresh = Record::fresh(addition.born, now, known.words.tally(&self.vm.host)?);
+        // Lost to another worker, which has finished it: as good.
+        if self.vm.host.swap(&key, &fresh.encode(upstream), cas)? {
+            known.words.epoch.add_one(&self.vm.host)?;
+            self.vm.advance()?;
+        }
+        self.remembered.keep(upstream.as_str().into(), known, self.config.max_circuits);
         Ok(())
     }
 
@@ -49,53 +106,100 @@ impl<H: Host> Breaker<H> {
         if self.vm.is_blind() {
             return Ok(None);
         }
-        let circuit = match self.circuits.number_of(upstream) {
-            Some(circuit) => circuit,
-            None => match self.list(upstream, now)? {
+        for _ in 0..TRIES {
+            let circuit = match self.circuits.number_of(upstream) {
                 Some(circuit) => circuit,
-                None => return Ok(None),
-            },
-        };
-        if self.circuits.get(circuit).is_none() {
-            self.meet(circuit, now)?;
+                None => match self.list(upstream, now)? {
+                    Some(circuit) => circuit,
+                    None => return Ok(None),
+                },
+            };
+            if self.circuits.get(circuit).is_none() {
+                self.meet(circuit, now)?;
+            }
+            match self.circuits.get(circuit) {
+                Some(view) if !view.is_gone() => return Ok(Some(circuit)),
+                _ => self.clear(circuit),
+            }
         }
-        Ok(Some(circuit))
+        Err(Fault::Cas)
+    }
+
+    /// As [`Breaker::find`], as its record is now: who settles a call must not do so in a circuit that has ended.
+    pub(super) fn find_present(&mut self, upstream: &str, now: u64) -> Result<Option<u32>, Fault> {
+        let Some(circuit) = self.find(upstream, now)? else { return Ok(None) };
+        if let Some((view, vm)) = self.parts(circuit) {
+            view.refresh(vm, now)?;
+        }
+        self.find(upstream, now)
     }
 
     /// Lists a circuit that is new to this VM.
     #[cold]
     fn list(&mut self, upstream: &str, now: u64) -> Result<Option<u32>, Fault> {
         self.vm.meet(now)?;
-        if policy_of(&self.config, upstream).mode == Mode::Disabled {
+        let mode = policy_of(&self.config, upstream).mode;
+        if mode == Mode::Disabled {
             return Ok(None);
         }
-        self.discover()?;
-        loop {
+        for _ in 0..TRIES {
+            let (list, cas) = self.discover(now)?;
             if let Some(circuit) = self.circuits.number_of(upstream) {
                 return Ok(Some(circuit));
             }
-            if self.slots >= self.config.max_circuits {
+            let Some((slot, born)) = self.room(&list, now)? else {
                 self.vm.unprotected();
                 return Ok(None);
+            };
+            let addition = Addition { slot, born, upstream: upstream.to_owned() };
+            let list = list.with(addition);
+            if self.vm.host.swap(&slots_key(), &list.encode(), cas)? {
+                self.finish(&list.newest, now)?;
+                self.put(slot, upstream);
+                self.additions = list.additions;
+                return Ok(Some(slot));
             }
-            if self.vm.host.swap(&slot_key(self.slots), upstream.as_bytes(), ABSENT)? {
-                self.push(upstream.into());
-            } else {
-                self.discover()?;
+        }
+        Err(Fault::Cas)
+    }
+
+    /// A free slot, and the generation that its circuit begins with.
+    fn room(&mut self, list: &Slots, now: u64) -> Result<Option<(u32, u64)>, Fault> {
+        if self.circuits.held() < index(self.config.max_circuits) {
+            let unused = (list.used < self.config.max_circuits).then_some(list.used);
+            for slot in self.circuits.free().into_iter().chain(unused) {
+                if let Slot::Free { born } = self.read(slot)? {
+                    return Ok(Some((slot, born)));
+                }
             }
+        }
+        self.make_room(now)
+    }
+
+    fn put(&mut self, slot: u32, name: &str) {
+        let ended = self.circuits.put(slot, name);
+        ended.into_iter().for_each(|view| self.leave(view));
+    }
+
+    /// The circuit in a slot has ended.
+    pub(super) fn clear(&mut self, slot: u32) {
+        if let Some(view) = self.circuits.clear(slot) {
+            self.leave(view);
         }
     }
 
-    fn push(&mut self, name: Rc<str>) {
-        self.circuits.push(name);
-        self.slots = self.slots.saturating_add(1);
+    fn leave(&mut self, view: View) {
+        view.leave(&self.vm);
+        let (name, known) = view.into_known();
+        self.remembered.keep(name, known, self.config.max_circuits);
     }
 
     #[cold]
     fn meet(&mut self, circuit: u32, now: u64) -> Result<(), Fault> {
         let Some(name) = self.circuits.name(circuit).cloned() else { return Ok(()) };
+        let known = View::known(&self.vm, self.remembered.take(&name), &name)?;
         let policy = policy_of(&self.config, &name);
-        let mut view = View::new(&self.vm, name, policy, now)?;
+        let mut view = View::new(&self.vm, circuit, Rc::clone(&name), policy, known, now)?;
         view.latency.want(circuit < self.config.latency_histograms);
         if circuit > 0 && circuit == self.config.latency_histograms {
             self.vm.say_once(
@@ -104,7 +208,7 @@ impl<H: Host> Breaker<H> {
             );
         }
         self.circuits.set(circuit, view);
-        self.vm.circuits(self.circuits.len());
+        self.vm.circuits(self.circuits.held());
         Ok(())
     }
 }

@@ -6,7 +6,6 @@ use crate::clock;
 use crate::config::SECOND;
 use crate::fallback::{Landing, Place};
 use crate::host::{ABSENT, Fault, Host};
-use crate::key;
 use crate::metrics;
 use crate::permit::{Admission, Permit, Request};
 use crate::view::View;
@@ -81,9 +80,10 @@ fn ahead<H: Host>(view: &mut View, vm: &Vm<H>, configuration: u32, now: u64) -> 
     if let Some(known) = known(view) {
         return Ok(known);
     }
-    let key = key::fallback_key(&view.name);
+    let key = view.fallback_key();
     let (told, expected) = vm.host.get(&key)?.map_or((None, ABSENT), |(bytes, cas)| (Landing::decode(&bytes), cas));
-    let told = told.filter(|landing| landing.configuration == configuration).map(|landing| landing.place);
+    let holds = |landing: &Landing| landing.configuration == configuration && landing.born == view.record.born;
+    let told = told.filter(holds).map(|landing| landing.place);
     if let Some(Place::Scouted { since }) = &told
         && clock::left(now, since.saturating_add(SCOUT_LOST), SCOUT_LOST) > 0
     {
@@ -93,7 +93,8 @@ fn ahead<H: Host>(view: &mut View, vm: &Vm<H>, configuration: u32, now: u64) -> 
     if let Some(known) = known(view) {
         return Ok(known);
     }
-    let scout = Landing { configuration, place: Place::Scouted { since: now } }.encode();
+    let place = Place::Scouted { since: now };
+    let scout = Landing { configuration, born: view.record.born, place }.encode();
     Ok(if vm.host.swap(&key, &scout, expected)? { Ahead::Unknown } else { Ahead::Closed })
 }
 
@@ -110,6 +111,9 @@ fn known(view: &View) -> Option<Ahead> {
 }
 
 fn learn<H: Host>(view: &mut View, vm: &Vm<H>, configuration: u32, upstream: &str) -> Result<(), Fault> {
+    if view.is_gone() {
+        return Ok(());
+    }
     let place = Place::At { generation: view.record.generation, upstream: upstream.to_owned() };
     let same = |known: &Place| match known {
         Place::At { upstream: known, .. } => known == upstream && **known != *view.name,
@@ -118,14 +122,15 @@ fn learn<H: Host>(view: &mut View, vm: &Vm<H>, configuration: u32, upstream: &st
     if view.landing.as_ref().is_some_and(same) {
         return Ok(());
     }
-    let key = key::fallback_key(&view.name);
+    let key = view.fallback_key();
     let expected = vm.host.get(&key)?.map_or(ABSENT, |(_, cas)| cas);
     // Lost to another worker, which has landed a moment ago too: as good.
-    let landing = Landing { configuration, place };
+    let landing = Landing { configuration, born: view.record.born, place };
     vm.host.swap(&key, &landing.encode(), expected)?;
     if *upstream == *view.name {
-        vm.say_once(
-            &format!("fallback:{}", view.name),
+        vm.say_once_of(
+            &key,
+            &view.name,
             &format!(
                 "circuit_breaker fallback of {} leads back to itself: no route matches its headers, and requests are \
                  rejected instead",

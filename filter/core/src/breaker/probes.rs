@@ -162,19 +162,25 @@ impl<H: Host> Breaker<H> {
         let Some(at) = self.place_of(permit) else { return };
         let probe = self.probes.swap_remove(at);
         let ended = match (probe.state, outcome) {
-            (State::Settled(Early::Good), Outcome::Failure(_)) => self.count_failed_later(&probe, outcome),
+            (State::Settled(Early::Good), Outcome::Failure(_)) => self.count_failed_later(&probe, outcome, now),
             (State::Settled(_), _) => Ok(()),
             _ => self.end(&probe, outcome, now),
         };
         self.noted(ended);
     }
 
-    fn count_failed_later(&mut self, probe: &Probe, outcome: Outcome) -> Result<(), Fault> {
+    fn count_failed_later(&mut self, probe: &Probe, outcome: Outcome, now: u64) -> Result<(), Fault> {
+        if !self.lives(probe.circuit, probe.generation, now) {
+            return Ok(());
+        }
         let Some((view, vm)) = self.parts(probe.circuit) else { return Ok(()) };
         view.count_late(vm, outcome)
     }
 
     fn end(&mut self, probe: &Probe, outcome: Outcome, now: u64) -> Result<(), Fault> {
+        if !self.lives(probe.circuit, probe.generation, now) {
+            return Ok(());
+        }
         let Some((view, vm)) = self.parts(probe.circuit) else { return Ok(()) };
         let verdict = match outcome {
             Outcome::Success => Verdict::Good,

@@ -67,7 +67,7 @@ impl<H: Host> Breaker<H> {
             Permit::Calm { .. } if followed => return self.know_redirects(),
             Permit::Calm { .. } => {
                 let Some(upstream) = upstream else { return };
-                let found = self.find(upstream, now);
+                let found = self.find_present(upstream, now);
                 let Some(Some(circuit)) = self.noted(found) else { return };
                 circuit
             }
@@ -105,17 +105,30 @@ impl<H: Host> Breaker<H> {
         self.calm = None;
     }
 
-    /// What a call is settled with that is in `upstream`: one that another circuit admitted counts where it is, by the
-    /// time of its admission, and gives a probe's slot back.
+    /// What a call is settled with that is in `upstream`: one that another circuit admitted, or one that has ended since,
+    /// counts where it is, by the time of its admission, and gives a probe's slot back.
     pub(super) fn relocate(&mut self, permit: Permit, upstream: Option<&str>, now: u64) -> Permit {
-        let (Permit::Call { circuit, .. } | Permit::Probe { circuit, .. }) = permit else { return permit };
-        let Some(upstream) = upstream else { return permit };
-        if self.upstream(circuit).is_none_or(|admitted| names::same(admitted, upstream)) {
+        let (Permit::Call { circuit, generation, .. } | Permit::Probe { circuit, generation, .. }) = permit else {
+            return permit;
+        };
+        let lives = self.lives(circuit, generation, now);
+        let Some(upstream) = upstream else { return if lives { permit } else { Permit::Uncounted } };
+        if lives && self.upstream(circuit).is_some_and(|admitted| names::same(admitted, upstream)) {
             return permit;
         }
         let start = self.probe_start(permit).or_else(|| self.flights.start_of(permit.flight())).unwrap_or(now);
         self.end_probe(permit, Outcome::Neutral, now);
         Permit::Calm { start, flight: permit.flight() }
+    }
+}
+
+impl<H: Host> Breaker<H> {
+    /// Whether the circuit that gave a permit of this generation is still there.
+    pub(super) fn lives(&mut self, circuit: u32, generation: u64, now: u64) -> bool {
+        let Some((view, vm)) = self.parts(circuit) else { return false };
+        // Where the record cannot be read, what is known of it stands, and the next step counts the error.
+        let _ = view.refresh(vm, now);
+        !view.is_gone() && generation >= view.record.born
     }
 }
 

@@ -94,7 +94,7 @@ impl<H: Host> Breaker<H> {
         let permit = self.relocate(old.permit, Some(upstream), now);
         let circuit = match permit {
             Permit::Call { circuit, .. } | Permit::Probe { circuit, .. } => Some(circuit),
-            Permit::Calm { .. } => self.find(upstream, now)?,
+            Permit::Calm { .. } => self.find_present(upstream, now)?,
             Permit::Uncounted => None,
         };
         Ok(circuit.map(|circuit| (circuit, permit)))

@@ -339,7 +339,14 @@ static LIMITS: &[Field] = &[
         "maxCircuits",
         Kind::Integer { min: 1, max: 10_000 },
         "1024",
-        "past it new upstreams pass through unprotected, and a metric counts them",
+        "past it the CLOSED circuit that was idle for longest makes room, if for a minute at least; else new upstreams pass \
+         through unprotected, and a metric counts them",
+    ),
+    field(
+        "idleCircuit",
+        Kind::Duration { min: super::duration::SECOND },
+        r#""1h""#,
+        "a circuit that no request was for in so long ends, unless it is OPEN; the next request begins another one",
     ),
     field(
         "latencyHistograms",

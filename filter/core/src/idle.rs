@@ -1,0 +1,136 @@
+//! Circuits that nobody uses, which end.
+//!
+//! A proxy sees names come and go for weeks: revisions, subsets, removed services. A circuit that has ended makes room for
+//! another, and no gauge speaks for ever of an upstream that was deleted while it was sick.
+//!
+//! **Use** is any request, of any worker. Those of a CLOSED circuit are counted at their ends, in counters that all workers
+//! share: where these stand still there was none. One that finds the circuit not CLOSED, and may be rejected, leaves the
+//! time in a gauge.
+//!
+//! **One compare-and-swap ends a circuit** for all workers, on what was seen last. A request that is let go in that very
+//! moment goes to its upstream as one of a CLOSED circuit does, and when it ends it is counted in the upstream's next
+//! circuit, which begins then.
+
+use crate::clock;
+use crate::config::SECOND;
+use crate::host::{Fault, Host};
+use crate::policy::Length;
+use crate::record::Phase;
+use crate::view::View;
+use crate::vm::Vm;
+use crate::window::Tally;
+
+/// A circuit that was used this lately makes no room for another one: two upstreams that take turns would else begin anew
+/// each time, and neither ever trip.
+pub(crate) const RECENTLY: u64 = 60 * SECOND;
+
+/// Time between two entries into the gauge: what it is read for is counted in minutes.
+const OFTEN: u64 = SECOND;
+
+/// The last use of a circuit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Used {
+    at: u64,
+    /// All calls counted by then.
+    calls: u64,
+    /// When this worker entered it into the gauge last.
+    told: u64,
+}
+
+impl Used {
+    /// A worker that meets a circuit cannot know since when it is idle.
+    pub(crate) fn at(now: u64, tally: Tally) -> Used {
+        Used { at: now, calls: tally.calls(), told: 0 }
+    }
+
+    /// Looks at the counters.
+    pub(crate) fn look(&mut self, now: u64, tally: Tally) {
+        if tally.calls() != self.calls {
+            (self.at, self.calls) = (now, tally.calls());
+        }
+    }
+
+    /// How long nobody has used it.
+    pub(crate) fn idle(&self, now: u64) -> u64 {
+        now.saturating_sub(self.at)
+    }
+
+    /// The clock has leapt ahead, or the worker was stopped: that was no time in which nobody used it.
+    pub(crate) fn leap(&mut self, by: u64) {
+        self.at = self.at.saturating_add(by);
+    }
+
+    /// The clock has stepped back.
+    pub(crate) fn rebase(&mut self, now: u64) {
+        self.at = self.at.min(now);
+        self.told = self.told.min(now);
+    }
+}
+
+impl View {
+    /// A request has found the circuit not CLOSED.
+    pub(crate) fn note_use<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
+        self.used.at = now;
+        if now.saturating_sub(self.used.told) < OFTEN {
+            return Ok(());
+        }
+        self.used.told = now;
+        self.words.used(&vm.host, vm.process()?, &self.name)?.set(&vm.host, now / SECOND)
+    }
+
+    /// Ends the circuit where nobody has used it for `idle` nanoseconds.
+    pub(crate) fn end_if_idle<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally, idle: u64) -> Result<(), Fault> {
+        self.used.look(now, tally);
+        // What has not left the window yet still counts.
+        let window = match self.policy.trip.window {
+            Length::Time(whole) => whole,
+            Length::Calls(_) => 0,
+        };
+        let idle = idle.max(window);
+        if self.record.phase == Phase::Open || self.record.foreign || self.used.idle(now) < idle {
+            return Ok(());
+        }
+        self.hear_of_use(vm, now)?;
+        if self.used.idle(now) >= idle {
+            self.end(vm, now, tally)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a CLOSED circuit to make room for another one, if nobody has used it lately. The generation that the next
+    /// circuit of its slot begins with.
+    pub(crate) fn make_room<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<Option<u64>, Fault> {
+        self.refresh(vm, now)?;
+        let tally = self.words.tally(&vm.host)?;
+        self.used.look(now, tally);
+        self.hear_of_use(vm, now)?;
+        let makes_room = self.record.phase == Phase::Closed && self.used.idle(now) >= RECENTLY;
+        if !makes_room || !self.end(vm, now, tally)? {
+            return Ok(None);
+        }
+        Ok(Some(self.record.generation.saturating_add(1)))
+    }
+
+    /// Other workers may have rejected requests.
+    fn hear_of_use<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
+        // A circuit that was never OPEN has rejected none.
+        if self.record.transitions() == 0 {
+            return Ok(());
+        }
+        let told = self.words.used(&vm.host, vm.process()?, &self.name)?.get(&vm.host)?.saturating_mul(SECOND);
+        if !clock::stepped_back(now, told) {
+            self.used.at = self.used.at.max(told.min(now));
+        }
+        Ok(())
+    }
+
+    /// Whether this ended it.
+    fn end<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<bool, Fault> {
+        let generation = self.record.generation;
+        let ended = self.change(vm, now, &mut |sight| {
+            let unused = sight.record.generation == generation && sight.at.tally == tally;
+            unused.then(|| sight.record.end(&sight.at))
+        })?;
+        Ok(ended.is_some())
+    }
+}
