@@ -14,6 +14,7 @@ use crate::key;
 use crate::metrics::{Metric, SHARED, stat};
 use crate::outcome::{Answer, Ending, FailureKind, Outcome};
 use crate::permit::{Admission, Permit, Request};
+use crate::record::Slot;
 
 #[derive(Debug, Default)]
 struct Store {
@@ -236,6 +237,18 @@ impl Memory {
         let store = self.0.borrow();
         let under = store.data.iter().filter(|(key, _)| key.starts_with(prefix));
         under.map(|(_, (value, _))| value.clone()).collect()
+    }
+
+    /// The upstreams that have a circuit, by slot.
+    #[must_use]
+    pub fn circuits(&self) -> Vec<String> {
+        let slots = (0..).map(|slot| self.0.borrow().data.get(&key::record_key(slot)).cloned());
+        let records = slots.map_while(|record| record);
+        let upstream = |(bytes, _): (Vec<u8>, u32)| match Slot::read(Some(&bytes)) {
+            Slot::Taken(upstream) => Some(upstream),
+            Slot::Free { .. } | Slot::Foreign | Slot::Unknown => None,
+        };
+        records.filter_map(upstream).collect()
     }
 
     /// Puts bytes under every key that begins with `prefix`.

@@ -12,6 +12,9 @@
 #[path = "interleavings/crowd.rs"]
 mod crowd;
 #[cfg(not(target_arch = "wasm32"))]
+#[path = "interleavings/reuse.rs"]
+mod reuse;
+#[cfg(not(target_arch = "wasm32"))]
 #[path = "interleavings/schedules.rs"]
 mod schedules;
 #[cfg(not(target_arch = "wasm32"))]

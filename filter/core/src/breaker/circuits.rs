@@ -75,7 +75,11 @@ impl Circuits {
     pub(super) fn put(&mut self, slot: u32, name: &str) -> Vec<View> {
         if self.name(slot).is_some_and(|own| names::same(own, name)) {
             // The circuit has ended here, and begun anew in the same slot.
-            return if self.get(slot).is_some_and(View::is_gone) { self.forget(slot).into_iter().collect() } else { Vec::new() };
+            return if self.get(slot).is_some_and(View::is_gone) {
+                self.forget(slot).into_iter().collect()
+            } else {
+                Vec::new()
+            };
         }
         let elsewhere = self.look_up(name);
         let ended = [elsewhere, Some(slot)].into_iter().flatten().filter_map(|slot| self.clear(slot)).collect();

@@ -18,27 +18,27 @@ use super::workers::{A, BAD, OPERATIONS, Operation, STARTS, Shared, Start, in_or
 
 /// A host call that a worker is about to make.
 #[derive(Clone, Debug, PartialEq)]
-struct Call {
-    what: String,
-    how: Touch,
+pub(super) struct Call {
+    pub(super) what: String,
+    pub(super) how: Touch,
 }
 
 impl Call {
     /// Whether it makes no difference which of the two is made first.
-    fn commutes(&self, other: &Call) -> bool {
+    pub(super) fn commutes(&self, other: &Call) -> bool {
         self.what != other.what || (self.how == other.how && self.how != Touch::Write)
     }
 }
 
 thread_local! {
     /// The next host call of each worker. Coroutines of one test run on one thread.
-    static NEXT: RefCell<BTreeMap<usize, Call>> = const { RefCell::new(BTreeMap::new()) };
+    pub(super) static NEXT: RefCell<BTreeMap<usize, Call>> = const { RefCell::new(BTreeMap::new()) };
     static SCHEDULES: Cell<usize> = const { Cell::new(0) };
     static ODD: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
 }
 
 /// Says what the worker is about to touch, and waits for its turn.
-fn wait_for_turn(what: &str, how: Touch) {
+pub(super) fn wait_for_turn(what: &str, how: Touch) {
     let me = usize::from(shuttle::current::me());
     NEXT.with_borrow_mut(|next| next.insert(me, Call { what: what.to_owned(), how }));
     shuttle::thread::yield_now();
