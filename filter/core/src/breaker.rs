@@ -268,7 +268,7 @@ impl<H: Host> Breaker<H> {
             some_ended |= view.is_gone();
         }
         if some_ended {
-            self.circuits.gone().into_iter().for_each(|slot| self.clear(slot));
+            self.clear_ended();
         }
         self.calm = if quiet { epoch } else { None };
         self.vm.circuits(self.circuits.held());

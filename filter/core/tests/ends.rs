@@ -228,6 +228,19 @@ fn a_clock_that_leaps_or_a_worker_that_was_stopped_ends_no_circuit() {
 }
 
 #[test]
+fn a_slot_that_another_worker_has_just_freed_is_used() {
+    let mut proxy = Proxy::start(2, &config(1));
+    proxy.succeed(A, 2);
+    wait(&mut proxy, HOUR - SECOND);
+    while !proxy.host.circuits().is_empty() {
+        proxy.now += SECOND / 2;
+        proxy.vms[0].tick(proxy.now);
+    }
+    (0..5).for_each(|_| assert!(proxy.request(1, B, BAD)));
+    assert_eq!((proxy.state(B), proxy.host.value(&UNPROTECTED, "", "")), (2, 0));
+}
+
+#[test]
 fn configurations_and_vms_that_come_later_know_what_has_ended() {
     let mut proxy = Proxy::start(2, &config(2));
     proxy.fail(A, 5);

@@ -165,7 +165,11 @@ impl<H: Host> Breaker<H> {
 
     /// A free slot, and the generation that its circuit begins with.
     fn room(&mut self, list: &Slots, now: u64) -> Result<Option<(u32, u64)>, Fault> {
-        if self.circuits.held() < index(self.config.max_circuits) {
+        let most = index(self.config.max_circuits);
+        if self.circuits.held() >= most && !self.crowded {
+            self.notice_ends(now);
+        }
+        if self.circuits.held() < most {
             let unused = (list.used < self.config.max_circuits).then_some(list.used);
             for slot in self.circuits.free().into_iter().chain(unused) {
                 if let Slot::Free { born } = self.read(slot)? {

@@ -9,22 +9,30 @@ use crate::record::Phase;
 const ASKED: usize = 8;
 
 impl<H: Host> Breaker<H> {
+    /// Other workers may have ended circuits since the last tick.
+    pub(super) fn notice_ends(&mut self, now: u64) {
+        for view in self.circuits.iter_mut() {
+            if let Err(fault) = view.refresh(&self.vm, now) {
+                self.vm.failed(fault);
+            }
+        }
+        self.clear_ended();
+    }
+
+    /// Frees the slots of the circuits that have ended.
+    pub(super) fn clear_ended(&mut self) {
+        self.circuits.gone().into_iter().for_each(|slot| self.clear(slot));
+    }
+
     /// Ends the CLOSED circuit that nobody has used for longest: its slot, and the generation that the next one begins with.
     /// `None`: all of them are in use, and nobody looks again before the next tick.
     pub(super) fn make_room(&mut self, now: u64) -> Result<Option<(u32, u64)>, Fault> {
         if self.crowded {
             return Ok(None);
         }
-        let mut idle: Vec<(u64, u32)> = self
-            .circuits
-            .numbered()
-            .filter(|(_, view)| view.record.phase == Phase::Closed && !view.record.foreign)
-            .map(|(slot, view)| (view.used.idle(now), slot))
-            .filter(|(idle, _)| *idle >= RECENTLY)
-            .collect();
-        idle.sort_unstable_by(|one, other| other.cmp(one));
-        for (_, slot) in idle.into_iter().take(ASKED) {
-            let Some((view, vm)) = self.parts(slot) else { continue };
+        for _ in 0..ASKED {
+            let Some(slot) = self.idle_for_longest(now) else { break };
+            let Some((view, vm)) = self.parts(slot) else { break };
             let made = view.make_room(vm, now)?;
             if view.is_gone() {
                 self.clear(slot);
@@ -35,5 +43,13 @@ impl<H: Host> Breaker<H> {
         }
         self.crowded = true;
         Ok(None)
+    }
+
+    /// Of the CLOSED circuits, as far as this VM knows of their use; `None` where each was used lately.
+    fn idle_for_longest(&self, now: u64) -> Option<u32> {
+        let closed =
+            self.circuits.numbered().filter(|(_, view)| view.record.phase == Phase::Closed && !view.record.foreign);
+        let idle = closed.map(|(slot, view)| (view.used.idle(now), slot)).filter(|(idle, _)| *idle >= RECENTLY);
+        idle.max().map(|(_, slot)| slot)
     }
 }
