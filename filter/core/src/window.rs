@@ -21,11 +21,15 @@ pub struct Tally {
     pub failure: u64,
     /// Calls that were too slow, though they did not fail.
     pub slow: u64,
-    /// Calls among these that took longer than `latencyThreshold`.
+    /// Calls among these that took longer than `latencyThreshold`; [`Tally::UNKNOWN`] to a worker whose policy has none.
     pub over: u64,
 }
 
 impl Tally {
+    /// In the place of a number that was not looked at. A record outlives policies: 0 would pass for a count, and all that
+    /// was ever counted for what came since.
+    pub(crate) const UNKNOWN: u64 = u64::MAX;
+
     /// As they stand in a record.
     pub(crate) fn words(self) -> [u64; 4] {
         [self.success, self.failure, self.slow, self.over]
@@ -37,15 +41,21 @@ impl Tally {
         self.success.saturating_add(self.failure).saturating_add(self.slow)
     }
 
-    /// What came after `earlier`; zero where a counter went backwards.
+    /// What came after `earlier`; zero where a counter went backwards, or one of the two is unknown.
     #[must_use]
     pub fn since(self, earlier: Tally) -> Tally {
+        let over = if self.over == Tally::UNKNOWN { 0 } else { self.over };
         Tally {
             success: self.success.saturating_sub(earlier.success),
             failure: self.failure.saturating_sub(earlier.failure),
             slow: self.slow.saturating_sub(earlier.slow),
-            over: self.over.saturating_sub(earlier.over),
+            over: over.saturating_sub(earlier.over),
         }
+    }
+
+    /// The same, with what is unknown taken from `now`: it counts from then on.
+    fn known_from(self, now: Tally) -> Tally {
+        Tally { over: if self.over == Tally::UNKNOWN { now.over } else { self.over }, ..self }
     }
 
     /// Whether all calls were good and in time.
@@ -59,7 +69,7 @@ impl Tally {
         self.success < earlier.success
             || self.failure < earlier.failure
             || self.slow < earlier.slow
-            || self.over < earlier.over
+            || (self.over < earlier.over && earlier.over != Tally::UNKNOWN)
     }
 }
 
@@ -106,12 +116,13 @@ impl Window {
             Length::Calls(_) => true,
         };
         let (at, tally) = if reaches && !now.1.is_before(then.1) { then } else { now };
-        Window::starting(at, tally)
+        Window::starting(at, tally.known_from(now.1))
     }
 
     /// Takes a sample where the last one is a bucket old. Starts afresh where the counters went backwards, or the clock that
     /// a window of time goes by. `streak` is the number of failed and slow calls in a row that ended with the last call.
     pub(crate) fn roll(&mut self, now: u64, tally: Tally, streak: u64, length: Length) {
+        self.know(tally);
         let sample = Sample { at: now, tally };
         let by_time = matches!(length, Length::Time(_));
         if tally.is_before(self.newest.tally) || by_time && clock::stepped_back(now, self.newest.at) {
@@ -123,6 +134,14 @@ impl Window {
         }
         if length.between((self.newest.at, self.newest.tally), (now, tally)) >= length.bucket() {
             self.push(sample);
+        }
+    }
+
+    /// A policy with a threshold has taken over from one without: calls over it count from now on.
+    fn know(&mut self, now: Tally) {
+        if self.newest.tally.over == Tally::UNKNOWN && now.over != Tally::UNKNOWN {
+            let samples = self.before.iter_mut().chain([&mut self.newest]);
+            samples.for_each(|sample| sample.tally = sample.tally.known_from(now));
         }
     }
 

@@ -76,7 +76,7 @@ impl Words {
             success: self.success.get(host)?,
             failure: self.failure.get(host)?,
             slow: self.slow.get(host)?,
-            over: self.over.as_ref().map_or(Ok(0), |over| over.get(host))?,
+            over: self.over.as_ref().map_or(Ok(Tally::UNKNOWN), |over| over.get(host))?,
         })
     }
 

@@ -185,3 +185,53 @@ fn one_without_the_other_is_refused() {
         assert_eq!(error.to_string(), message);
     }
 }
+
+const NO_THRESHOLD: &str = r#"{"default": {"trip": {"minimumCalls": 20}, "open": {"jitterPercent": 0},
+    "halfOpen": {"ramp": {"duration": "0s"}}}}"#;
+const MEDIAN: &str = r#"{"default": {"trip": {"latencyPercentile": 50, "latencyThreshold": "800ms", "minimumCalls": 20},
+    "open": {"jitterPercent": 0}, "halfOpen": {"ramp": {"duration": "0s"}}}}"#;
+
+/// Some calls over the threshold, too few to trip; then new VMs under a policy without one, for as long as a window.
+fn without_a_threshold_after_some_over_it(workers: u64) -> Proxy {
+    let mut proxy = Proxy::start(workers, MEDIAN);
+    take(&mut proxy, 1, 400);
+    take(&mut proxy, 900, 300);
+    assert_eq!(proxy.state(UPSTREAM), 0);
+    proxy.configure(workers, NO_THRESHOLD);
+    for _ in 0..20 {
+        take(&mut proxy, 1, 4);
+        proxy.pass(SECOND);
+    }
+    proxy
+}
+
+#[test]
+fn a_threshold_that_comes_back_finds_no_call_of_before_in_its_window() {
+    for workers in [1, 4] {
+        let mut proxy = without_a_threshold_after_some_over_it(workers);
+        proxy.reconfigure(MEDIAN);
+        take(&mut proxy, 1, 40);
+        take(&mut proxy, 900, 1);
+        assert_eq!((proxy.reasons(), proxy.state(UPSTREAM)), (vec![], 0), "{workers} workers");
+        take(&mut proxy, 900, 120);
+        assert_eq!(proxy.reasons(), ["latency"], "and counts from then on");
+    }
+}
+
+/// While an update is on its way some workers have the threshold and some do not.
+#[test]
+fn a_generation_that_a_worker_without_a_threshold_begins_holds_no_call_of_before() {
+    let mut proxy = without_a_threshold_after_some_over_it(2);
+    let newer = Proxy::on_at(proxy.host.clone(), 1, MEDIAN, proxy.now).vms;
+    proxy.fail(UPSTREAM, 5);
+    proxy.pass(31 * SECOND);
+    take(&mut proxy, 1, 3);
+    assert_eq!((proxy.state(UPSTREAM), proxy.reasons().len()), (0, 3));
+    proxy.vms = newer;
+    proxy.pass(SECOND);
+    take(&mut proxy, 1, 40);
+    take(&mut proxy, 900, 1);
+    assert_eq!((proxy.state(UPSTREAM), proxy.reasons().len()), (0, 3), "{:?}", proxy.reasons());
+    take(&mut proxy, 900, 60);
+    assert_eq!(proxy.reasons()[3..], ["latency"], "and counts from then on");
+}
