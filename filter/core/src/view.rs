@@ -253,6 +253,10 @@ impl View {
         if record.born != self.record.born {
             self.landing = None;
         }
+        if moved_on {
+            // Its writer may have died before it could tell, and then no epoch says that the gauges are to be set.
+            self.told = None;
+        }
         self.counts_since = record.counts_since();
         self.record = record;
         if moved_on {

@@ -11,7 +11,7 @@ use circuit_breaker_core::config::SECOND;
 use circuit_breaker_core::metrics::TRIPS;
 use circuit_breaker_core::outcome::{FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Cause, Permit};
-use circuit_breaker_core::testing::{Memory, Proxy, answer};
+use circuit_breaker_core::testing::{Memory, Proxy, Touch, answer};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -114,4 +114,36 @@ fn whoever_loses_every_slot_that_it_sees_free_is_rejected() {
     });
     let Admission::Reject { cause, .. } = proxy.admit(0, A) else { panic!("let go without a slot") };
     assert_eq!((cause, reads.get()), (Cause::ProbeLimit, 8), "four rounds");
+}
+
+/// The worker whose write it was dies before it tells anybody. (From the call on that would tell, nothing of it reaches the
+/// host.)
+fn trips_and_dies(proxy: &mut Proxy) {
+    let host = proxy.host.clone();
+    proxy.host.before_every_call(move |what, how| {
+        if what.contains("epoch") && how == Touch::Add {
+            host.set_broken(true);
+        }
+    });
+    proxy.request(0, A, BAD);
+    proxy.host.before_every_call(|_, _| {});
+    proxy.host.set_broken(false);
+    proxy.vms.remove(0);
+}
+
+#[test]
+fn a_trip_that_nobody_was_told_of_is_on_the_gauge_once_all_others_have_met_it_at_a_change_of_their_own() {
+    let mut proxy = Proxy::start(3, CONFIG);
+    proxy.fail(A, 4);
+    proxy.pass(SECOND);
+    let held: Vec<Admission> = (1..3).map(|vm| proxy.admit(vm, A)).collect();
+    trips_and_dies(&mut proxy);
+    assert_eq!(proxy.state(A), 0);
+    // Their own failures would trip it too, and each finds that it has tripped.
+    for (vm, admission) in held.into_iter().enumerate() {
+        let Admission::Pass(permit) = admission else { panic!("CLOSED") };
+        proxy.settle(vm, A, permit, BAD);
+    }
+    proxy.pass(SECOND);
+    assert_eq!(proxy.state(A), 2);
 }
