@@ -27,6 +27,8 @@ struct Store {
     log: Vec<(Level, String)>,
     calls: Calls,
     broken: bool,
+    /// The next call fails.
+    failing: bool,
     refused: Option<fn(&str) -> bool>,
     /// What another process adds to the gauges.
     imported: BTreeMap<String, u64>,
@@ -103,6 +105,11 @@ impl Memory {
     /// From now on every host call gives an error, or works again.
     pub fn set_broken(&self, broken: bool) {
         self.0.borrow_mut().broken = broken;
+    }
+
+    /// The next host call that can fail gives an error; those after it work.
+    pub fn fail_next_call(&self) {
+        self.0.borrow_mut().failing = true;
     }
 
     /// From now on nothing can be added to the metrics that `refused` picks; `None`: all works again.
@@ -264,18 +271,23 @@ impl Memory {
         self.interfere_at_call();
         let mut store = self.0.borrow_mut();
         store.calls.words = store.calls.words.saturating_add(1);
-        if store.broken { Err(HostError(10)) } else { Ok(store) }
+        if store.fails() { Err(HostError(10)) } else { Ok(store) }
     }
 
     fn bytes_call(&self) -> Result<std::cell::RefMut<'_, Store>, HostError> {
         self.interfere_at_call();
         let mut store = self.0.borrow_mut();
         store.calls.bytes = store.calls.bytes.saturating_add(1);
-        if store.broken { Err(HostError(10)) } else { Ok(store) }
+        if store.fails() { Err(HostError(10)) } else { Ok(store) }
     }
 }
 
 impl Store {
+    /// Whether this call fails.
+    fn fails(&mut self) -> bool {
+        std::mem::take(&mut self.failing) || self.broken
+    }
+
     fn name(&self, id: u32) -> Result<(MetricKind, String), HostError> {
         let at = usize::try_from(id).map_err(|_| HostError(1))?;
         self.ids.get(at).cloned().ok_or(HostError(1))
@@ -311,6 +323,8 @@ impl Host for Memory {
     }
 
     fn define(&self, kind: MetricKind, name: &str) -> Result<u32, HostError> {
+        // Each gets a number of its own: the order is nobody's business.
+        self.touch("definitions", Touch::Add);
         let mut store = self.bytes_call()?;
         store.ids.push((kind, name.to_owned()));
         u32::try_from(store.ids.len().saturating_sub(1)).map_err(|_| HostError(2))
@@ -365,6 +379,7 @@ impl Host for Memory {
     }
 
     fn log(&self, level: Level, line: &str) {
+        self.touch("log", Touch::Add);
         self.0.borrow_mut().log.push((level, line.to_owned()));
     }
 }

@@ -201,6 +201,8 @@ impl<H: Host> Breaker<H> {
     #[cold]
     fn meet(&mut self, circuit: u32, now: u64) -> Result<(), Fault> {
         let Some(name) = self.circuits.name(circuit).cloned() else { return Ok(()) };
+        // Its name may come from a tick at which the host failed this VM here.
+        self.vm.meet(now)?;
         let known = View::known(&self.vm, self.remembered.take(&name), &name)?;
         let policy = policy_of(&self.config, &name);
         let mut view = View::new(&self.vm, circuit, Rc::clone(&name), policy, known, now)?;
