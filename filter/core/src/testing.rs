@@ -169,6 +169,15 @@ impl Memory {
         self.0.borrow().calls
     }
 
+    /// Where a request in flight is, by Envoy's number of it; `None`: it is over.
+    pub fn is_in(&self, stream: u32, upstream: Option<&str>) {
+        let streams = &mut self.0.borrow_mut().streams;
+        match upstream {
+            Some(upstream) => streams.insert(stream, upstream.to_owned()),
+            None => streams.remove(&stream),
+        };
+    }
+
     /// How the answers of all requests in flight have begun.
     pub fn answers_begin(&self, answer: Answer) {
         self.0.borrow_mut().begun = answer;
@@ -494,7 +503,7 @@ impl Proxy {
         let now = self.now;
         let Some(breaker) = self.vms.get_mut(vm) else { return Admission::Pass(Permit::Uncounted) };
         self.streams = self.streams.wrapping_add(1);
-        self.host.0.borrow_mut().streams.insert(self.streams, upstream.to_owned());
+        self.host.is_in(self.streams, Some(upstream));
         let request = Request { stream: self.streams, whole: self.whole };
         if breaker.is_calm() {
             return Admission::Pass(breaker.admit_unseen(request, now));

@@ -15,6 +15,21 @@ mod crowd;
 #[path = "interleavings/reuse.rs"]
 mod reuse;
 #[cfg(not(target_arch = "wasm32"))]
+#[path = "interleavings/fates.rs"]
+mod fates;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "interleavings/liveness.rs"]
+mod liveness;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "interleavings/member.rs"]
+mod member;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "interleavings/plan.rs"]
+mod plan;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "interleavings/promises.rs"]
+mod promises;
+#[cfg(not(target_arch = "wasm32"))]
 #[path = "interleavings/schedules.rs"]
 mod schedules;
 #[cfg(not(target_arch = "wasm32"))]

@@ -1,0 +1,212 @@
+//! What the seed of a schedule chooses: how many workers and upstreams, under which policies, and which faults.
+
+use circuit_breaker_core::config::{Config, MILLISECOND, SECOND};
+use circuit_breaker_core::policy::{Length, Mode, Policy};
+
+/// Numbers from a seed (xorshift64).
+pub(super) struct Draw(u64);
+
+impl Draw {
+    pub(super) fn from(seed: u64) -> Draw {
+        Draw(seed | 1)
+    }
+
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        // The lower bits of neighbouring seeds are alike at first.
+        (self.0 >> 20) % bound
+    }
+
+    pub(super) fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    pub(super) fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len() as u64) as usize]
+    }
+}
+
+/// What may go wrong in a schedule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Fault {
+    /// A VM is killed between two host calls, with all that it knows; another is started in its place.
+    Death,
+    /// The same, and none is started.
+    DeathForGood,
+    /// A worker is stopped between two host calls for as long as all the others work, trip and recover.
+    Stop,
+    /// A host call gives an error.
+    HostError,
+    /// Another configuration takes over, here earlier and there later.
+    Takeover,
+    /// The clock steps forth or back by an hour.
+    ClockStep,
+    /// `/reset_counters`.
+    Reset,
+}
+
+const FAULTS: [Fault; 7] =
+    [Fault::Death, Fault::DeathForGood, Fault::Stop, Fault::HostError, Fault::Takeover, Fault::ClockStep, Fault::Reset];
+
+/// A configuration, and its only policy.
+pub(super) struct Rules {
+    document: String,
+    pub(super) config: Config,
+    pub(super) policy: Policy,
+}
+
+/// One schedule.
+pub(super) struct Plan {
+    pub(super) workers: u64,
+    pub(super) upstreams: usize,
+    pub(super) faults: Vec<Fault>,
+    /// The second takes over from the first, and the first again from the second.
+    pub(super) rules: [Rules; 2],
+    /// Every worker knows every circuit when it begins.
+    pub(super) warm: bool,
+}
+
+impl Plan {
+    pub(super) fn of(draw: &mut Draw) -> Plan {
+        Plan {
+            workers: draw.one_of(&[2, 3, 4, 4]),
+            upstreams: draw.one_of(&[1, 1, 2, 3]),
+            faults: faults(draw),
+            rules: [Rules::of(draw), Rules::of(draw)],
+            warm: draw.one_in(2),
+        }
+    }
+
+    /// What a failure is told with.
+    pub(super) fn describe(&self) -> String {
+        let documents: Vec<&str> = self.rules.iter().map(|rules| rules.document.as_str()).collect();
+        let Plan { workers, upstreams, faults, warm, .. } = self;
+        format!("{workers} workers, {upstreams} upstreams, {faults:?}, warm: {warm}\n{}", documents.join("\n"))
+    }
+
+    pub(super) fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    /// The policies that can be in force.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let in_use = if self.has(Fault::Takeover) { 2 } else { 1 };
+        self.rules.iter().take(in_use).map(|rules| &rules.policy)
+    }
+}
+
+/// None in a quarter of the schedules, so that nothing is weakened there; one in a half; several in the rest.
+fn faults(draw: &mut Draw) -> Vec<Fault> {
+    match draw.below(4) {
+        0 => Vec::new(),
+        1 | 2 => vec![draw.one_of(&FAULTS)],
+        _ => FAULTS.into_iter().filter(|_| draw.one_in(3)).collect(),
+    }
+}
+
+impl Rules {
+    fn of(draw: &mut Draw) -> Rules {
+        let document = document(draw);
+        let config = Config::parse(document.as_bytes()).unwrap();
+        let policy = config.policies().next().unwrap().clone();
+        Rules { document, config, policy }
+    }
+}
+
+/// Slower than any policy of these minds, and slower than their `slowCallDuration`.
+pub(super) const OVER: u64 = 600 * MILLISECOND;
+pub(super) const SLOW: u64 = 1200 * MILLISECOND;
+
+fn document(draw: &mut Draw) -> String {
+    format!(
+        r#"{{"default": {{"mode": "{}", "trip": {}, "open": {}, "halfOpen": {}}}}}"#,
+        draw.one_of(&["enforce", "enforce", "enforce", "observe"]),
+        trip(draw),
+        open(draw),
+        half_open(draw)
+    )
+}
+
+fn trip(draw: &mut Draw) -> String {
+    let window =
+        draw.one_of(&[r#"{"duration": "5s"}"#, r#"{"duration": "10s"}"#, r#"{"calls": 10}"#, r#"{"calls": 25}"#]);
+    let streak = draw.one_of(&[0, 1, 2, 3, 3, 5]);
+    // One of the two always holds where everything fails.
+    let rate = if streak == 0 { draw.one_of(&[50, 80, 100]) } else { draw.one_of(&[0, 50, 80, 100]) };
+    let slow = draw.one_of(&[r#""0s""#, r#""1s""#]);
+    let latency = draw.one_of(&["", r#", "latencyPercentile": 70, "latencyThreshold": "500ms""#]);
+    format!(
+        r#"{{"consecutiveFailures": {streak}, "failureRatePercent": {rate}, "minimumCalls": {}, "slowCallRatePercent": {},
+            "slowCallDuration": {slow}, "window": {window}{latency}}}"#,
+        draw.one_of(&[1, 3, 6, 10]),
+        draw.one_of(&[0, 50, 100]),
+    )
+}
+
+fn open(draw: &mut Draw) -> String {
+    format!(
+        r#"{{"baseDuration": "{}", "maxDuration": "2s", "multiplier": {}, "jitterPercent": {}, "maxRetryAfter": "{}"}}"#,
+        draw.one_of(&["500ms", "1s", "2s"]),
+        draw.one_of(&["1", "2"]),
+        draw.one_of(&[0, 20]),
+        draw.one_of(&["0s", "3s", "20s"]),
+    )
+}
+
+/// Probes time out within seconds of each other under any two policies: a lease that ends later than the policy in
+/// force could have given is taken for one of another clock, and its probe for none.
+fn half_open(draw: &mut Draw) -> String {
+    format!(
+        r#"{{"maxConcurrentProbes": {}, "successThreshold": {}, "probeTimeout": "{}s",
+            "ramp": {{"initialPercent": {}, "duration": "{}"}}}}"#,
+        1 + draw.below(4),
+        1 + draw.below(4),
+        1 + draw.below(4),
+        draw.one_of(&[1, 10, 50, 100]),
+        draw.one_of(&["0s", "0s", "1s", "2s", "5s"]),
+    )
+}
+
+/// Nanoseconds within which a circuit is CLOSED once its upstream is well and every worker has a call and a tick at
+/// each `period`, whatever was left behind.
+pub(super) fn recovery(plan: &Plan, period: u64) -> u64 {
+    let longest = |of: fn(&Policy) -> u64| plan.policies().map(of).max().unwrap_or(0);
+    // Good calls may make up the number that the failures before them needed, so that the circuit opens once more.
+    let open = longest(Policy::longest_open) * 2;
+    // Leases of the dead.
+    let leases = longest(|policy| policy.half_open.probe_timeout) + 2 * SECOND;
+    let probes = longest(|policy| u64::from(policy.half_open.success_threshold)) * period;
+    // A step lasts up to twice its time while calls are few, and a worker lets one through once in a step then.
+    let ramp = longest(|policy| policy.half_open.ramp_duration) * 3 + 10 * 2 * period;
+    // What a worker could not tell is found when its circuit's turn comes.
+    let untold = 20 * period;
+    open + leases + 2 * (probes + ramp) + untold
+}
+
+/// Failures in a row, after a pause as long as the window, after which a circuit is OPEN for certain, where so many
+/// are in the streak; for the streak that is the least number too.
+pub(super) fn failures_to_trip(policy: &Policy, streak: u64) -> u64 {
+    let trip = &policy.trip;
+    if trip.consecutive_failures > 0 {
+        return u64::from(trip.consecutive_failures).saturating_sub(streak).max(1);
+    }
+    match trip.window {
+        Length::Time(_) => u64::from(trip.minimum_calls),
+        // Until all good ones have left, the window is as coarse as one of its buckets for each worker.
+        Length::Calls(calls) => calls * 2,
+    }
+}
+
+/// The time after which a window holds nothing of what was before.
+pub(super) fn pause(policy: &Policy) -> u64 {
+    match policy.trip.window {
+        Length::Time(time) => time + 2 * policy.trip.window.bucket(),
+        Length::Calls(_) => 0,
+    }
+}
+
+pub(super) fn observes(policy: &Policy) -> bool {
+    policy.mode == Mode::Observe
+}

@@ -1,0 +1,106 @@
+//! What must be true whenever the workers rest, and which fault weakens it how far.
+
+use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, REJECTED, SHARED, TRIPS, WOULD_REJECT};
+
+use super::crowd::{Crowd, OPEN, UPSTREAMS};
+use super::member::Member;
+
+/// Looks at what the workers left behind; what they hold comes to nothing.
+pub(super) fn hold(crowd: &Crowd, members: &mut [Member]) {
+    for upstream in crowd.upstreams() {
+        one_transition_to_each_generation(crowd, upstream);
+        no_trip_is_lost(crowd, upstream);
+    }
+    members.iter_mut().for_each(Member::let_all_end);
+    all_is_counted(crowd);
+    the_gauges_are_right(crowd, members);
+}
+
+/// Workers that may be in the middle of an operation for ever, and those that have died there.
+fn broken_off(crowd: &Crowd) -> u64 {
+    crowd.fates.deaths.get() + crowd.fates.stopped.get()
+}
+
+/// Whoever writes a record logs its transition right after, unless it dies between the two.
+fn one_transition_to_each_generation(crowd: &Crowd, upstream: usize) {
+    let generation = crowd.record(upstream).map_or(0, |(_, generation)| generation);
+    let mut logged = crowd.generations(upstream);
+    logged.sort_unstable();
+    let missing = (1..=generation).filter(|generation| !logged.contains(generation)).count() as u64;
+    let lines = || crowd.transitions(upstream);
+    assert!(missing <= broken_off(crowd), "{missing} transitions were not told: {:#?}", lines());
+    assert_eq!(logged.len() as u64 + missing, generation, "one transition to each generation: {:#?}", lines());
+}
+
+/// A failure that makes the streak long enough trips, unless its worker dies, or its host fails it, between the count
+/// and the decision: then the next failure does.
+fn no_trip_is_lost(crowd: &Crowd, upstream: usize) {
+    if crowd.record(upstream).is_none_or(|(phase, _)| phase != 0) {
+        return;
+    }
+    let streak = crowd.host.value(&SHARED, UPSTREAMS[upstream], "streak");
+    let interrupted = broken_off(crowd) + crowd.fates.errors();
+    let bounds = || crowd.plan.policies().map(|policy| u64::from(policy.trip.consecutive_failures));
+    let most = bounds().max().unwrap_or(0);
+    // Under a policy that minds no streak it grows for ever.
+    if bounds().all(|bound| bound > 0) {
+        assert!(streak < most + crowd.astride(upstream) + interrupted, "a trip was lost at a streak of {streak}");
+    }
+    // Between the count of a failure and the word that it is to be watched, and while a tick that has seen none looks
+    // again, a worker leaves a streak behind that no good call ends: the next failure says so in its place.
+    let watched = crowd.host.value(&SHARED, UPSTREAMS[upstream], "watch") == 1;
+    assert!(streak == 0 || watched || interrupted > 0, "no good call would end the streak of {streak}");
+}
+
+/// Every call, rejection and trip is counted once. One that is interrupted may have been counted or not; a call that
+/// died with its VM, or that a stopped worker holds, may have been counted when it hung.
+fn all_is_counted(crowd: &Crowd) {
+    let (broken_off, errors) = (broken_off(crowd), crowd.fates.errors());
+    let counted = |what: &str, found: u64, least: u64, more: u64| {
+        let range = least.saturating_sub(errors)..=least + more;
+        assert!(range.contains(&found), "{found} {what} are counted, not {range:?}");
+    };
+    let more = broken_off + crowd.orphans.get() + crowd.held.get() + crowd.twice.get();
+    counted("calls", crowd.counted(&CALLS), crowd.settled.get(), more);
+    counted("rejections", crowd.counted(&REJECTED), crowd.rejected.get(), broken_off);
+    counted("rejections of observe", crowd.counted(&WOULD_REJECT), crowd.would_reject.get(), broken_off);
+    let trips = crowd.upstreams().flat_map(|upstream| crowd.transitions(upstream));
+    let trips = trips.filter(|line| line.contains("\"to\":\"OPEN\"")).count() as u64;
+    // The line is written first.
+    counted("trips", crowd.counted(&TRIPS), trips.saturating_sub(broken_off), broken_off);
+    own_errors(crowd);
+}
+
+/// Own errors are the host's. (Each of its errors is counted at most once; some matter to nobody.)
+fn own_errors(crowd: &Crowd) {
+    let of = |component: &str| crowd.host.value(&INTERNAL_ERRORS, "", component);
+    assert!(of("host") <= crowd.fates.errors(), "{} own errors", of("host"));
+    for component in ["record", "cas", "config"] {
+        assert_eq!(of(component), 0, "{component}");
+    }
+}
+
+/// Ticks after which each worker has looked at each record again, told of it or not (`ROUND` in `breaker.rs`).
+const ROUND: usize = 20;
+
+/// Each tick sets the gauge right where it was set to what had been. What was not told is found at the worker's
+/// round.
+fn the_gauges_are_right(crowd: &Crowd, members: &mut [Member]) {
+    let rounds = if broken_off(crowd) + crowd.fates.errors() > 0 { ROUND } else { 2 };
+    for _ in 0..rounds {
+        members.iter_mut().for_each(Member::tick);
+    }
+    for upstream in crowd.upstreams() {
+        let phase = crowd.record(upstream).map_or(0, |(phase, _)| phase);
+        let told = [0, 2, 1, 1][usize::from(phase)];
+        let lines = || crowd.transitions(upstream);
+        assert!(
+            members.is_empty() || crowd.state(upstream) == told,
+            "the gauge says {} in phase {phase} of {:?}: {:#?}",
+            crowd.state(upstream),
+            crowd.record(upstream),
+            lines()
+        );
+        debug_assert_eq!(phase == OPEN, told == 2);
+    }
+}
