@@ -30,8 +30,10 @@ pub(super) const UPSTREAMS: [&str; 3] = [
     "outbound|80||c.default.svc.cluster.local",
 ];
 
-/// As the record's head writes it (`record.rs`).
+/// Phases as the record's head writes them (`record.rs`).
+pub(super) const CLOSED: u8 = 0;
 pub(super) const OPEN: u8 = 1;
+pub(super) const RAMP: u8 = 3;
 
 /// What is counted by whom it is asked of: all counters, so that a reset can be made up for.
 const COUNTED: [&Metric; 5] = [&CALLS, &FAILURES, &REJECTED, &WOULD_REJECT, &TRIPS];

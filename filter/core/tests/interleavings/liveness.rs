@@ -1,9 +1,10 @@
 //! Whoever is left must still trip, probe and recover, whatever the others have left behind, and within bounded time.
 
-use super::crowd::{Crowd, OPEN, UPSTREAMS};
-use super::member::{End, Member};
-use super::plan::{failures_to_trip, observes, pause, recovery};
 use circuit_breaker_core::metrics::SHARED;
+
+use super::crowd::{CLOSED, Crowd, OPEN, RAMP, UPSTREAMS};
+use super::member::{End, HOUR, Member};
+use super::plan::{Fault, failures_to_trip, pause, recovery};
 
 /// Every worker meets every circuit.
 pub(super) fn warm_up(crowd: &Crowd, members: &mut [Member]) {
@@ -32,23 +33,57 @@ fn tick_all(crowd: &Crowd, members: &mut [Member]) -> u64 {
     period
 }
 
+/// The plan's faults that can befall a proxy whose workers rest.
+fn disturb(crowd: &Crowd, members: &mut [Member], forth: bool) {
+    if crowd.plan.has(Fault::Reset) {
+        crowd.reset();
+    }
+    if crowd.plan.has(Fault::ClockStep) {
+        let now = crowd.now.get();
+        crowd.now.set(if forth { now + HOUR } else { now - HOUR });
+    }
+    tick_all(crowd, members);
+}
+
+/// The disturbance comes after so many rounds: many an OPEN is over by then, and few ramps are.
+const DISTURBED: u64 = 7;
+
+/// Rounds for which all circuits must stay CLOSED: one may open once more, at the good call that makes up the number of
+/// calls.
+const RESTED: u64 = 20;
+
 /// A healthy upstream is CLOSED again before long.
 fn recovers(crowd: &Crowd, members: &mut [Member]) {
-    let begun = crowd.now.get();
-    let is_closed =
-        |upstream: usize| crowd.state(upstream) == 0 && crowd.record(upstream).is_none_or(|(phase, _)| phase == 0);
-    let mut rested = 0;
-    // A circuit may open once more, at the good call that makes up the number of calls.
-    while rested < 20 {
+    let (mut rested, mut rounds) = (0, 0);
+    while rested < RESTED {
         let period = tick_all(crowd, members);
-        for member in members.iter_mut() {
-            crowd.upstreams().for_each(|upstream| _ = member.request(upstream, End::well()));
+        if rounds == DISTURBED {
+            disturb(crowd, members, false);
         }
-        rested = if crowd.upstreams().all(is_closed) { rested + 1 } else { 0 };
-        let passed = crowd.now.get() - begun;
-        let bound = recovery(&crowd.plan, period) + 20 * period;
+        for upstream in crowd.upstreams() {
+            succeeds(crowd, members, upstream);
+        }
+        rounds += 1;
+        rested = if crowd.upstreams().all(|upstream| is_closed(crowd, upstream)) { rested + 1 } else { 0 };
+        let bound = recovery(&crowd.plan, period) / period + DISTURBED + RESTED;
         let lines = || crowd.upstreams().map(|upstream| crowd.transitions(upstream)).collect::<Vec<_>>();
-        assert!(passed <= bound, "wedged for {} s: {:#?}", passed / 1_000_000_000, lines());
+        assert!(rounds <= bound, "wedged for {rounds} rounds: {:#?}", lines());
+    }
+}
+
+fn is_closed(crowd: &Crowd, upstream: usize) -> bool {
+    crowd.state(upstream) == 0 && crowd.record(upstream).is_none_or(|(phase, _)| phase == CLOSED)
+}
+
+/// A good call of each worker. A state that watches its calls begins without any failure in a row.
+fn succeeds(crowd: &Crowd, members: &mut [Member], upstream: usize) {
+    for member in members.iter_mut() {
+        let before = crowd.record(upstream);
+        member.request(upstream, End::well());
+        let after = crowd.record(upstream);
+        let streak = crowd.host.value(&SHARED, UPSTREAMS[upstream], "streak");
+        let begins = after != before && after.is_some_and(|(phase, _)| matches!(phase, CLOSED | RAMP));
+        assert!(!begins || streak == 0, "{after:?} begins with a streak of {streak}");
     }
 }
 
@@ -59,10 +94,14 @@ fn trips(crowd: &Crowd, members: &mut [Member], upstream: usize) {
     while crowd.now.get() < until {
         tick_all(crowd, members);
     }
+    disturb(crowd, members, upstream == 0);
     let streak = crowd.host.value(&SHARED, UPSTREAMS[upstream], "streak");
-    let needed = |member: &Member| failures_to_trip(&crowd.plan.rules[member.version()].policy, streak);
-    let most = members.iter().map(needed).max().unwrap_or(0);
     let workers = members.len();
+    let policy = |member: &Member| &crowd.plan.rules[member.version()].policy;
+    let is_disturbed = crowd.plan.has(Fault::Reset) || crowd.plan.has(Fault::ClockStep);
+    let begin = if is_disturbed { workers as u64 } else { 0 };
+    let needed = |member: &Member| failures_to_trip(policy(member), streak, begin);
+    let most = members.iter().map(needed).max().unwrap_or(0);
     for turn in 0..most as usize {
         if crowd.state(upstream) == 2 {
             break;
@@ -72,11 +111,6 @@ fn trips(crowd: &Crowd, members: &mut [Member], upstream: usize) {
     let is_open = crowd.state(upstream) == 2 && crowd.record(upstream).is_some_and(|(phase, _)| phase == OPEN);
     assert!(is_open, "{most} failures after a streak of {streak} have tripped nothing");
     for member in members {
-        let passed = member.request(upstream, End::nothing());
-        assert!(
-            !passed,
-            "OPEN, and a worker does not know (observe: {})",
-            observes(&crowd.plan.rules[member.version()].policy)
-        );
+        assert!(!member.request(upstream, End::nothing()), "OPEN, and a worker does not know");
     }
 }

@@ -20,7 +20,7 @@ const OPERATIONS: usize = 30;
 
 /// Longer than most windows.
 const LONG: u64 = 6 * SECOND;
-const HOUR: u64 = 3600 * SECOND;
+pub(super) const HOUR: u64 = 3600 * SECOND;
 
 pub(super) struct Member {
     crowd: Rc<Crowd>,

@@ -185,15 +185,16 @@ pub(super) fn recovery(plan: &Plan, period: u64) -> u64 {
     open + leases + 2 * (probes + ramp) + untold
 }
 
-/// Failures in a row, after a pause as long as the window, after which a circuit is OPEN for certain, where so many
-/// are in the streak; for the streak that is the least number too.
-pub(super) fn failures_to_trip(policy: &Policy, streak: u64) -> u64 {
+/// Failures in a row, after a pause as long as the window, after which a circuit is OPEN for certain, where so many are
+/// in the streak. A window that a reset, or a clock that stepped back, has ended begins at a worker's next look, and does
+/// not hold the call that it looks at: so many workers may have to `begin` one.
+pub(super) fn failures_to_trip(policy: &Policy, streak: u64, begin: u64) -> u64 {
     let trip = &policy.trip;
     if trip.consecutive_failures > 0 {
         return u64::from(trip.consecutive_failures).saturating_sub(streak).max(1);
     }
     match trip.window {
-        Length::Time(_) => u64::from(trip.minimum_calls),
+        Length::Time(_) => u64::from(trip.minimum_calls) + begin,
         // Until all good ones have left, the window is as coarse as one of its buckets for each worker.
         Length::Calls(calls) => calls * 2,
     }
