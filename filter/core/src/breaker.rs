@@ -98,7 +98,7 @@ impl<H: Host> Breaker<H> {
     /// not be learnt again.
     pub fn start_after(older: &Breaker<H>, host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
         let mut breaker = Breaker::of(Vm::after(&older.vm, host, seed), config, now);
-        breaker.inherit(older);
+        breaker.inherit(older, now);
         breaker
     }
 

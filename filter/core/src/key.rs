@@ -167,6 +167,10 @@ fn ends_with(host: &str, tail: &str) -> bool {
 /// Istio gives all plugins of a proxy one key space: every key of ours begins so.
 const PREFIX: &str = "circuit_breaker:";
 
+/// What the shared-data keys of all records begin with.
+#[cfg(feature = "testing")]
+pub(crate) const RECORDS: &str = "circuit_breaker:circuit:";
+
 /// Shared-data key of the record of the circuit in a slot.
 pub(crate) fn record_key(slot: u32) -> String {
     format!("{PREFIX}circuit:{slot}")

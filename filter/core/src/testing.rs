@@ -14,7 +14,7 @@ use crate::key;
 use crate::metrics::{Metric, SHARED, stat};
 use crate::outcome::{Answer, Ending, FailureKind, Outcome};
 use crate::permit::{Admission, Permit, Request};
-use crate::record::Slot;
+use crate::record::{Phase, Record, Slot};
 
 #[derive(Debug, Default)]
 struct Store {
@@ -265,6 +265,15 @@ impl Memory {
             Slot::Free { .. } | Slot::Foreign | Slot::Unknown => None,
         };
         records.filter_map(upstream).collect()
+    }
+
+    /// How the circuit of an upstream stands by its record: the byte of its phase, and its transitions so far.
+    #[must_use]
+    pub fn circuit(&self, upstream: &str) -> Option<(u8, u64)> {
+        let records = self.shared_data(key::RECORDS).into_iter();
+        let mut own = records.filter_map(|bytes| Some((*bytes.get(2)?, Record::decode(&bytes, upstream)?)));
+        let (phase, record) = own.find(|(_, record)| record.phase != Phase::Ended)?;
+        Some((phase, record.transitions()))
     }
 
     /// Puts bytes under every key that begins with `prefix`.

@@ -220,6 +220,10 @@ fn a_clock_that_leaps_or_a_worker_that_was_stopped_ends_no_circuit() {
     proxy.now += 5 * HOUR;
     wait(&mut proxy, 5 * SECOND);
     assert_eq!((proxy.state(A), circuits(&proxy)), (1, 1));
+    proxy.now += 5 * HOUR;
+    proxy.reconfigure(&config(9));
+    wait(&mut proxy, 5 * SECOND);
+    assert_eq!((proxy.state(A), circuits(&proxy)), (1, 1), "nor where an update comes first");
     proxy.now -= 24 * HOUR;
     wait(&mut proxy, 50 * 60 * SECOND);
     assert_eq!((proxy.state(A), circuits(&proxy)), (1, 1));

@@ -16,7 +16,9 @@ const MET_AT_A_TICK: usize = 128;
 
 impl<H: Host> Breaker<H> {
     /// Takes over the circuits of an older configuration.
-    pub(super) fn inherit(&mut self, older: &Breaker<H>) {
+    pub(super) fn inherit(&mut self, older: &Breaker<H>, now: u64) {
+        // What has passed since its last tick, no tick of this one will see.
+        let leap = older.leap(now);
         self.additions = older.additions;
         self.remembered = older.remembered.clone();
         for slot in 0..u32::try_from(older.circuits.slots()).unwrap_or(u32::MAX) {
@@ -27,6 +29,8 @@ impl<H: Host> Breaker<H> {
                 continue;
             };
             view.latency.want(slot < self.config.latency_histograms);
+            view.used.leap(leap);
+            view.used.rebase(now);
             self.circuits.set(slot, view);
         }
     }
@@ -170,11 +174,16 @@ impl<H: Host> Breaker<H> {
             self.notice_ends(now);
         }
         if self.circuits.held() < most {
-            let unused = (list.used < self.config.max_circuits).then_some(list.used);
-            for slot in self.circuits.free().into_iter().chain(unused) {
-                if let Slot::Free { born } = self.read(slot)? {
-                    return Ok(Some((slot, born)));
+            for slot in self.circuits.free() {
+                match self.read(slot)? {
+                    Slot::Free { born } => return Ok(Some((slot, born))),
+                    // Another worker has added to the list meanwhile, and this addition will fail.
+                    Slot::Taken(_) => return Ok(Some((slot, 0))),
+                    Slot::Foreign | Slot::Unknown => {}
                 }
+            }
+            if list.used < self.config.max_circuits {
+                return Ok(Some((list.used, 0)));
             }
         }
         self.make_room(now)

@@ -120,10 +120,9 @@ impl Crowd {
         self.host.value(&STATE, UPSTREAMS[upstream], "")
     }
 
-    /// Phase and generation as they stand in the record's head; `None` where nobody has made one.
+    /// Phase and generation as they stand in the record; `None` where there is no circuit.
     pub(super) fn record(&self, upstream: usize) -> Option<(u8, u64)> {
-        let bytes = self.host.shared_data(&format!("circuit_breaker:circuit:{}", UPSTREAMS[upstream])).pop()?;
-        Some((bytes[2], u64::from_le_bytes(*bytes[4..].first_chunk()?)))
+        self.host.circuit(UPSTREAMS[upstream])
     }
 
     /// The generation, where all that was told of it says OPEN: the gauge, and its transition's line, which its
