@@ -57,6 +57,9 @@ const START: u64 = 1_790_000_000 * SECOND;
 /// A probe: the circuit that it belongs to, its generation and its lease.
 type Probe = (usize, u64, u32);
 
+/// Bytes of a record before its upstream's name.
+const HEAD_BYTES: usize = 40;
+
 /// What all workers of one schedule share beside the host, and what was seen of them.
 pub(super) struct Crowd {
     pub(super) plan: Plan,
@@ -123,6 +126,26 @@ impl Crowd {
     /// Phase and generation as they stand in the record; `None` where there is no circuit.
     pub(super) fn record(&self, upstream: usize) -> Option<(u8, u64)> {
         self.host.circuit(UPSTREAMS[upstream])
+    }
+
+    /// Nanoseconds for which OPEN still lasts, as the record's head says.
+    pub(super) fn open_for(&self, upstream: usize) -> u64 {
+        self.word(upstream, 20).unwrap_or(0).saturating_sub(self.now.get())
+    }
+
+    /// When the last of the leases that stand in the record ends; 0 where there is none.
+    pub(super) fn last_lease_ends(&self, upstream: usize) -> u64 {
+        self.word(upstream, 28).unwrap_or(0)
+    }
+
+    fn bytes(&self, upstream: usize) -> Option<Vec<u8>> {
+        let name = UPSTREAMS[upstream].as_bytes();
+        let is_its = |record: &Vec<u8>| record.get(HEAD_BYTES..).is_some_and(|rest| rest.starts_with(name));
+        self.host.shared_data("circuit_breaker:circuit:").into_iter().find(is_its)
+    }
+
+    fn word(&self, upstream: usize, at: usize) -> Option<u64> {
+        Some(u64::from_le_bytes(*self.bytes(upstream)?[at..].first_chunk()?))
     }
 
     /// The generation, where all that was told of it says OPEN: the gauge, and its transition's line, which its

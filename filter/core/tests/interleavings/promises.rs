@@ -1,9 +1,10 @@
 //! What must be true whenever the workers rest, and which fault weakens it how far.
 
+use circuit_breaker_core::config::MILLISECOND;
 use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, REJECTED, SHARED, TRIPS, WOULD_REJECT};
 
 use super::crowd::{CLOSED, Crowd, UPSTREAMS};
-use super::member::Member;
+use super::member::{HOUR, Member};
 
 /// Looks at what the workers left behind; what they hold comes to nothing.
 pub(super) fn hold(crowd: &Crowd, members: &mut [Member]) {
@@ -12,6 +13,7 @@ pub(super) fn hold(crowd: &Crowd, members: &mut [Member]) {
         no_trip_is_lost(crowd, upstream);
     }
     members.iter_mut().for_each(Member::let_all_end);
+    crowd.upstreams().for_each(|upstream| no_slot_is_lost(crowd, upstream));
     all_is_counted(crowd);
     the_gauges_are_right(crowd, members);
 }
@@ -50,6 +52,19 @@ fn no_trip_is_lost(crowd: &Crowd, upstream: usize) {
     // again, a worker leaves a streak behind that no good call ends: the next failure says so in its place.
     let watched = crowd.host.value(&SHARED, UPSTREAMS[upstream], "watch") == 1;
     assert!(streak == 0 || watched || interrupted > 0, "no good call would end the streak of {streak}");
+}
+
+/// How long a request that is still coming may hold a slot (`TRIAL` in `circuit.rs`).
+const TRIAL: u64 = 250 * MILLISECOND;
+
+/// When all probes have ended none holds a slot, but for those whose end was broken off, or that ended with their VM: their
+/// leases end. One that ends later than any lease could is of a clock that has stepped back, and over; a trial whose request
+/// was rejected when it was complete lasts for a moment more, and takes no slot from one that is complete.
+fn no_slot_is_lost(crowd: &Crowd, upstream: usize) {
+    let excused = broken_off(crowd) + crowd.orphans.get() + crowd.held.get() + crowd.fates.errors() > 0;
+    let left = crowd.last_lease_ends(upstream).saturating_sub(crowd.now.get());
+    let is_over = left <= TRIAL || left > HOUR / 2;
+    assert!(is_over || excused, "a slot is taken for {left} ns more in {:?}", crowd.record(upstream));
 }
 
 /// Every call, rejection and trip is counted once. One that is interrupted may have been counted or not; a call that
