@@ -46,8 +46,14 @@ impl Used {
     /// Looks at the counters.
     pub(crate) fn look(&mut self, now: u64, tally: Tally) {
         if tally.calls() != self.calls {
-            (self.at, self.calls) = (now, tally.calls());
+            self.calls = tally.calls();
+            self.since(now);
         }
+    }
+
+    /// Somebody has used it then. Between two ticks the clock may step back and forth again, unseen: what was known later stands.
+    pub(crate) fn since(&mut self, now: u64) {
+        self.at = self.at.max(now);
     }
 
     /// How long nobody has used it.
@@ -70,7 +76,7 @@ impl Used {
 impl View {
     /// A request has found the circuit not CLOSED.
     pub(crate) fn note_use<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
-        self.used.at = now;
+        self.used.since(now);
         if now.saturating_sub(self.used.told) < OFTEN {
             return Ok(());
         }
@@ -119,7 +125,7 @@ impl View {
         }
         let told = self.words.used(&vm.host, vm.process()?, &self.name)?.get(&vm.host)?.saturating_mul(SECOND);
         if !clock::stepped_back(now, told) {
-            self.used.at = self.used.at.max(told.min(now));
+            self.used.since(told.min(now));
         }
         Ok(())
     }

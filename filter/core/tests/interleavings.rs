@@ -12,9 +12,6 @@
 #[path = "interleavings/crowd.rs"]
 mod crowd;
 #[cfg(not(target_arch = "wasm32"))]
-#[path = "interleavings/reuse.rs"]
-mod reuse;
-#[cfg(not(target_arch = "wasm32"))]
 #[path = "interleavings/fates.rs"]
 mod fates;
 #[cfg(not(target_arch = "wasm32"))]
@@ -29,6 +26,9 @@ mod plan;
 #[cfg(not(target_arch = "wasm32"))]
 #[path = "interleavings/promises.rs"]
 mod promises;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "interleavings/reuse.rs"]
+mod reuse;
 #[cfg(not(target_arch = "wasm32"))]
 #[path = "interleavings/schedules.rs"]
 mod schedules;

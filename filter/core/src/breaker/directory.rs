@@ -215,6 +215,8 @@ impl<H: Host> Breaker<H> {
         let known = View::known(&self.vm, self.remembered.take(&name), &name)?;
         let policy = policy_of(&self.config, &name);
         let mut view = View::new(&self.vm, circuit, Rc::clone(&name), policy, known, now)?;
+        // The clock may have stepped back since the last tick, and may step forth again before the next one.
+        view.used.since(self.ticked);
         view.latency.want(circuit < self.config.latency_histograms);
         if circuit > 0 && circuit == self.config.latency_histograms {
             self.vm.say_once(
