@@ -63,14 +63,13 @@ lint: rust-target ## Check format, lints and dependencies
 test-core: ## Test the core, the module's glue and the tools natively
 	@cargo test -p circuit-breaker-core -p circuit-breaker-filter -p circuit-breaker-trim -p circuit-breaker-check -p circuit-breaker-image --locked
 
-# With the profile of tools: proptest and shuttle are slow in a debug build.
-LONG := cargo test --profile tool -p circuit-breaker-core --locked
+LONG := cargo test -p circuit-breaker-core --locked
 
 .PHONY: test-long
-test-long: ## What takes longer than CI may: 200,000 schedules, 1,000,000 traces
+test-long: ## What takes longer than CI may: 200,000 schedules, 1,000,000 traces (20 min)
 	@SCHEDULES=200000 $(LONG) --test interleavings
-	@TRACES=1000000 $(LONG) --test reference
-	@PROPTEST_CASES=100000 $(LONG) --test properties
+	@TRACES=1000000 $(LONG) --profile tool --test reference
+	@PROPTEST_CASES=20000 $(LONG) --profile tool --test properties
 
 .PHONY: test-wasm
 test-wasm: rust-target ## Test the core on wasm32 under Node
