@@ -103,6 +103,8 @@ pub struct Bootstrap {
     pub module: PathBuf,
     /// Metrics that Envoy is not to keep: a `stats_matcher` with this prefix excluded.
     pub excluded_stats: Option<String>,
+    /// Time between two flushes of its metrics, as Envoy writes durations; empty for its own 5 s.
+    pub stats_flush_interval: String,
     /// Port of the admin interface; 0 lets the system choose.
     pub admin_port: u16,
     /// Routes that stand before those of the clusters.
@@ -134,6 +136,7 @@ impl Bootstrap {
             listeners,
             module: module(),
             excluded_stats: None,
+            stats_flush_interval: String::new(),
             admin_port: 0,
             routes: Vec::new(),
             cluster_header: None,
@@ -161,6 +164,9 @@ impl Bootstrap {
             "stats_config": stats,
             "static_resources": {"clusters": clusters},
         });
+        if !self.stats_flush_interval.is_empty() {
+            document["stats_flush_interval"] = self.stats_flush_interval.as_str().into();
+        }
         if self.inline {
             let path = listeners_file(directory);
             let source = json!({"path_config_source": {"path": path}, "resource_api_version": "V3"});

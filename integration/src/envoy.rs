@@ -70,7 +70,8 @@ impl Envoy {
         Envoy::start_by(bootstrap, workers, Command::new(binary)).await
     }
 
-    /// Starts Envoy by `command`, which takes Envoy's own arguments.
+    /// Starts Envoy by `command`, which takes Envoy's own arguments. Only where it has a `--restart-epoch` among them may
+    /// another process take over from it.
     ///
     /// # Errors
     /// As [`Envoy::start`].
@@ -99,10 +100,13 @@ impl Envoy {
         let config = directory.path().join("envoy.json");
         fs::write(&config, serde_json::to_string_pretty(&bootstrap.document(directory.path()))?)?;
         let log = fs::File::create(directory.path().join("envoy.log"))?;
+        if !command.get_args().any(|own| own == "--restart-epoch") {
+            command.arg("--disable-hot-restart");
+        }
         let child = command
             .arg("-c")
             .arg(&config)
-            .args(["--concurrency", &workers.to_string(), "--disable-hot-restart"])
+            .args(["--concurrency", &workers.to_string()])
             .args(["--log-level", "warning", "--component-log-level", "wasm:info"])
             .arg("--admin-address-path")
             .arg(directory.path().join("admin"))
@@ -166,6 +170,14 @@ impl Envoy {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether the process has ended by itself.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// Gives a listener's filter another configuration, and waits until Envoy has taken or refused it.
