@@ -16,7 +16,7 @@
 use crate::backoff::open_time;
 use crate::clock;
 use crate::config::{MILLISECOND, SECOND};
-use crate::policy::{Mode, Policy, Trip};
+use crate::policy::{Length, Mode, Policy, Trip};
 use crate::ramp;
 use crate::record::{LEASES, Lease, Phase, Record};
 use crate::window::Tally;
@@ -253,13 +253,15 @@ impl Record {
             (Phase::Ramp, _) => self.climb(policy, at, latest),
             (Phase::Closed, _) => self.recover(policy, at),
         };
-        change.or_else(|| clock::stepped_back(at.now, self.since).then(|| self.rebased(at)))
+        change.or_else(|| clock::stepped_back(at.now, self.since).then(|| self.rebased(policy, at)))
     }
 
-    /// The same state from now on, after the clock stepped back: calls that begin now must not pass for older than it.
-    fn rebased(&self, at: &Moment) -> Change {
+    /// The same state from now on, after the clock stepped back: calls that begin now must not pass for older than it. A
+    /// window of calls goes by no clock, and keeps those that it has.
+    fn rebased(&self, policy: &Policy, at: &Moment) -> Change {
+        let base = if matches!(policy.trip.window, Length::Time(_)) { at.tally } else { self.base };
         let outage_since = self.outage_since.min(at.now);
-        Change { record: Record { since: at.now, base: at.tally, outage_since, ..self.clone() }, reason: None }
+        Change { record: Record { since: at.now, base, outage_since, ..self.clone() }, reason: None }
     }
 
     /// The ramp's next step, where this one has run its time and shown enough good calls.

@@ -6,6 +6,7 @@
 //! over and not where a tick found it so ([`next_begins`]): late ticks do not add up.
 
 use crate::backoff::part;
+use crate::clock;
 use crate::policy::HalfOpen;
 
 /// Steps of a ramp. Ten evidence gates: fine enough for a smooth growth, coarse enough that each sees calls.
@@ -82,7 +83,7 @@ impl Spread {
     /// Whether this request goes through although the share would not have it: a step is overdue for want of any call,
     /// and this VM has not done so for a step's length. With few requests the share alone might pick none for long.
     pub(crate) fn nudges(&mut self, now: u64, length: u64) -> bool {
-        let due = now.saturating_sub(self.nudged_at) >= length;
+        let due = now.saturating_sub(self.nudged_at) >= length || clock::stepped_back(now, self.nudged_at);
         if due {
             self.nudged_at = now;
         }

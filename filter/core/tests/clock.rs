@@ -85,3 +85,36 @@ fn a_call_that_began_before_it_says_nothing_about_an_upstream_that_has_recovered
         assert_eq!(proxy.host.value(&CALLS, A, "neutral"), 5, "{outcome:?}");
     }
 }
+
+#[test]
+fn a_ramp_that_began_before_goes_on_at_one_call_a_second() {
+    let ramp = r#"{"default": {"halfOpen": {"successThreshold": 1, "ramp": {"initialPercent": 0, "duration": "2s"}}}}"#;
+    let mut proxy = Proxy::start(1, ramp);
+    proxy.fail(A, 5);
+    proxy.pass(40 * SECOND);
+    proxy.succeed(A, 1);
+    step_back(&mut proxy);
+    // Each step is overdue by then, so that each call shows that its step may end.
+    for _ in 0..10 {
+        assert!(proxy.request(0, A, Outcome::Success));
+        proxy.pass(SECOND);
+    }
+    assert_eq!(proxy.state(A), 0);
+}
+
+#[test]
+fn it_empties_no_window_of_calls_for_a_worker_that_has_not_looked_since_a_transition() {
+    let config = r#"{"default": {"trip": {"consecutiveFailures": 0, "failureRatePercent": 51, "minimumCalls": 1,
+        "window": {"calls": 10}}, "halfOpen": {"successThreshold": 1, "ramp": {"duration": "0s"}}}}"#;
+    let mut proxy = Proxy::start(3, config);
+    proxy.fail(A, 1);
+    proxy.pass(40 * SECOND);
+    for _ in 0..4 {
+        assert!(proxy.request(0, A, Outcome::Success));
+    }
+    step_back(&mut proxy);
+    for _ in 0..3 {
+        assert!(proxy.request(2, A, Outcome::Failure(FailureKind::Http)), "three good calls were before");
+    }
+    assert_eq!(proxy.state(A), 0);
+}
