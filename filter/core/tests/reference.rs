@@ -7,146 +7,58 @@
 
 #[path = "reference/model.rs"]
 mod model;
+#[path = "reference/ramp.rs"]
+mod ramp;
 #[path = "reference/rules.rs"]
 mod rules;
+#[path = "reference/traces.rs"]
+mod traces;
+#[path = "reference/workers.rs"]
+mod workers;
 
 use circuit_breaker_core::config::MILLISECOND;
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
+use circuit_breaker_core::metrics::SHARED;
+use circuit_breaker_core::outcome::{Answer, FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Cause, Permit};
-use circuit_breaker_core::testing::Proxy;
+use circuit_breaker_core::testing::{Proxy, answer};
 use model::{Model, Phase, Verdict};
 use proptest::prelude::*;
-use rules::{Came, Rules, Window};
+use rules::{Came, Rules};
+use traces::{Event, document, event, rules};
 
 const A: &str = "outbound|80||a.default.svc.cluster.local";
 
-#[derive(Clone, Copy, Debug)]
-enum Event {
-    /// A request begins.
-    Begin,
-    /// One of those in flight ends.
-    End(usize, Came),
-    /// So many requests, one after the other, each at once.
-    Calls(usize, Came),
-    /// So many ticks pass.
-    Ticks(u64),
-    /// The workers sleep so many ticks long.
-    Sleep(u64),
-    /// The clock steps back by an hour.
-    StepBack,
-}
-
-fn came() -> impl Strategy<Value = Came> {
-    prop_oneof![4 => Just(Came::Good), 4 => Just(Came::Failed), 1 => Just(Came::Nothing)]
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        8 => Just(Event::Begin),
-        8 => (0..64_usize, came()).prop_map(|(which, came)| Event::End(which, came)),
-        8 => (1..8_usize, came()).prop_map(|(calls, came)| Event::Calls(calls, came)),
-        8 => (1..8_u64).prop_map(Event::Ticks),
-        2 => (8..80_u64).prop_map(Event::Ticks),
-        1 => (1..80_u64).prop_map(Event::Sleep),
-        1 => Just(Event::StepBack),
-    ]
-}
-
-/// `consecutive`, `failure_percent`, `slow_percent`, `slow_after`, `percentile`, `threshold` and `minimum`, and the window.
-fn trips() -> impl Strategy<Value = ([u64; 7], Window)> {
-    let latency = prop_oneof![2 => Just((0, 0)), 1 => (50..100_u64, 1..8_u64)];
-    let slow = prop_oneof![1 => Just((0, 60_000)), 2 => (1..=100_u64, 1..30_u64)];
-    let failures = (prop_oneof![Just(0), 1..6_u64], prop_oneof![Just(0), 1..=100_u64]);
-    (failures, slow, latency, 1..12_u64, window()).prop_map(|((row, rate), slow, latency, minimum, window)| {
-        let tick = window.tick();
-        let slow_after = if slow.0 == 0 { slow.1 } else { slow.1 * tick };
-        let minimum = if let Window::Calls(calls) = window { minimum.min(calls as u64) } else { minimum };
-        ([row, rate, slow.0, slow_after, latency.0, latency.1 * tick, minimum], window)
-    })
-}
-
-fn window() -> impl Strategy<Value = Window> {
-    let time = prop_oneof![Just(1000_u64), Just(2000), Just(5000), Just(10_000)];
-    prop_oneof![4 => time.prop_map(Window::Time), 1 => Just(Window::Calls(10)), 2 => (10..40_usize).prop_map(Window::Calls)]
-}
-
-fn rules() -> impl Strategy<Value = Rules> {
-    let open = (100..2000_u64, prop_oneof![Just(1_u64), Just(2)], 1..8_u64);
-    let half_open = (1..4_usize, 1..4_u64, 100..3000_u64, prop_oneof![Just(0_u64), Just(10), Just(60)]);
-    let ramp = prop_oneof![Just(0_u64), Just(2000), Just(10_000)];
-    (trips(), open, half_open, ramp, prop::bool::weighted(0.1)).prop_map(
-        |((trip, window), open, half, ramp, observe)| Rules {
-            consecutive: trip[0],
-            failure_percent: trip[1],
-            slow_percent: trip[2],
-            slow_after: trip[3],
-            percentile: trip[4],
-            threshold: trip[5],
-            minimum: trip[6],
-            window,
-            base: open.0,
-            multiplier: open.1,
-            longest: open.0 * open.2,
-            probes: half.0,
-            good_probes: half.1,
-            probe_timeout: half.2,
-            ramp_initial: half.3,
-            ramp,
-            observe,
-        },
-    )
-}
-
-fn document(rules: &Rules) -> String {
-    let mode = if rules.observe { "observe" } else { "enforce" };
-    let latency = if rules.percentile == 0 { 0 } else { rules.threshold };
-    let window = match rules.window {
-        Window::Time(window) => format!(r#""duration": "{window}ms""#),
-        Window::Calls(calls) => format!(r#""calls": {calls}"#),
-    };
-    format!(
-        r#"{{"default": {{"mode": "{mode}", "trip": {{"consecutiveFailures": {}, "failureRatePercent": {}, "slowCallRatePercent": {},
-        "slowCallDuration": "{}ms", "latencyPercentile": {}, "latencyThreshold": "{latency}ms", "minimumCalls": {}, "window": {{{window}}}}},
-        "open": {{"baseDuration": "{}ms", "multiplier": {}, "maxDuration": "{}ms", "jitterPercent": 0, "maxRetryAfter": "0s"}},
-        "halfOpen": {{"maxConcurrentProbes": {}, "successThreshold": {}, "probeTimeout": "{}ms",
-        "ramp": {{"initialPercent": {}, "duration": "{}ms"}}}}}}}}"#,
-        rules.consecutive,
-        rules.failure_percent,
-        rules.slow_percent,
-        rules.slow_after,
-        rules.percentile,
-        rules.minimum,
-        rules.base,
-        rules.multiplier,
-        rules.longest,
-        rules.probes,
-        rules.good_probes,
-        rules.probe_timeout,
-        rules.ramp_initial,
-        rules.ramp,
-    )
-}
+const FAILURE: Outcome = Outcome::Failure(FailureKind::Http);
 
 /// The breaker and the model beside it.
 struct Both {
     proxy: Proxy,
     model: Model,
     rules: Rules,
-    /// Calls in flight: the model's name, the permit, the start.
-    flights: Vec<(u64, Permit, u64)>,
+    flights: Vec<Flight>,
     names: u64,
+    /// Writes of the circuit's record, when the model was told last.
+    writes: u64,
+}
+
+/// A call in flight.
+struct Flight {
+    /// The model's name for it.
+    name: u64,
+    worker: usize,
+    permit: Permit,
+    start: u64,
 }
 
 impl Both {
     fn start(rules: Rules) -> Both {
-        let mut proxy = Proxy::start(1, &document(&rules));
-        let now = proxy.now;
-        let model = Model::new(rules.clone(), now / MILLISECOND);
-        // A call makes the circuit.
-        let Admission::Pass(permit) = proxy.admit(0, A) else { panic!("calm") };
-        let mut both = Both { proxy, model, rules, flights: vec![(0, permit, now)], names: 0 };
-        both.model.send(0, false, true, now / MILLISECOND);
+        let proxy = Proxy::start(rules.workers as u64, &document(&rules));
+        let model = Model::new(rules.clone(), proxy.now / MILLISECOND);
+        let mut both = Both { proxy, model, rules, flights: Vec::new(), names: 0, writes: 0 };
+        // A call makes the circuit, and all workers meet it.
+        both.begin(0);
         both.end(0, Came::Good);
+        both.happen(Event::Ticks(1));
         both
     }
 
@@ -154,10 +66,11 @@ impl Both {
         self.proxy.now / MILLISECOND
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, worker: usize) {
+        let worker = worker % self.rules.workers;
         let now = self.now();
-        let expected = self.model.ask(now);
-        let admission = self.proxy.admit(0, A);
+        let expected = self.model.ask(worker, now);
+        let admission = self.proxy.admit(worker, A);
         // Observe lets pass what it would reject, and its call then counts for nothing.
         let against = matches!(admission, Admission::Pass(Permit::Call { generation: Permit::NO_GENERATION, .. }));
         assert!(!against || self.rules.observe);
@@ -169,68 +82,68 @@ impl Both {
             }
             (Verdict::NoProbe, Admission::Reject { cause, .. }) => assert_eq!(cause, Cause::ProbeLimit),
             (Verdict::Open(_) | Verdict::NoProbe, Admission::Pass(_)) => assert!(against, "{admission:?}"),
-            (Verdict::Share, _) => self.check_share(admitted, now),
+            (Verdict::Share, _) => {
+                let (share, overdue) = (self.model.share(now), self.model.overdue(now));
+                self.model.workers[worker].picks.ask(share, overdue, admitted, now);
+            }
         }
         if let Admission::Pass(permit) = admission {
             self.names += 1;
-            self.model.send(self.names, against, matches!(permit, Permit::Calm { .. }), now);
-            self.flights.push((self.names, permit, self.proxy.now));
+            self.model.send(worker, self.names, against, matches!(permit, Permit::Calm { .. }), now);
+            self.flights.push(Flight { name: self.names, worker, permit, start: self.proxy.now });
         }
-    }
-
-    /// Of all calls that ask in a ramp as many pass as the shares add up to, give or take the one that is under way.
-    fn check_share(&mut self, admitted: bool, now: u64) {
-        if self.model.overdue(now) {
-            // Then one passes for each step's length, whatever the share: counted afresh from here.
-            (self.model.shares, self.model.passed) = (0, 0);
-            return;
-        }
-        self.model.shares += self.model.share(now);
-        self.model.passed += u64::from(admitted);
-        let ahead = (self.model.passed * 1_000_000).abs_diff(self.model.shares);
-        assert!(ahead <= 1_000_000, "{} passed of {} millionths", self.model.passed, self.model.shares);
     }
 
     fn end(&mut self, which: usize, came: Came) {
         if self.flights.is_empty() {
             return;
         }
-        let (name, permit, start) = self.flights.remove(which % self.flights.len());
-        let outcome = match came {
-            Came::Good | Came::Slow => Outcome::Success,
-            Came::Failed => Outcome::Failure(FailureKind::Http),
-            Came::Nothing => Outcome::Neutral,
-        };
+        let Flight { name, worker, permit, start } = self.flights.remove(which % self.flights.len());
         let now = self.proxy.now;
-        let waited = self.proxy.vms[0].arrived(permit, now);
-        self.proxy.first_byte = waited.unwrap_or(now.saturating_sub(start));
-        self.proxy.settle(0, A, permit, outcome);
+        let vm = &mut self.proxy.vms[worker];
+        let first_byte = vm.arrived(permit, now).unwrap_or(now.saturating_sub(start));
+        self.proxy.first_byte = first_byte;
+        match came {
+            Came::Good | Came::Slow => self.proxy.settle(worker, A, permit, Outcome::Success),
+            Came::Failed => self.proxy.settle(worker, A, permit, FAILURE),
+            Came::Nothing => self.proxy.settle(worker, A, permit, Outcome::Neutral),
+            Came::Asked(after) => {
+                let asks = Answer { retry_after: Some(after * MILLISECOND), ..answer(FAILURE) };
+                vm.settle(permit, Some(A), &asks, Some(first_byte), now);
+            }
+        }
         self.hear();
         self.model.end(name, came, now / MILLISECOND);
     }
 
+    /// All workers tick, one after the other.
     fn tick(&mut self) {
-        self.proxy.vms[0].tick(self.proxy.now);
-        self.hear();
-        let now = self.now();
-        self.model.tick(now);
+        for worker in 0..self.rules.workers {
+            self.proxy.vms[worker].tick(self.proxy.now);
+            self.hear();
+            let now = self.now();
+            self.model.tick(worker, now);
+        }
     }
 
+    /// The model is told of the breaker's transitions, where it may have to choose.
     fn hear(&mut self) {
-        if matches!(self.rules.window, Window::Calls(_)) {
+        let writes = self.proxy.host.value(&SHARED, A, "epoch");
+        if writes != self.writes {
             self.model.told = self.proxy.reasons();
+            self.writes = writes;
         }
     }
 
     fn happen(&mut self, event: Event) {
         let period = self.rules.window.tick();
         match event {
-            Event::Begin => self.begin(),
+            Event::Begin(worker) => self.begin(worker),
             Event::End(which, came) => self.end(which, came),
-            Event::Calls(calls, came) => {
-                for _ in 0..calls {
+            Event::Calls(calls, came, [first, further]) => {
+                for call in 0..calls {
                     let before = self.flights.len();
-                    self.begin();
+                    self.begin(first + call * further);
                     if self.flights.len() > before {
                         self.end(before, came);
                     }
@@ -249,7 +162,7 @@ impl Both {
             Event::StepBack => {
                 self.proxy.now -= 3_600_000 * MILLISECOND;
                 for flight in &mut self.flights {
-                    flight.2 = flight.2.min(self.proxy.now);
+                    flight.start = flight.start.min(self.proxy.now);
                 }
                 self.tick();
                 // At the very instant of the step, old and new calls could not be told apart.
@@ -281,7 +194,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: traces(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn one_worker_decides_as_the_model_does(rules in rules(), events in prop::collection::vec(event(), 1..60)) {
+    fn the_workers_decide_as_the_model_does(rules in rules(), events in prop::collection::vec(event(), 1..60)) {
         let mut both = Both::start(rules);
         for event in events {
             both.happen(event);

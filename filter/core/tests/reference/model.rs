@@ -1,7 +1,8 @@
-//! One circuit under one worker, as plainly as it can be said: every call is kept, every count is taken by going through
+//! One circuit under its workers, as plainly as it can be said: every call is kept, every count is taken by going through
 //! all of them. Shares no code with the breaker; times are milliseconds.
 
 use crate::rules::{Came, Counted, Rules, Window};
+use crate::workers::Worker;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -25,6 +26,7 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     name: u64,
+    worker: usize,
     start: u64,
     generation: u64,
     /// A probe's lease; 0 for other calls.
@@ -33,34 +35,46 @@ struct Flight {
     against: bool,
     /// Let go unseen: only its start tells its generation.
     unseen: bool,
+    /// A tick has settled it.
+    settled: bool,
+}
+
+/// A probe that nobody has settled.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    worker: usize,
+    lease: u64,
+    generation: u64,
+    times_out: u64,
 }
 
 pub struct Model {
-    rules: Rules,
+    pub rules: Rules,
+    pub workers: Vec<Worker>,
     pub phase: Phase,
-    generation: u64,
+    pub generation: u64,
+    /// When the generation began, and how many of `calls` there were.
+    pub since: u64,
+    pub base: usize,
     /// Calls of this generation that count, oldest first.
-    calls: Vec<Counted>,
-    /// When a sample was taken, and how many of `calls` there were.
-    samples: Vec<(u64, usize)>,
-    streak: u64,
+    pub calls: Vec<Counted>,
+    /// Good calls of all generations, whether they count or not.
+    pub good_calls: u64,
+    pub streak: u64,
+    /// Some worker has found only good calls in its window since the last bad one.
+    rested: bool,
     trips: u64,
-    open_until: u64,
+    pub open_until: u64,
     good: u64,
     /// Leases that nobody has given back: number and end.
     leases: Vec<(u64, u64)>,
     last_lease: u64,
-    step: u64,
-    marked: u64,
+    pub step: u64,
+    pub marked: u64,
     /// How many of `calls` there were at `marked`.
-    mark: usize,
+    pub mark: usize,
     flights: Vec<Flight>,
-    /// Ends of probes that are out: lease, generation, when it has failed.
-    out: Vec<(u64, u64, u64)>,
-    ticked: u64,
-    /// Sum of the shares of all calls that asked in this ramp, in millionths, and how many of them passed.
-    pub shares: u64,
-    pub passed: u64,
+    out: Vec<Probe>,
     pub reasons: Vec<&'static str>,
     /// The breaker's own reasons so far. Asked only where a window of calls leaves it a choice.
     pub told: Vec<String>,
@@ -68,19 +82,23 @@ pub struct Model {
 
 /// `clientCancel`, by default.
 const CLIENT_CANCEL: u64 = 10_000;
-const STEPS: u64 = 10;
 const GRACE: u64 = 2000;
-const SKEW: u64 = 5000;
+pub const SKEW: u64 = 5000;
 
 impl Model {
     pub fn new(rules: Rules, now: u64) -> Model {
+        let workers = (0..rules.workers).map(|_| Worker::starting(now)).collect();
         Model {
             rules,
+            workers,
             phase: Phase::Closed,
             generation: 0,
+            since: now,
+            base: 0,
             calls: Vec::new(),
-            samples: vec![(now, 0)],
+            good_calls: 0,
             streak: 0,
+            rested: false,
             trips: 0,
             open_until: 0,
             good: 0,
@@ -91,9 +109,6 @@ impl Model {
             mark: 0,
             flights: Vec::new(),
             out: Vec::new(),
-            ticked: now,
-            shares: 0,
-            passed: 0,
             reasons: Vec::new(),
             told: Vec::new(),
         }
@@ -104,134 +119,75 @@ impl Model {
     }
 
     /// Another state, with everything that belongs to a state begun afresh.
-    fn move_to(&mut self, phase: Phase, reason: &'static str, now: u64) {
+    pub fn move_to(&mut self, worker: usize, phase: Phase, reason: &'static str, now: u64) {
         let counted_before = self.counts();
         self.phase = phase;
         self.generation += 1;
+        (self.since, self.base) = (now, 0);
         (self.marked, self.mark) = (now, 0);
         self.calls.clear();
-        self.samples = vec![(now, 0)];
-        (self.good, self.step, self.shares, self.passed) = (0, 0, 0, 0);
+        (self.good, self.step) = (0, 0);
         self.leases.clear();
+        self.rested = false;
         self.reasons.push(reason);
         if self.counts() && !counted_before {
             self.streak = 0;
         }
+        self.look(worker, now);
     }
 
-    fn trip(&mut self, reason: &'static str, now: u64) {
+    fn trip(&mut self, worker: usize, reason: &'static str, now: u64) {
         self.trips += 1;
         let mut time = self.rules.base;
         for _ in 1..self.trips {
             time = (time * self.rules.multiplier).min(self.rules.longest);
         }
-        self.move_to(Phase::Open, reason, now);
-        self.open_until = now + time;
-    }
-
-    /// Calls of the window: of time, as the samples bound it; of calls, exactly the last so many.
-    fn window(&self, now: u64) -> &[Counted] {
-        match self.rules.window {
-            Window::Time(window) => {
-                let oldest = self.samples.iter().find(|(at, _)| now.saturating_sub(*at) <= window);
-                oldest.map_or(&[], |(_, first)| &self.calls[*first..])
-            }
-            Window::Calls(calls) => &self.calls[self.calls.len().saturating_sub(calls)..],
-        }
-    }
-
-    fn roll(&mut self, now: u64) {
-        let Window::Time(window) = self.rules.window else { return };
-        let (last, _) = self.samples[self.samples.len() - 1];
-        if last > now + SKEW {
-            self.samples = vec![(now, self.calls.len())];
-        } else if now.saturating_sub(last) >= window / 10 {
-            self.samples.push((now, self.calls.len()));
-            if self.samples.len() > 11 {
-                self.samples.remove(0);
-            }
-        }
-    }
-
-    /// Bad calls of each kind that the breaker may take for gone though they are still in the window: of a bucket that leaves
-    /// it in part, all but one.
-    fn fewer(&self) -> u64 {
-        match self.rules.window {
-            Window::Calls(calls) if self.calls.len() > calls => calls.div_ceil(10) as u64 - 1,
-            _ => 0,
-        }
-    }
-
-    /// Why it trips now. Where an exact count and one with some bad calls fewer say different things, the breaker may go by
-    /// either or by one between them: it has told which.
-    fn why(&self, now: u64) -> Option<&'static str> {
-        let ramp = self.phase == Phase::Ramp;
-        let conditions = |fewer| self.rules.conditions(self.window(now), self.streak, ramp, fewer);
-        let (possible, certain) = (conditions(0), conditions(self.fewer()));
-        let certain = certain.first().copied();
-        if certain == possible.first().copied() {
-            return certain;
-        }
-        let told = self.told.get(self.reasons.len()).map_or("", String::as_str);
-        if ramp {
-            return if told == "ramp_failed" { possible.first().copied() } else { certain };
-        }
-        let asked = possible.iter().position(|reason| Some(*reason) == certain).map_or(possible.len(), |last| last + 1);
-        possible[..asked].iter().find(|reason| told == **reason).copied().or(certain)
+        let asked = self.asked_for(worker, now);
+        self.move_to(worker, Phase::Open, reason, now);
+        self.open_until = asked.max(now + time);
     }
 
     /// A call of the present generation has come to something.
-    fn count(&mut self, came: Came, waited: u64, now: u64) {
+    fn count(&mut self, by: usize, came: Came, waited: u64, now: u64) {
         if came == Came::Nothing {
             return;
         }
         let over = self.rules.percentile > 0 && waited > self.rules.threshold;
-        self.calls.push(Counted { at: now, came, over });
-        match came {
-            Came::Good => self.streak = 0,
-            Came::Failed | Came::Slow => self.streak += 1,
-            Came::Nothing => {}
+        self.calls.push(Counted { by, at: now, came, over });
+        if came == Came::Good {
+            (self.streak, self.good_calls) = (0, self.good_calls + 1);
+        } else {
+            self.streak += 1;
         }
-        match self.why(now) {
-            Some(_) if self.phase == Phase::Ramp => self.trip("ramp_failed", now),
-            Some(reason) => self.trip(reason, now),
+        self.rested &= came == Came::Good && !over;
+        match self.why(by, now) {
+            Some(_) if self.phase == Phase::Ramp => self.trip(by, "ramp_failed", now),
+            Some(reason) if !self.rested || self.has_told(reason) => self.trip(by, reason, now),
+            Some(_) => {}
             None => {
-                self.roll(now);
+                self.roll(by, now);
                 if came == Came::Good && self.phase == Phase::Ramp {
-                    self.climb(now);
+                    self.climb(by, now);
                 }
             }
         }
     }
 
-    /// A step is over at the first moment at which it has had its time and good calls enough, and the next one begins there,
-    /// though nobody sees it before now; but not longer ago than a step lasts.
-    fn climb(&mut self, now: u64) {
-        if self.marked > now + SKEW {
-            (self.marked, self.mark) = (now, self.calls.len());
-            return;
-        }
-        let length = self.rules.ramp / STEPS;
-        let good = || self.calls[self.mark..].iter().filter(|call| call.came == Came::Good).map(|call| call.at);
-        let enough = good().nth(self.rules.good_probes as usize - 1).map(|at| at.max(self.marked + length));
-        let late = good().next().map(|at| at.max(self.marked + 2 * length));
-        let Some(over) = enough.into_iter().chain(late).min().filter(|over| *over <= now) else { return };
-        self.step += 1;
-        if self.step == STEPS {
-            self.move_to(Phase::Closed, "ramp_done", now);
-        } else {
-            (self.marked, self.mark) = (over.max(now.saturating_sub(length)), self.calls.len());
+    /// A call of an older generation: it counts for nothing, but a good one is one more where it falls into no window.
+    fn count_late(&mut self, came: Came) {
+        if came == Came::Good && !self.counts() {
+            self.good_calls += 1;
         }
     }
 
     /// A trip is forgotten after a window that was full and healthy.
-    fn recover(&mut self, now: u64) {
+    fn recover(&mut self, now: u64) -> bool {
         if self.trips == 0 {
-            return;
+            return false;
         }
         if self.marked > now + SKEW {
             (self.marked, self.mark) = (now, self.calls.len());
-            return;
+            return true;
         }
         let seen = &self.calls[self.mark..];
         let full = match self.rules.window {
@@ -239,12 +195,13 @@ impl Model {
             Window::Calls(calls) => seen.len() >= calls,
         };
         if !full || (seen.len() as u64) < self.rules.minimum {
-            return;
+            return false;
         }
         if self.rules.conditions(seen, 0, false, 0).is_empty() {
             self.trips -= 1;
         }
         (self.marked, self.mark) = (now, self.calls.len());
+        true
     }
 
     fn live(&self, (_, ends): (u64, u64), now: u64) -> bool {
@@ -253,8 +210,9 @@ impl Model {
     }
 
     /// What a new request is to meet.
-    pub fn ask(&mut self, now: u64) -> Verdict {
-        self.end_open(now);
+    pub fn ask(&mut self, worker: usize, now: u64) -> Verdict {
+        self.look(worker, now);
+        self.end_open(worker, now);
         match self.phase {
             Phase::Closed => Verdict::Pass,
             Phase::Open => Verdict::Open(self.open_until.saturating_sub(now)),
@@ -266,22 +224,8 @@ impl Model {
         }
     }
 
-    /// The share of the ramp, in millionths.
-    pub fn share(&self, now: u64) -> u64 {
-        let length = (self.rules.ramp / STEPS).max(1);
-        let within = now.saturating_sub(self.marked).min(length) * 1_000_000 / length;
-        let done = (self.step * 1_000_000 + within) / STEPS;
-        let initial = self.rules.ramp_initial * 10_000;
-        initial + (1_000_000 - initial) * done / 1_000_000
-    }
-
-    /// Whether a step of the ramp has lasted more than twice its time.
-    pub fn overdue(&self, now: u64) -> bool {
-        now.saturating_sub(self.marked) >= 2 * (self.rules.ramp / STEPS)
-    }
-
     /// The request was sent. `against`: only because the mode is observe. `unseen`: while all was CLOSED.
-    pub fn send(&mut self, name: u64, against: bool, unseen: bool, now: u64) {
+    pub fn send(&mut self, worker: usize, name: u64, against: bool, unseen: bool, now: u64) {
         let mut lease = 0;
         if self.phase == Phase::Probe && !against {
             self.last_lease += 1;
@@ -291,29 +235,48 @@ impl Model {
                 self.leases.remove(over);
             }
             self.leases.push((lease, now + self.rules.probe_timeout + GRACE));
-            self.out.push((lease, self.generation, now + self.rules.probe_timeout));
+            let times_out = now + self.rules.probe_timeout;
+            self.out.push(Probe { worker, lease, generation: self.generation, times_out });
         }
-        self.flights.push(Flight { name, start: now, generation: self.generation, lease, against, unseen });
+        let (generation, settled) = (self.generation, false);
+        self.flights.push(Flight { name, worker, start: now, generation, lease, against, unseen, settled });
     }
 
     fn end_probe(&mut self, lease: u64, generation: u64, came: Came, now: u64) {
-        let Some(at) = self.out.iter().position(|out| (out.0, out.1) == (lease, generation)) else { return };
-        self.out.remove(at);
-        if self.phase != Phase::Probe || self.generation != generation {
-            return;
+        let is_it = |out: &Probe| (out.lease, out.generation) == (lease, generation);
+        let Some(at) = self.out.iter().position(is_it) else { return };
+        let Probe { worker, .. } = self.out.remove(at);
+        self.look(worker, now);
+        if self.generation != generation {
+            return self.count_late(came);
         }
+        self.good_calls += u64::from(came == Came::Good);
         let Some(slot) = self.leases.iter().position(|(number, _)| *number == lease) else { return };
         self.leases.remove(slot);
         match came {
             Came::Nothing => {}
-            Came::Failed | Came::Slow => self.trip("probe_failed", now),
+            Came::Failed | Came::Asked(_) | Came::Slow => self.trip(worker, "probe_failed", now),
             Came::Good => {
                 self.good += 1;
                 if self.good >= self.rules.good_probes {
                     let next = if self.rules.ramp == 0 { Phase::Closed } else { Phase::Ramp };
-                    self.move_to(next, "probes_succeeded", now);
+                    self.move_to(worker, next, "probes_succeeded", now);
                 }
             }
+        }
+    }
+
+    /// What a call came to that had waited for so long.
+    fn came(&self, came: Came, waited: u64) -> Came {
+        let slow = waited >= self.rules.slow_after;
+        match came {
+            Came::Good if slow => Came::Slow,
+            // The client had waited long enough to say so.
+            Came::Nothing if waited >= CLIENT_CANCEL => Came::Failed,
+            // Nobody waited for it any longer: slow all the same.
+            Came::Nothing if slow => Came::Slow,
+            Came::Asked(_) => Came::Failed,
+            other => other,
         }
     }
 
@@ -321,75 +284,96 @@ impl Model {
     pub fn end(&mut self, name: u64, came: Came, now: u64) {
         let Some(at) = self.flights.iter().position(|flight| flight.name == name) else { return };
         let flight = self.flights.remove(at);
-        let waited = now.saturating_sub(flight.start).saturating_sub(self.leap(now));
-        let slow = waited >= self.rules.slow_after;
-        let came = match came {
-            Came::Good if slow => Came::Slow,
-            // The client had waited long enough to say so.
-            Came::Nothing if waited >= CLIENT_CANCEL => Came::Failed,
-            // Nobody waited for it any longer: slow all the same.
-            Came::Nothing if slow => Came::Slow,
-            other => other,
-        };
+        if let Came::Asked(after) = came
+            && !flight.against
+        {
+            self.hear(flight.worker, after, now);
+        }
+        let waited = now.saturating_sub(flight.start).saturating_sub(self.leap(flight.worker, now));
+        let came = self.came(came, waited);
         if flight.lease != 0 {
             self.end_probe(flight.lease, flight.generation, came, now);
-        } else if flight.generation == self.generation && self.counts() && !flight.against {
-            self.count(came, waited, now);
+        } else if !flight.settled {
+            self.settle(&flight, came, waited, now);
         }
     }
 
-    /// What time does.
-    pub fn tick(&mut self, now: u64) {
-        if self.ticked > now + SKEW {
-            for flight in &mut self.flights {
-                if flight.unseen && self.generation > 0 {
-                    flight.generation = u64::MAX;
-                }
-                flight.start = flight.start.min(now);
-            }
-            let timeout = self.rules.probe_timeout;
-            self.out.iter_mut().for_each(|out| out.2 = out.2.min(now + timeout));
+    fn settle(&mut self, flight: &Flight, came: Came, waited: u64, now: u64) {
+        self.look(flight.worker, now);
+        if flight.generation == self.generation && self.counts() && !flight.against {
+            self.count(flight.worker, came, waited, now);
+        } else {
+            self.count_late(came);
         }
-        let leap = self.leap(now);
-        self.flights.iter_mut().for_each(|flight| flight.start += leap);
-        self.out.iter_mut().for_each(|out| out.2 += leap);
-        self.ticked = now;
-        while let Some((lease, generation, _)) = self.out.iter().find(|out| now >= out.2).copied() {
-            self.end_probe(lease, generation, Came::Failed, now);
+    }
+
+    /// What time does, as far as this worker sees to it.
+    pub fn tick(&mut self, worker: usize, now: u64) {
+        self.look(worker, now);
+        if self.workers[worker].ticked > now + SKEW {
+            self.step_back(worker, now);
         }
-        self.age(now);
-        self.roll(now);
-        match self.phase {
-            Phase::Open => self.end_open(now),
-            Phase::Probe => {}
-            Phase::Ramp => self.climb(now),
+        let leap = self.leap(worker, now);
+        self.flights.iter_mut().filter(|flight| flight.worker == worker).for_each(|flight| flight.start += leap);
+        self.out.iter_mut().filter(|out| out.worker == worker).for_each(|out| out.times_out += leap);
+        self.workers[worker].ticked = now;
+        while let Some(probe) = self.out.iter().find(|out| out.worker == worker && now >= out.times_out).copied() {
+            self.end_probe(probe.lease, probe.generation, Came::Failed, now);
+        }
+        self.age(worker, now);
+        self.workers[worker].ticks.push(self.calls.len());
+        self.roll(worker, now);
+        let changed = match self.phase {
+            Phase::Open => self.end_open(worker, now),
+            Phase::Probe => false,
+            Phase::Ramp => self.climb(worker, now),
             Phase::Closed => self.recover(now),
+        };
+        self.rested |= self.phase == Phase::Closed && self.streak == 0 && self.is_healthy(worker, now);
+        if !changed && self.since > now + SKEW {
+            (self.since, self.base) = (now, self.calls.len());
         }
+    }
+
+    fn step_back(&mut self, worker: usize, now: u64) {
+        for flight in self.flights.iter_mut().filter(|flight| flight.worker == worker) {
+            if flight.unseen && self.generation > 0 {
+                flight.generation = u64::MAX;
+            }
+            flight.start = flight.start.min(now);
+        }
+        let latest = now + self.rules.probe_timeout;
+        let own = self.out.iter_mut().filter(|out| out.worker == worker);
+        own.for_each(|out| out.times_out = out.times_out.min(latest));
     }
 
     /// OPEN is over at its time, or where it was to last longer than any can.
-    fn end_open(&mut self, now: u64) {
+    fn end_open(&mut self, worker: usize, now: u64) -> bool {
         let left = self.open_until.saturating_sub(now);
-        if self.phase == Phase::Open && (left == 0 || left > self.rules.longest + SKEW) {
-            self.move_to(Phase::Probe, "open_over", now);
+        let longest = self.rules.longest.max(self.rules.longest_asked);
+        let over = self.phase == Phase::Open && (left == 0 || left > longest + SKEW);
+        if over {
+            self.move_to(worker, Phase::Probe, "open_over", now);
         }
+        over
     }
 
-    /// What has passed since the last tick, where that is more than three of them take: nobody has waited for it.
-    fn leap(&self, now: u64) -> u64 {
-        let (passed, tick) = (now.saturating_sub(self.ticked), self.rules.window.tick());
+    /// What has passed since the worker's last tick, where that is more than three of them take: nobody has waited for it.
+    fn leap(&self, worker: usize, now: u64) -> u64 {
+        let (passed, tick) = (now.saturating_sub(self.workers[worker].ticked), self.rules.window.tick());
         if passed > 3 * tick { passed - tick } else { 0 }
     }
 
     /// Calls that still wait are slow as soon as they have waited too long.
-    fn age(&mut self, now: u64) {
+    fn age(&mut self, worker: usize, now: u64) {
         let after = self.rules.slow_after;
-        let long = |flight: &Flight| now.saturating_sub(flight.start) >= after;
-        while let Some(at) = self.flights.iter().position(|flight| flight.lease == 0 && long(flight)) {
-            let flight = self.flights.remove(at);
-            if flight.generation == self.generation && self.counts() && !flight.against {
-                self.count(Came::Slow, now.saturating_sub(flight.start), now);
-            }
+        let old = |flight: &Flight| {
+            flight.worker == worker && flight.lease == 0 && !flight.settled && now.saturating_sub(flight.start) >= after
+        };
+        while let Some(at) = self.flights.iter().position(old) {
+            self.flights[at].settled = true;
+            let flight = self.flights[at];
+            self.settle(&flight, Came::Slow, now.saturating_sub(flight.start), now);
         }
     }
 }

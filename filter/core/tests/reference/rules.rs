@@ -5,6 +5,8 @@
 pub enum Came {
     Good,
     Failed,
+    /// Failed, and the upstream wants to be left alone for so many milliseconds.
+    Asked(u64),
     Slow,
     Nothing,
 }
@@ -12,6 +14,8 @@ pub enum Came {
 /// The policy, as far as the model knows one. Zero switches a condition off.
 #[derive(Clone, Debug)]
 pub struct Rules {
+    /// How many workers there are.
+    pub workers: usize,
     pub consecutive: u64,
     pub failure_percent: u64,
     pub slow_percent: u64,
@@ -23,6 +27,8 @@ pub struct Rules {
     pub base: u64,
     pub multiplier: u64,
     pub longest: u64,
+    /// 0: nobody listens to when an upstream wants to be asked again.
+    pub longest_asked: u64,
     pub probes: usize,
     pub good_probes: u64,
     pub probe_timeout: u64,
@@ -48,9 +54,10 @@ impl Window {
     }
 }
 
-/// A call that counts, when it did, and whether it took longer than the threshold.
+/// A call that counts, whose it was, when it did, and whether it took longer than the threshold.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
+    pub by: usize,
     pub at: u64,
     pub came: Came,
     pub over: bool,

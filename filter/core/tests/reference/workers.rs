@@ -1,0 +1,182 @@
+//! What each worker of the reference model has for itself. The circuit, its calls and its streak are one truth for all;
+//! but a worker knows what has left the window only as well as its own looks tell, has heard only its own answers, and
+//! picks its own share of a ramp's calls.
+
+use crate::model::{Model, Phase, SKEW};
+use crate::rules::{Came, Counted, Window};
+
+pub struct Worker {
+    /// The generation that it knew last.
+    pub knows: u64,
+    /// When it took a sample, and how many of the model's calls there were.
+    pub samples: Vec<(u64, usize)>,
+    pub ticked: u64,
+    /// How many of the model's calls there were at each of its ticks.
+    pub ticks: Vec<usize>,
+    /// When the upstream wants to be asked again, as this worker heard last, and how many calls had gone well by then.
+    pub asked: (u64, u64),
+    pub picks: Picks,
+}
+
+/// The calls of a ramp that asked one worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Picks {
+    /// Sum of their shares, in millionths.
+    shares: u64,
+    passed: u64,
+    /// How many may have passed only since a step was overdue.
+    nudges: u64,
+    nudged_at: u64,
+    /// When one passed last while a step was overdue, or the ramp began.
+    passed_at: u64,
+}
+
+impl Picks {
+    pub fn starting(now: u64) -> Picks {
+        Picks { shares: 0, passed: 0, nudges: 0, nudged_at: now, passed_at: now }
+    }
+
+    /// One more has asked. Of all as many pass as the shares add up to, give or take the one that is under way; of an overdue
+    /// step one more for each time of its length.
+    ///
+    /// # Panics
+    /// Where none of this allows what came of it.
+    pub fn ask(&mut self, share: u64, overdue: Option<u64>, admitted: bool, now: u64) {
+        self.shares += share;
+        self.passed += u64::from(admitted);
+        if let Some(length) = overdue {
+            let is_past = |then: u64| now.saturating_sub(then) >= length || then > now + SKEW;
+            assert!(admitted || !is_past(self.passed_at), "overdue, and nobody passes: {self:?}");
+            if is_past(self.nudged_at) {
+                (self.nudges, self.nudged_at) = (self.nudges + 1, now);
+            }
+            if admitted {
+                self.passed_at = now;
+            }
+        }
+        let most = self.shares + (1 + self.nudges) * 1_000_000;
+        let passed = self.passed * 1_000_000;
+        assert!(passed <= most && passed + 1_000_000 >= self.shares, "another share: {self:?}");
+    }
+}
+
+impl Worker {
+    pub fn starting(now: u64) -> Worker {
+        let (samples, ticks, picks) = (vec![(now, 0)], Vec::new(), Picks::starting(now));
+        Worker { knows: 0, samples, ticked: now, ticks, asked: (0, 0), picks }
+    }
+}
+
+impl Model {
+    /// The worker looks at the circuit: of a generation that is new to it the window begins where the generation did, or
+    /// now where that is longer ago than a window.
+    pub fn look(&mut self, worker: usize, now: u64) {
+        let own = &mut self.workers[worker];
+        if own.knows == self.generation {
+            return;
+        }
+        let whole = if let Window::Time(window) = self.rules.window { window } else { u64::MAX };
+        let reaches = now.saturating_sub(self.since) <= whole && self.since <= now + SKEW;
+        own.samples = vec![if reaches { (self.since, self.base) } else { (now, self.calls.len()) }];
+        own.ticks.clear();
+        own.picks = Picks::starting(now);
+        own.knows = self.generation;
+    }
+
+    /// Calls of the window: of time, as the worker's samples bound it; of calls, exactly the last so many.
+    fn window(&self, worker: usize, now: u64) -> &[Counted] {
+        match self.rules.window {
+            Window::Time(window) => {
+                let mut samples = self.workers[worker].samples.iter();
+                let oldest = samples.find(|(at, _)| now.saturating_sub(*at) <= window);
+                oldest.map_or(&[], |(_, first)| &self.calls[*first..])
+            }
+            Window::Calls(calls) => &self.calls[self.calls.len().saturating_sub(calls)..],
+        }
+    }
+
+    /// The worker takes a sample where one is due.
+    pub fn roll(&mut self, worker: usize, now: u64) {
+        let Window::Time(window) = self.rules.window else { return };
+        let samples = &mut self.workers[worker].samples;
+        let (last, _) = samples[samples.len() - 1];
+        if last > now + SKEW {
+            *samples = vec![(now, self.calls.len())];
+        } else if now.saturating_sub(last) >= window / 10 {
+            samples.push((now, self.calls.len()));
+            if samples.len() > 11 {
+                samples.remove(0);
+            }
+        }
+    }
+
+    /// Bad calls of each kind that the worker may take for gone though they are still in the window: of a bucket that leaves
+    /// it in part, all but one, and as many more as the others had calls between two looks of this one.
+    fn fewer(&self, worker: usize) -> u64 {
+        let Window::Calls(calls) = self.rules.window else { return 0 };
+        if self.calls.len() <= calls {
+            return 0;
+        }
+        (calls.div_ceil(10) - 1 + self.longest_absence(worker)) as u64
+    }
+
+    /// The most calls of others, one after the other, that came between two looks of this worker.
+    fn longest_absence(&self, worker: usize) -> usize {
+        let ticks = &self.workers[worker].ticks;
+        let (mut longest, mut others) = (0, 0);
+        for (at, call) in self.calls.iter().enumerate() {
+            let looked = call.by == worker || ticks.contains(&at);
+            others = usize::from(call.by != worker) + if looked { 0 } else { others };
+            longest = longest.max(others);
+        }
+        longest
+    }
+
+    /// Why it trips now. Where an exact count and one with some bad calls fewer say different things, the breaker may go by
+    /// either or by one between them: it has told which.
+    pub fn why(&self, worker: usize, now: u64) -> Option<&'static str> {
+        let ramp = self.phase == Phase::Ramp;
+        let conditions = |fewer| self.rules.conditions(self.window(worker, now), self.streak, ramp, fewer);
+        let (possible, certain) = (conditions(0), conditions(self.fewer(worker)));
+        let certain = certain.first().copied();
+        if certain == possible.first().copied() {
+            return certain;
+        }
+        let told = self.told.get(self.reasons.len()).map_or("", String::as_str);
+        if ramp {
+            return if told == "ramp_failed" { possible.first().copied() } else { certain };
+        }
+        let asked = possible.iter().position(|reason| Some(*reason) == certain).map_or(possible.len(), |last| last + 1);
+        possible[..asked].iter().find(|reason| told == **reason).copied().or(certain)
+    }
+
+    /// Whether this is the breaker's next reason.
+    pub fn has_told(&self, reason: &str) -> bool {
+        self.told.get(self.reasons.len()).is_some_and(|told| told == reason)
+    }
+
+    /// Whether all calls in the worker's window were good and in time. A good call then is looked at no closer, of any worker;
+    /// but one that slept for a window may know of none, where another one knows of a bad one at its end.
+    pub fn is_healthy(&self, worker: usize, now: u64) -> bool {
+        self.window(worker, now).iter().all(|call| call.came == Came::Good && !call.over)
+    }
+
+    /// The upstream has told this worker when it wants to be asked again.
+    pub fn hear(&mut self, worker: usize, after: u64, now: u64) {
+        if self.rules.longest_asked == 0 {
+            return;
+        }
+        self.look(worker, now);
+        self.workers[worker].asked = (now + after, self.good_calls);
+        let until = self.asked_for(worker, now);
+        if self.phase == Phase::Open && until > self.open_until + 1000 {
+            self.open_until = until;
+        }
+    }
+
+    /// When it wants to be asked again, as this worker has heard since a call of anyone went well; as far as it may say so.
+    pub fn asked_for(&self, worker: usize, now: u64) -> u64 {
+        let (at, good_calls) = self.workers[worker].asked;
+        if good_calls == self.good_calls { at.min(now + self.rules.longest_asked) } else { 0 }
+    }
+}
