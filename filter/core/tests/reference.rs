@@ -94,6 +94,15 @@ impl Both {
         }
     }
 
+    /// A whole request, if it may pass.
+    fn call(&mut self, worker: usize, came: Came) {
+        let before = self.flights.len();
+        self.begin(worker);
+        if self.flights.len() > before {
+            self.end(before, came);
+        }
+    }
+
     fn end(&mut self, which: usize, came: Came) {
         if self.flights.is_empty() {
             return;
@@ -141,12 +150,13 @@ impl Both {
             Event::Begin(worker) => self.begin(worker),
             Event::End(which, came) => self.end(which, came),
             Event::Calls(calls, came, [first, further]) => {
-                for call in 0..calls {
-                    let before = self.flights.len();
-                    self.begin(first + call * further);
-                    if self.flights.len() > before {
-                        self.end(before, came);
-                    }
+                (0..calls).for_each(|call| self.call(first + call * further, came));
+            }
+            Event::Health(ticks, calls) => {
+                for _ in 0..ticks {
+                    self.proxy.now += period * MILLISECOND;
+                    self.tick();
+                    (0..calls).for_each(|worker| self.call(worker, Came::Good));
                 }
             }
             Event::Ticks(ticks) => {

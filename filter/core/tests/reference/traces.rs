@@ -12,6 +12,9 @@ pub enum Event {
     End(usize, Came),
     /// So many requests, one after the other, each at once: the first at this worker, each next one so many workers on.
     Calls(usize, Came, [usize; 2]),
+    /// So many ticks pass, and after each of them so many requests go well, one at each worker in turn: what a ramp is
+    /// over by.
+    Health(u64, usize),
     /// So many ticks pass.
     Ticks(u64),
     /// The workers sleep so many ticks long.
@@ -30,6 +33,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         8 => (0..4_usize).prop_map(Event::Begin),
         8 => (0..64_usize, came()).prop_map(|(which, came)| Event::End(which, came)),
         8 => (1..8_usize, came(), [0..4_usize, 0..4]).prop_map(|(calls, came, who)| Event::Calls(calls, came, who)),
+        2 => (1..60_u64, 1..6_usize).prop_map(|(ticks, calls)| Event::Health(ticks, calls)),
         8 => (1..8_u64).prop_map(Event::Ticks),
         2 => (8..80_u64).prop_map(Event::Ticks),
         1 => (1..80_u64).prop_map(Event::Sleep),
