@@ -23,10 +23,28 @@ use crate::window::Tally;
 pub(crate) const LEASES: usize = MOST_PROBES as usize;
 
 /// This version's layout. A later one takes the next number, appends to this one, and reads the older ones.
+#[cfg(not(feature = "layout-2"))]
 const LAYOUT: u8 = 1;
 
 /// The oldest layout whose versions may write what this one writes.
+#[cfg(not(feature = "layout-2"))]
 const OLDEST_WRITER: u8 = 1;
+
+/// What this version's layout has behind that of layout 1.
+#[cfg(not(feature = "layout-2"))]
+const TAIL: &[u8] = &[];
+
+#[cfg(feature = "layout-2")]
+use made_up::{LAYOUT, OLDEST_WRITER, TAIL};
+
+/// Later versions as they might be, for tests with two versions side by side: layout 2 has a tail, which older versions
+/// are to carry along; layout 3 is one that they may not write.
+#[cfg(feature = "layout-2")]
+mod made_up {
+    pub(super) const LAYOUT: u8 = if cfg!(feature = "layout-3") { 3 } else { 2 };
+    pub(super) const OLDEST_WRITER: u8 = if cfg!(feature = "layout-3") { 3 } else { 1 };
+    pub(super) const TAIL: &[u8] = b"what no older version knows";
+}
 
 /// Bytes of the head: layout, oldest writer, phase, one to spare, generation, since when, until when OPEN, end of the last
 /// lease, length of the name. The name follows.
@@ -122,10 +140,12 @@ impl Record {
 
     /// As the record of `upstream`.
     pub(crate) fn encode(&self, upstream: &str) -> Vec<u8> {
-        let later = self.later.as_deref();
-        let more = later.map_or(0, |later| later.tail.len()).saturating_add(upstream.len());
+        let (layout, oldest, tail) = match self.later.as_deref() {
+            Some(later) => (later.layout, later.oldest_writer, &*later.tail),
+            None => (LAYOUT, OLDEST_WRITER, TAIL),
+        };
+        let more = tail.len().saturating_add(upstream.len());
         let mut out = Vec::with_capacity(RECORD_BYTES.saturating_add(more));
-        let (layout, oldest) = later.map_or((LAYOUT, OLDEST_WRITER), |later| (later.layout, later.oldest_writer));
         out.extend_from_slice(&[layout, oldest, self.phase_byte(), 0]);
         let last_lease_ends = self.leases.iter().map(|lease| lease.ends_at).max().unwrap_or(0);
         put(&mut out, &[self.generation, self.since, self.open_until, last_lease_ends]);
@@ -142,7 +162,7 @@ impl Record {
             out.extend_from_slice(&lease.number.to_le_bytes());
             put(&mut out, &[lease.ends_at]);
         }
-        out.extend_from_slice(later.map_or(&[], |later| &later.tail));
+        out.extend_from_slice(tail);
         out
     }
 
@@ -171,7 +191,12 @@ impl Record {
                 record.leases.push(lease);
             }
         }
-        if layout > LAYOUT || !from.bytes.is_empty() {
+        let own_tail = if layout == 1 { &[] } else { TAIL };
+        // A made-up version finds its tail again, whoever has written the record since.
+        if cfg!(feature = "layout-2") && layout <= LAYOUT && from.bytes != own_tail {
+            return None;
+        }
+        if layout > LAYOUT || from.bytes != own_tail {
             record.later = Some(Box::new(Later { layout, oldest_writer, tail: from.bytes.to_vec() }));
         }
         Some(record)
