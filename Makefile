@@ -104,7 +104,7 @@ mesh: image mesh-tools ## Keep a mesh running (Kubernetes' API, istiod, gateway,
 	@cargo run --quiet --profile tool -p circuit-breaker-mesh --locked --bin mesh
 
 .PHONY: test-mesh
-test-mesh: image mesh-tools ## Test what istio/ gives a cluster on a real mesh (ISTIO=1.29 for the older one); needs root and Go
+test-mesh: image build-later mesh-tools ## Test what istio/ gives a cluster on a real mesh (ISTIO=1.29 for the older one); needs root and Go
 	@cargo test --profile tool -p circuit-breaker-mesh --locked $(MESH_TESTS)
 
 .PHONY: mesh-tools

@@ -11,6 +11,7 @@ mod overlays;
 mod sample;
 mod sidecar;
 mod upstreams;
+mod versions;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         live::an_edited_policy_takes_effect_and_an_open_circuit_stays_open, Gateway, All;
         live::a_bad_policy_is_refused_by_name_and_the_old_one_keeps_serving, Gateway, All;
         live::a_new_image_under_load_fails_no_request_and_keeps_an_open_circuit, Gateway, All;
+        versions::two_versions_side_by_side_under_load_are_one_breaker, Gateway, All;
         faults::without_istiod_the_breaker_goes_on, Gateway, All;
         faults::an_image_that_is_not_there_takes_the_breaker_away_and_traffic_passes, Gateway, All;
         faults::with_the_registry_down_a_new_proxy_lets_traffic_pass, Gateway, All;
