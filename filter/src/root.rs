@@ -3,16 +3,17 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::config::Config;
+use circuit_breaker_core::breaker::{self, Breaker};
+use circuit_breaker_core::config::{Config, MILLISECOND};
 use circuit_breaker_core::envoy::Details;
-use circuit_breaker_core::host::MetricKind;
-use circuit_breaker_core::metrics;
 
 use crate::envoy::Envoy;
 use crate::glance::{Ended, Glance};
 use crate::heads::Heads;
 use crate::stream::Stream;
+
+/// Nanoseconds after which a VM goes on with what an older version of the module has counted.
+const PAUSE: u64 = 4 * MILLISECOND;
 
 /// What the streams of one configuration share.
 pub(crate) struct Shared<E: Envoy> {
@@ -44,6 +45,8 @@ pub(crate) struct Root<E: Envoy> {
     envoy: E,
     /// Its root id: plugins of other ones have other circuits.
     plugin: String,
+    /// Not all that an older version of the module has counted is defined yet.
+    keeps: bool,
     shared: Option<Rc<Shared<E>>>,
     configurations: Rc<RefCell<Configurations<E>>>,
 }
@@ -69,7 +72,7 @@ impl<E: Envoy> Shared<E> {
 impl<E: Envoy> Root<E> {
     /// `id`: Envoy's number of it. `configurations`: those of its VM.
     pub(crate) fn new(envoy: E, id: u32, configurations: Rc<RefCell<Configurations<E>>>) -> Root<E> {
-        Root { id, envoy, plugin: String::new(), shared: None, configurations }
+        Root { id, envoy, plugin: String::new(), keeps: false, shared: None, configurations }
     }
 
     /// Envoy's number of it.
@@ -94,7 +97,7 @@ impl<E: Envoy> Root<E> {
             }
             Err(error) => {
                 log::error!("circuit_breaker config refused: {error}");
-                count_refused(&self.envoy);
+                breaker::count_refused(&self.envoy);
                 false
             }
         }
@@ -103,6 +106,15 @@ impl<E: Envoy> Root<E> {
     pub(crate) fn tick(&mut self) {
         let Some(shared) = &self.shared else { return };
         if let Ok(mut breaker) = shared.breaker.try_borrow_mut() {
+            if self.keeps {
+                self.keeps = breaker.keep(&|| self.envoy.now());
+                if !self.keeps {
+                    self.envoy.tick_every(breaker.tick_period());
+                }
+                if !breaker.is_tick_due(self.envoy.now()) {
+                    return;
+                }
+            }
             breaker.tick(self.envoy.now());
             if !shared.heads.are_changed() && breaker.are_answers_changed() {
                 shared.heads.changed();
@@ -121,11 +133,12 @@ impl<E: Envoy> Root<E> {
         let plugin = self.plugin.clone();
         let older = self.configurations.try_borrow().ok().and_then(|all| all.newest(&plugin));
         let envoy = self.envoy.clone();
-        let breaker = match older.as_ref().and_then(|older| older.try_borrow().ok()) {
+        let mut breaker = match older.as_ref().and_then(|older| older.try_borrow().ok()) {
             Some(older) => Breaker::start_after(&older, envoy, config, now, now),
             None => Breaker::start(envoy, config, now, now),
         };
-        self.envoy.tick_every(breaker.tick_period());
+        self.keeps = breaker.keep(&|| self.envoy.now());
+        self.envoy.tick_every(if self.keeps { PAUSE } else { breaker.tick_period() });
         let glance = Glance::new(&self.envoy, !breaker.trusts_good_statuses());
         let breaker = Rc::new(RefCell::new(breaker));
         self.shared = Some(Rc::new(Shared {
@@ -190,13 +203,5 @@ impl<E: Envoy> Configurations<E> {
         for own in self.0.iter().filter(|own| own.agrees(newest)) {
             own.breaker(Breaker::resume);
         }
-    }
-}
-
-fn count_refused(envoy: &impl Envoy) {
-    let name = metrics::stat(&metrics::INTERNAL_ERRORS, "", "config");
-    if let Ok(id) = envoy.define(MetricKind::Counter, &name) {
-        // Nothing is left to do about an error that cannot be counted; the log line has it.
-        let _ = envoy.add(id, 1);
     }
 }

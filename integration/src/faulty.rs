@@ -1,4 +1,5 @@
-//! A copy of the module with a fault. The module itself does not trap: nobody can make it do so from outside.
+//! Copies of the module: one with a fault, which the module itself does not have: nobody can make it trap from outside; and
+//! ones that do the same and are other modules to Envoy.
 
 use std::path::{Path, PathBuf};
 
@@ -19,5 +20,18 @@ pub fn module_that_traps(directory: &Path) -> Result<PathBuf> {
     trap.context("the callback on trailers cannot be replaced")?;
     let path = directory.join("faulty.wasm");
     faulty.emit_wasm_file(&path)?;
+    Ok(path)
+}
+
+/// Writes a copy of the module into `directory` that does the same and is another one to Envoy, which goes by the bytes.
+///
+/// # Errors
+/// The module is not built, or the directory cannot be written to.
+pub fn module_of_another_version(directory: &Path, version: u8) -> Result<PathBuf> {
+    let mut bytes = std::fs::read(module()).context("no module: run `make build`")?;
+    // A custom section (0): its size, its name's size, its name, and what it holds.
+    bytes.extend_from_slice(&[0, 3, 1, b'v', version]);
+    let path = directory.join(format!("version-{version}.wasm"));
+    std::fs::write(&path, bytes)?;
     Ok(path)
 }

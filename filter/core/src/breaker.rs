@@ -14,6 +14,7 @@ mod admit;
 mod circuits;
 mod directory;
 mod fallback;
+mod keeping;
 mod probes;
 mod remembered;
 mod room;
@@ -26,9 +27,11 @@ use crate::clock;
 use crate::config::{Config, MILLISECOND};
 use crate::flights::Flights;
 use crate::host::{Fault, Host};
+use crate::metrics;
 use crate::permit::Cause;
 use crate::policy::{Length, Mode, Policy, Rejection};
 use crate::record::Phase;
+use crate::series::Series;
 use crate::view::View;
 use crate::vm::Vm;
 use circuits::Circuits;
@@ -69,6 +72,8 @@ pub struct Breaker<H> {
     follows_redirects: bool,
     /// The shortest time to a first byte that may be more than in time, under any policy.
     shortest_patience: u64,
+    /// What an older version of the module has counted may not be defined yet.
+    keeps: bool,
 }
 
 /// A tick that is rarer than this would settle probes late; one that is more frequent costs and gains nothing.
@@ -129,6 +134,7 @@ impl<H: Host> Breaker<H> {
             retired: false,
             follows_redirects: false,
             shortest_patience: shortest_patience.unwrap_or(u64::MAX),
+            keeps: true,
         }
     }
 
@@ -136,6 +142,12 @@ impl<H: Host> Breaker<H> {
     #[must_use]
     pub fn tick_period(&self) -> u64 {
         self.period
+    }
+
+    /// Whether a tick's time has come, for whoever ticks more often than that.
+    #[must_use]
+    pub fn is_tick_due(&self, now: u64) -> bool {
+        now.wrapping_sub(self.ticked) >= self.period
     }
 
     /// A newer configuration takes over. Requests that this one has admitted are still settled here, and those that
@@ -308,6 +320,12 @@ impl<H: Host> Breaker<H> {
     fn parts(&mut self, circuit: u32) -> Option<(&mut View, &Vm<H>)> {
         self.circuits.get_mut(circuit).map(|view| (view, &self.vm))
     }
+}
+
+/// Counts a configuration that was refused.
+pub fn count_refused<H: Host>(host: &H) {
+    // Nothing is left to do about an error that cannot be counted; the log line has it.
+    let _ = Series::default().count(host, &metrics::INTERNAL_ERRORS, "", "config");
 }
 
 /// Time between two ticks in nanoseconds: twice a bucket of the shortest window, so that no bucket is much longer than it

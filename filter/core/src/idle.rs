@@ -81,7 +81,7 @@ impl View {
             return Ok(());
         }
         self.used.told = now;
-        self.words.used(&vm.host, vm.process()?, &self.name)?.set(&vm.host, now / SECOND)
+        self.used_at(vm)?.set(&vm.host, now / SECOND)
     }
 
     /// Ends the circuit where nobody has used it for `idle` nanoseconds.
@@ -123,7 +123,7 @@ impl View {
         if self.record.transitions() == 0 {
             return Ok(());
         }
-        let told = self.words.used(&vm.host, vm.process()?, &self.name)?.get(&vm.host)?.saturating_mul(SECOND);
+        let told = self.used_at(vm)?.get(&vm.host)?.saturating_mul(SECOND);
         if !clock::stepped_back(now, told) {
             self.used.since(told.min(now));
         }

@@ -181,6 +181,16 @@ pub(crate) fn slots_key() -> String {
     format!("{PREFIX}slots")
 }
 
+/// Shared-data key of the page of the ledger of a place in the list of circuits; `None`: of the proxy's own.
+pub(crate) fn series_key(slot: Option<u32>) -> String {
+    slot.map_or_else(|| format!("{PREFIX}series"), |slot| format!("{PREFIX}series:{slot}"))
+}
+
+/// Shared-data key of how far the VMs of a new module have come in keeping what was counted.
+pub(crate) fn kept_key() -> String {
+    format!("{PREFIX}kept")
+}
+
 /// Shared-data key of the number of the process.
 pub(crate) fn process_key() -> String {
     format!("{PREFIX}process")

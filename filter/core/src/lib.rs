@@ -22,6 +22,7 @@ mod grpc_timeout;
 pub mod host;
 mod idle;
 mod key;
+mod ledger;
 pub mod metrics;
 mod names;
 pub mod outcome;

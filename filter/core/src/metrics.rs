@@ -80,9 +80,6 @@ metrics! {
         "own errors, each failed open";
 }
 
-/// What a circuit that has tripped may have.
-pub(crate) static OF_TRANSITIONS: &[&Metric] = &[&TRIPS, &REJECTED, &WOULD_REJECT, &FALLBACK, &OPEN_UNTIL, &RECOVERY];
-
 /// The stat name of a metric. `upstream` and `component` are left out where they are empty.
 #[must_use]
 pub fn stat(metric: &Metric, upstream: &str, component: &str) -> String {

@@ -3,8 +3,9 @@
 
 use std::cell::RefCell;
 
-use crate::host::{Host, HostError};
-use crate::metrics::{Metric, stat};
+use crate::host::{Fault, Host, HostError};
+use crate::ledger::{Ledger, OfMetric};
+use crate::metrics::{LATENCY, Metric, stat};
 
 /// A histogram that most requests record into, beside the other series so that nobody has to look for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,23 +30,23 @@ impl Histogram {
     pub(crate) fn record<H: Host>(
         &mut self,
         host: &H,
-        metric: &Metric,
+        series: &Series,
         upstream: &str,
         value: u64,
     ) -> Result<(), HostError> {
         if self.0 < Histogram::UNWANTED.0 {
             host.record(self.0, value)
         } else {
-            self.meet(host, metric, upstream, value)
+            self.meet(host, series, upstream, value)
         }
     }
 
     #[cold]
-    fn meet<H: Host>(&mut self, host: &H, metric: &Metric, upstream: &str, value: u64) -> Result<(), HostError> {
+    fn meet<H: Host>(&mut self, host: &H, series: &Series, upstream: &str, value: u64) -> Result<(), HostError> {
         if *self == Histogram::UNWANTED {
             return Ok(());
         }
-        self.0 = host.define(metric.kind, &stat(metric, upstream, ""))?;
+        self.0 = series.id(host, &LATENCY, upstream, "")?;
         host.record(self.0, value)
     }
 }
@@ -57,9 +58,22 @@ const AT_FIRST: usize = 1;
 #[derive(Clone, Default)]
 pub(crate) struct Series {
     ids: RefCell<Vec<(&'static Metric, &'static str, u32)>>,
+    ledger: Ledger,
 }
 
 impl Series {
+    /// They are of the circuit in this slot from now on.
+    pub(crate) fn move_to(&mut self, slot: u32) {
+        self.ledger = Ledger::of(slot);
+    }
+
+    /// Notes all that this VM has defined.
+    pub(crate) fn note_all<H: Host>(&self, host: &H, upstream: &str) {
+        for (metric, component, _) in self.ids.borrow().iter() {
+            self.note(host, (*metric, *component), upstream);
+        }
+    }
+
     fn id<H: Host>(
         &self,
         host: &H,
@@ -79,14 +93,27 @@ impl Series {
             ids.reserve_exact(AT_FIRST);
         }
         ids.push((metric, component, id));
+        drop(ids);
+        self.note(host, (metric, component), upstream);
         Ok(id)
     }
 
-    /// Defines a metric with all its components.
-    pub(crate) fn meet<H: Host>(&self, host: &H, metric: &'static Metric, upstream: &str) -> Result<(), HostError> {
-        let alone: &[&str] = if metric.components.is_empty() { &[""] } else { &[] };
-        for component in metric.components.iter().chain(alone) {
-            self.id(host, metric, upstream, component)?;
+    /// Notes one that is defined elsewhere, so that the next version of the module keeps it.
+    pub(crate) fn note<H: Host>(&self, host: &H, series: OfMetric, upstream: &str) {
+        self.ledger.note(host, upstream, series);
+    }
+
+    /// Defines what other VMs have noted, but for what `is_met` has met by itself.
+    pub(crate) fn keep<H: Host>(
+        &self,
+        host: &H,
+        upstream: &str,
+        is_met: impl Fn(&'static Metric, &'static str) -> Result<bool, Fault>,
+    ) -> Result<(), Fault> {
+        for (metric, component) in self.ledger.read(host, upstream)? {
+            if !is_met(metric, component)? {
+                self.id(host, metric, upstream, component)?;
+            }
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! id, an excluded metric always reads 0, compare-and-swap numbers never repeat.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::breaker::Breaker;
@@ -155,6 +155,18 @@ impl Memory {
     #[must_use]
     pub fn metrics_defined(&self) -> usize {
         self.0.borrow().ids.len()
+    }
+
+    /// The names of all metrics that were defined after so many definitions.
+    #[must_use]
+    pub fn names_defined_after(&self, definitions: usize) -> BTreeSet<String> {
+        self.0.borrow().ids.iter().skip(definitions).map(|(_, name)| name.clone()).collect()
+    }
+
+    /// The values of all counters and gauges, by their names.
+    #[must_use]
+    pub fn values(&self) -> BTreeMap<String, u64> {
+        self.0.borrow().values.clone()
     }
 
     /// The log so far.

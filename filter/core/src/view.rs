@@ -114,7 +114,8 @@ impl View {
         known: Known,
         now: u64,
     ) -> Result<View, Fault> {
-        let Known { mut words, series, latency } = known;
+        let Known { mut words, mut series, latency } = known;
+        series.move_to(slot);
         words.mind_latency(&vm.host, &name, policy.trip.latency_threshold > 0)?;
         let tally = words.tally(&vm.host)?;
         let record = Record::fresh(0, now, tally);
@@ -138,7 +139,7 @@ impl View {
             shown: false,
         };
         view.refresh(vm, now)?;
-        view.keep_metrics(vm, tally)?;
+        view.keep_metrics(vm)?;
         // Another worker may have made the circuit a moment ago: what it has counted since is in this window too.
         view.window = view.window_since_record(now, tally);
         view.tell(vm)?;
@@ -150,7 +151,7 @@ impl View {
     pub(crate) fn under<H: Host>(&self, vm: &Vm<H>, policy: Rc<Policy>) -> Result<View, Fault> {
         let mut words = self.words.clone();
         words.mind_latency(&vm.host, &self.name, policy.trip.latency_threshold > 0)?;
-        Ok(View {
+        let view = View {
             name: Rc::clone(&self.name),
             slot: self.slot,
             plain_below: policy.plain_below(),
@@ -169,7 +170,9 @@ impl View {
             landing: None,
             used: self.used,
             shown: self.shown,
-        })
+        };
+        view.note_threshold(vm);
+        Ok(view)
     }
 
     /// Its name, and what outlives it.
@@ -193,22 +196,42 @@ impl View {
         self.record.phase == Phase::Ended
     }
 
-    /// Takes over what other workers have counted and this one has not: Envoy forgets a metric with the last VM that knows it,
-    /// and a new version of the module replaces them all.
-    fn keep_metrics<H: Host>(&self, vm: &Vm<H>, tally: Tally) -> Result<(), Fault> {
-        if self.words.watch.get(&vm.host)? != 0 {
-            self.streak(vm)?;
-        }
-        let failures: &[_] = if tally.failure > 0 { &[&metrics::FAILURES] } else { &[] };
-        let transitions: &[_] = if self.record.transitions() > 0 { metrics::OF_TRANSITIONS } else { &[] };
-        for metric in failures.iter().chain(transitions) {
-            self.series.meet(&vm.host, metric, &self.name)?;
-        }
+    /// Takes over what other VMs have counted and this one has not: Envoy forgets a metric with the last VM that knows it, and
+    /// a new version of the module replaces them all.
+    fn keep_metrics<H: Host>(&self, vm: &Vm<H>) -> Result<(), Fault> {
+        self.series.keep(&vm.host, &self.name, |metric, component| {
+            let shared = std::ptr::eq(metric, &raw const metrics::SHARED);
+            match component {
+                "streak" if shared => self.streak(vm).map(|_| true),
+                "used" if shared => self.used_at(vm).map(|_| true),
+                _ => Ok(false),
+            }
+        })?;
+        // An earlier circuit of the upstream may have had another slot.
+        self.series.note_all(&vm.host, &self.name);
+        self.words.met_late().for_each(|word| self.series.note(&vm.host, (&metrics::SHARED, word), &self.name));
+        self.note_threshold(vm);
         Ok(())
     }
 
+    fn note_threshold<H: Host>(&self, vm: &Vm<H>) {
+        if self.policy.trip.latency_threshold > 0 {
+            self.series.note(&vm.host, (&metrics::OVER_THRESHOLD, ""), &self.name);
+        }
+    }
+
     pub(crate) fn streak<H: Host>(&self, vm: &Vm<H>) -> Result<&Gauge, Fault> {
+        if !self.words.has_streak() {
+            self.series.note(&vm.host, (&metrics::SHARED, "streak"), &self.name);
+        }
         self.words.streak(&vm.host, vm.process()?, &self.name)
+    }
+
+    pub(crate) fn used_at<H: Host>(&self, vm: &Vm<H>) -> Result<&Gauge, Fault> {
+        if !self.words.has_used() {
+            self.series.note(&vm.host, (&metrics::SHARED, "used"), &self.name);
+        }
+        self.words.used(&vm.host, vm.process()?, &self.name)
     }
 
     /// Reads the record again if anyone has written it.

@@ -58,7 +58,7 @@ impl<H: Host> Vm<H> {
         let epoch = words::gauge(&self.host, number, "", "epoch")?;
         self.look_whether_blind();
         let _ = self.process.set(Process { number, epoch });
-        Ok(())
+        self.series.keep(&self.host, "", |_, _| Ok(false))
     }
 
     /// The number of the process.

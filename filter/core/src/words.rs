@@ -71,6 +71,22 @@ impl Words {
         late(&self.used, || gauge(host, process, upstream, "used"))
     }
 
+    /// Whether this VM has met the streak.
+    pub(crate) fn has_streak(&self) -> bool {
+        self.streak.get().is_some()
+    }
+
+    /// Whether this VM has met the time of use.
+    pub(crate) fn has_used(&self) -> bool {
+        self.used.get().is_some()
+    }
+
+    /// Those that this VM has met though not every circuit has them.
+    pub(crate) fn met_late(&self) -> impl Iterator<Item = &'static str> {
+        let met = |(gauge, word): (&OnceCell<Gauge>, &'static str)| gauge.get().map(|_| word);
+        [(&self.streak, "streak"), (&self.used, "used")].into_iter().filter_map(met)
+    }
+
     pub(crate) fn tally<H: Host>(&self, host: &H) -> Result<Tally, Fault> {
         Ok(Tally {
             success: self.success.get(host)?,
@@ -110,5 +126,10 @@ fn late(gauge: &OnceCell<Gauge>, meet: impl FnOnce() -> Result<Gauge, Fault>) ->
 
 /// One of the gauges of the process of this number; without an upstream, of the whole proxy.
 pub(crate) fn gauge<H: Host>(host: &H, process: u32, upstream: &str, component: &str) -> Result<Gauge, Fault> {
-    Gauge::meet(host, &stat(&metrics::SHARED, upstream, &format!("{component}-{process:08x}")))
+    Gauge::meet(host, &name(process, upstream, component))
+}
+
+/// Its stat name.
+pub(crate) fn name(process: u32, upstream: &str, component: &str) -> String {
+    stat(&metrics::SHARED, upstream, &format!("{component}-{process:08x}"))
 }

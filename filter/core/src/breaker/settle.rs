@@ -151,7 +151,7 @@ impl View {
     #[inline]
     fn latency<H: Host>(&mut self, vm: &Vm<H>, first_byte: Option<u64>) -> Result<(), Fault> {
         let Some(time) = first_byte else { return Ok(()) };
-        Ok(self.latency.record(&vm.host, &metrics::LATENCY, &self.name, time / MILLISECOND)?)
+        Ok(self.latency.record(&vm.host, &self.series, &self.name, time / MILLISECOND)?)
     }
 
     /// What a call came to. `first_byte`: how long the upstream took; `waited`: how long it was waited for at the end.

@@ -1,0 +1,123 @@
+//! What a new version of the module does before the old one is gone: it defines all that was counted.
+//!
+//! Envoy tries a new module in a VM of its own on the main thread, makes those of the workers, and drops the old ones. With
+//! the last of these it forgets every metric that no new VM has defined. A first tick would come too late. So a VM defines
+//! what is there as soon as it is configured. That changes no circuit: Envoy may still take the update back.
+//!
+//! The first definition of a name in a new module is dear (some 25 us, under a lock that all threads share), since Envoy
+//! tries all its patterns for labels on it. So it is done once and not by each VM, and the first VM, which keeps no request
+//! waiting, may take long for it. What it cannot do in that time the others do bit by bit, one at a time.
+
+use super::Breaker;
+use crate::config::MILLISECOND;
+use crate::host::{ABSENT, Fault, Host};
+use crate::key::{kept_key, process_key, slots_key};
+use crate::ledger::Ledger;
+use crate::record::Slot;
+use crate::slots::Slots;
+
+/// How long the first VM of a new module is at it, at most. Longer than that nobody should wait for the main thread.
+const FIRST: u64 = 500 * MILLISECOND;
+
+/// How long any other VM is: so long its worker keeps requests waiting.
+const OTHERS: u64 = 4 * MILLISECOND;
+
+/// What a circuit takes at least where its names are new to Envoy (200 us are usual). Names that Envoy knows take 10 us: then
+/// this VM is not the first one, but a worker's that has come late or in the place of one that trapped.
+const DEAR: u64 = 50_000;
+
+/// Who has begun so long ago has left it to the others, or was ended in the middle of it.
+const LEFT: u64 = 10 * MILLISECOND;
+
+/// What was kept so long ago was kept for another module: Envoy configures all VMs of one within a fraction of it.
+const FRESH: u64 = 250 * MILLISECOND;
+
+/// How far the VMs of a module have come.
+#[derive(Clone, Copy)]
+struct Kept {
+    /// When, in nanoseconds since 1970.
+    at: u64,
+    /// Slots.
+    slots: u32,
+}
+
+/// All slots are kept.
+const ALL: u32 = u32::MAX;
+
+impl Kept {
+    fn decode(bytes: &[u8]) -> Option<Kept> {
+        let (at, rest) = bytes.split_first_chunk()?;
+        Some(Kept { at: u64::from_le_bytes(*at), slots: u32::from_le_bytes(*rest.first_chunk()?) })
+    }
+
+    fn encode(self) -> Vec<u8> {
+        [&self.at.to_le_bytes()[..], &self.slots.to_le_bytes()].concat()
+    }
+
+    /// Whether it was so in the last `time` nanoseconds, or by another thread's clock will be. A clock that stepped back says no.
+    fn is_within(self, time: u64, now: u64) -> bool {
+        now.abs_diff(self.at) < time
+    }
+}
+
+impl<H: Host> Breaker<H> {
+    /// Defines what an older version of the module has counted, for some milliseconds; for half a second where its names are new
+    /// to Envoy. False: nothing is left to be kept. True: this is to be called again after about as long.
+    /// `clock`: nanoseconds since 1970.
+    ///
+    /// It changes no circuit and makes no series.
+    pub fn keep(&mut self, clock: &dyn Fn() -> u64) -> bool {
+        if self.keeps {
+            // What a fault leaves undone is done when the circuits are met. It is nothing that requests wait for.
+            self.keeps = self.keep_on(clock).unwrap_or(false);
+        }
+        self.keeps
+    }
+
+    fn keep_on(&self, clock: &dyn Fn() -> u64) -> Result<bool, Fault> {
+        let host = &self.vm.host;
+        // Where no VM has ever met the process there is nothing.
+        let Some((process, _)) = host.get(&process_key())? else { return Ok(false) };
+        let process = process.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let began = clock();
+        let (mut kept, mut cas) = self.kept()?;
+        let first = !kept.is_within(FRESH, began);
+        if first {
+            kept.slots = 0;
+            Ledger::default().define_all(host, process, "")?;
+        } else if kept.slots == ALL {
+            return Ok(false);
+        } else if kept.is_within(LEFT, began) {
+            return Ok(true);
+        }
+        let list = host.get(&slots_key())?.and_then(|(bytes, _)| Slots::decode(&bytes));
+        let used = list.map_or(0, |list| list.used);
+        let mut done = 0_u64;
+        loop {
+            let now = clock();
+            let took = now.wrapping_sub(began);
+            let is_dear = first && took >= done.saturating_mul(DEAR);
+            if took >= if is_dear { FIRST } else { OTHERS } {
+                return Ok(true);
+            }
+            done = done.saturating_add(1);
+            let slots = if kept.slots < used { kept.slots.saturating_add(1) } else { ALL };
+            if !host.swap(&kept_key(), &Kept { at: now, slots }.encode(), cas)? {
+                return Ok(true);
+            }
+            if slots == ALL {
+                return Ok(false);
+            }
+            if let Slot::Taken(name) = self.read(kept.slots)? {
+                Ledger::of(kept.slots).define_all(host, process, &name)?;
+            }
+            (kept, cas) = self.kept()?;
+        }
+    }
+
+    fn kept(&self) -> Result<(Kept, u32), Fault> {
+        let there = self.vm.host.get(&kept_key())?;
+        let kept = there.as_ref().and_then(|(bytes, _)| Kept::decode(bytes));
+        Ok((kept.unwrap_or(Kept { at: 0, slots: 0 }), there.map_or(ABSENT, |(_, cas)| cas)))
+    }
+}
