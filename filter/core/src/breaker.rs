@@ -35,6 +35,7 @@ use crate::series::Series;
 use crate::view::View;
 use crate::vm::Vm;
 use circuits::Circuits;
+use keeping::Keeping;
 use probes::Probe;
 use remembered::Remembered;
 
@@ -72,8 +73,7 @@ pub struct Breaker<H> {
     follows_redirects: bool,
     /// The shortest time to a first byte that may be more than in time, under any policy.
     shortest_patience: u64,
-    /// What an older version of the module has counted may not be defined yet.
-    keeps: bool,
+    keeping: Keeping,
 }
 
 /// A tick that is rarer than this would settle probes late; one that is more frequent costs and gains nothing.
@@ -104,6 +104,8 @@ impl<H: Host> Breaker<H> {
     pub fn start_after(older: &Breaker<H>, host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
         let mut breaker = Breaker::of(Vm::after(&older.vm, host, seed), config, now);
         breaker.inherit(older, now);
+        // The metrics are the VM's, and it lives on.
+        breaker.keeping = older.keeping;
         breaker
     }
 
@@ -134,7 +136,7 @@ impl<H: Host> Breaker<H> {
             retired: false,
             follows_redirects: false,
             shortest_patience: shortest_patience.unwrap_or(u64::MAX),
-            keeps: true,
+            keeping: Keeping::Begins,
         }
     }
 

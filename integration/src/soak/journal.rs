@@ -120,8 +120,6 @@ pub struct Entries {
     pub complaints: Vec<String>,
     /// Scrapes of `/stats/prometheus`.
     pub scrapes: u64,
-    /// Counters that began anew with a new module.
-    pub left_behind: u64,
     /// Names of upstreams that have come so far, beside the eight that stay.
     pub names: u64,
 }

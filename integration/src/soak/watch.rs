@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::journal::{Entries, Journal, Sample, Span, What};
+use super::journal::{Journal, Sample, Span};
 use super::stop::Stop;
 use crate::bench::process::{linear_memories, resident};
 use crate::envoy::Envoy;
@@ -27,9 +27,7 @@ pub async fn watch(envoy: &Envoy, journal: &Journal, mut stop: Stop) -> Result<(
     let mut pages = Pages::default();
     while stop.pause(SCRAPE).await {
         let page = envoy.prometheus().await.context("a scrape got no answer")?;
-        let renewed = |entries: &mut Entries| entries.updates.iter().any(|update| update.what == What::Trapping);
-        let Regress { complaints, left_behind } = pages.turn(&page, journal.with(renewed));
-        complaints.into_iter().for_each(|complaint| journal.complain(complaint));
+        pages.turn(&page).into_iter().for_each(|complaint| journal.complain(complaint));
         let memories = linear_memories(envoy.pid())?;
         let sample = Sample {
             at: journal.now(),
@@ -40,7 +38,6 @@ pub async fn watch(envoy: &Envoy, journal: &Journal, mut stop: Stop) -> Result<(
         journal.with(|entries| {
             entries.samples.push(sample);
             entries.scrapes += 1;
-            entries.left_behind += left_behind;
         });
     }
     Ok(())
@@ -60,50 +57,27 @@ pub async fn notice_stalls(journal: &Journal, mut stop: Stop) {
     }
 }
 
-/// Counters that a new module does not take over, each until it counts there itself: Envoy forgets a metric with the last
-/// VM that knows it. The first is kept only while some policy has a `latencyThreshold`, as the README says. All others must
-/// live on.
-const LEFT_BEHIND: [&str; 4] = [
-    "circuit_breaker_over_threshold_total",
-    "circuit_breaker_calls_total{component=\"neutral\"",
-    "circuit_breaker_internal_errors_total",
-    "circuit_breaker_unprotected_total",
-];
-
 /// The breaker's counters on the last page.
 #[derive(Debug, Default)]
 struct Pages {
     last: BTreeMap<String, f64>,
 }
 
-/// What of a page is not as it should be.
-#[derive(Debug, Default, PartialEq)]
-struct Regress {
-    /// Counters that went back or vanished.
-    complaints: Vec<String>,
-    /// Those that a new module may leave behind.
-    left_behind: u64,
-}
-
 impl Pages {
-    /// Compares a page with the last one: no counter may go back, or vanish. `renewed`: there was a new module.
-    fn turn(&mut self, page: &str, renewed: bool) -> Regress {
+    /// Compares a page with the last one: no counter may go back, or vanish. What it did.
+    fn turn(&mut self, page: &str) -> Vec<String> {
         let present: BTreeMap<String, f64> = page.lines().filter_map(counter).collect();
-        let mut regress = Regress::default();
+        let mut complaints = Vec::new();
         for (series, before) in &self.last {
             let seen = match present.get(series) {
                 Some(value) if value >= before => continue,
                 Some(value) => format!("went back to {value}"),
                 None => "is gone".to_owned(),
             };
-            if renewed && LEFT_BEHIND.iter().any(|left| series.contains(left)) {
-                regress.left_behind += 1;
-            } else {
-                regress.complaints.push(format!("{series} was {before} and {seen} at the next scrape"));
-            }
+            complaints.push(format!("{series} was {before} and {seen} at the next scrape"));
         }
         self.last = present;
-        regress
+        complaints
     }
 }
 
@@ -124,23 +98,12 @@ mod tests {
     #[test]
     fn a_counter_that_goes_back_or_vanishes_is_noticed_and_a_gauge_is_not() {
         let mut pages = Pages::default();
-        let mut complaints = |page: &str| pages.turn(page, false).complaints.len();
+        let mut complaints = |page: &str| pages.turn(page).len();
         let gauge = |value: u8| format!("wasmcustom_circuit_breaker_state{{tag=\"u1\"}} {value}");
         assert_eq!(complaints(&format!("# TYPE x counter\n{SERIES} 5\n{}", gauge(2))), 0);
         assert_eq!(complaints(&format!("{SERIES} 5\n{}", gauge(0))), 0);
         assert_eq!(complaints(&format!("{SERIES} 4\n")), 1);
         assert_eq!(complaints(""), 1);
         assert_eq!(complaints(&format!("{SERIES} 1\n")), 0);
-    }
-
-    #[test]
-    fn a_new_module_may_leave_some_behind_and_no_others() {
-        let neutral = r#"circuit_breaker_calls_total{component="neutral",tag="u1"} 5"#;
-        let mut pages = Pages::default();
-        pages.turn(&format!("{neutral}\n{SERIES} 5"), false);
-        let regress = pages.turn("", true);
-        assert_eq!((regress.left_behind, regress.complaints.len()), (1, 1), "{regress:?}");
-        pages.turn(neutral, true);
-        assert_eq!(pages.turn("", false).complaints.len(), 1, "there was no new module");
     }
 }

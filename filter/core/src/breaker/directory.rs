@@ -70,7 +70,7 @@ impl<H: Host> Breaker<H> {
         Ok(())
     }
 
-    fn read(&self, slot: u32) -> Result<Slot, Fault> {
+    pub(super) fn read(&self, slot: u32) -> Result<Slot, Fault> {
         let bytes = self.vm.host.get(&record_key(slot))?;
         Ok(Slot::read(bytes.as_ref().map(|(bytes, _)| bytes.as_slice())))
     }

@@ -32,6 +32,17 @@ const LEFT: u64 = 10 * MILLISECOND;
 /// What was kept so long ago was kept for another module: Envoy configures all VMs of one within a fraction of it.
 const FRESH: u64 = 250 * MILLISECOND;
 
+/// Whether what an older version of the module has counted is defined yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeping {
+    /// This VM has not looked.
+    Begins,
+    /// Not all of it.
+    GoesOn,
+    /// All of it.
+    Done,
+}
+
 /// How far the VMs of a module have come.
 #[derive(Clone, Copy)]
 struct Kept {
@@ -67,13 +78,15 @@ impl<H: Host> Breaker<H> {
     ///
     /// It changes no circuit and makes no series.
     pub fn keep(&mut self, clock: &dyn Fn() -> u64) -> bool {
-        if self.keeps {
+        if self.keeping != Keeping::Done {
             // What a fault leaves undone is done when the circuits are met. It is nothing that requests wait for.
-            self.keeps = self.keep_on(clock).unwrap_or(false);
+            let goes_on = self.keep_on(clock).unwrap_or(false);
+            self.keeping = if goes_on { Keeping::GoesOn } else { Keeping::Done };
         }
-        self.keeps
+        self.keeping == Keeping::GoesOn
     }
 
+    /// Whether something is left.
     fn keep_on(&self, clock: &dyn Fn() -> u64) -> Result<bool, Fault> {
         let host = &self.vm.host;
         // Where no VM has ever met the process there is nothing.
@@ -81,7 +94,7 @@ impl<H: Host> Breaker<H> {
         let process = process.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
         let began = clock();
         let (mut kept, mut cas) = self.kept()?;
-        let first = !kept.is_within(FRESH, began);
+        let first = self.keeping == Keeping::Begins && !kept.is_within(FRESH, began);
         if first {
             kept.slots = 0;
             Ledger::default().define_all(host, process, "")?;

@@ -61,7 +61,7 @@ fn all(host: &Memory) -> BTreeSet<String> {
 }
 
 fn data(host: &Memory) -> Vec<Vec<u8>> {
-    ["circuit", "process", "slot", "series", "said"]
+    ["circuit", "process", "slots", "series", "said"]
         .iter()
         .flat_map(|key| host.shared_data(&format!("circuit_breaker:{key}")))
         .collect()
@@ -133,6 +133,8 @@ fn what_takes_too_long_is_left_to_the_others_who_take_it_by_parts() {
         assert!(newcomer(host, now).keep(&clock(now, 200_000)), "not all in half a second");
         let first = host.metrics_defined() - before;
         now += 501 * MILLISECOND;
+        let mut late = newcomer(host, now);
+        assert!(late.keep(&|| now));
         let mut vms: Vec<_> = (0..4).map(|_| newcomer(host, now)).collect();
         for turn in 0.. {
             let before = host.metrics_defined();
@@ -145,6 +147,9 @@ fn what_takes_too_long_is_left_to_the_others_who_take_it_by_parts() {
             assert!(turn < 1000, "they never end");
             now += 15 * MILLISECOND;
         }
+        let before = host.metrics_defined();
+        assert!(!late.keep(&clock(now + SECOND, 200_000)));
+        assert_eq!(host.metrics_defined(), before, "one that looks later finds all done");
     });
     assert_eq!(defined, all(host));
 }
