@@ -11,6 +11,11 @@ use crate::wait::until;
 /// The listener with the breaker.
 pub const LISTENER: &str = "guarded";
 
+/// What a settled call may have come to.
+pub const OUTCOMES: [&str; 4] = ["success", "failure", "slow", "neutral"];
+
+const CALLS: &str = "circuit_breaker_calls_total";
+
 /// States as the gauge tells them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -143,6 +148,25 @@ impl Scenario {
     pub async fn until_metric(&self, metric: &str, upstream: &str, component: &str, value: u64) {
         let look = || self.metric(metric, upstream, component);
         until(&format!("{metric} {component} of {upstream} to be {value}"), look, |seen| *seen == value).await;
+    }
+
+    /// Calls settled so far, by [`OUTCOMES`].
+    ///
+    /// # Panics
+    /// The admin interface does not answer.
+    pub async fn counts(&self, upstream: &str) -> [u64; 4] {
+        let mut counts = [0; 4];
+        for (count, outcome) in counts.iter_mut().zip(OUTCOMES) {
+            *count = self.metric(CALLS, upstream, outcome).await;
+        }
+        counts
+    }
+
+    /// Waits until so many calls are settled, by [`OUTCOMES`].
+    pub async fn until_counts(&self, upstream: &str, expected: [u64; 4]) {
+        for (outcome, count) in OUTCOMES.into_iter().zip(expected) {
+            self.until_metric(CALLS, upstream, outcome, count).await;
+        }
     }
 
     /// Waits until the log tells of a transition for this reason.

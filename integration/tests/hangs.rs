@@ -22,14 +22,6 @@ for_one_and_four_workers!(
     no_forged_path_is_exempt,
 );
 
-async fn counts(scenario: &Scenario, upstream: &str) -> [u64; 4] {
-    let mut counts = [0; 4];
-    for (count, component) in counts.iter_mut().zip(["success", "failure", "slow", "neutral"]) {
-        *count = scenario.metric("circuit_breaker_calls_total", upstream, component).await;
-    }
-    counts
-}
-
 async fn rare_calls_that_hang_trip_in_a_row(workers: u32) {
     let scenario = Scenario::start(workers, r#"{"default": {"trip": {"slowCallDuration": "300ms"}}}"#).await;
     scenario.sick.behave(Behaviour::Hang);
@@ -45,7 +37,7 @@ async fn rare_calls_that_hang_trip_in_a_row(workers: u32) {
     scenario.until_in_flight(0).await;
     scenario.sick.behave(Behaviour::Status(200));
     assert!(scenario.get("/sick").await.is_rejection());
-    assert_eq!(counts(&scenario, "sick").await, [0, 0, 5, 0], "each counts once");
+    assert_eq!(scenario.counts("sick").await, [0, 0, 5, 0], "each counts once");
 }
 
 async fn clients_that_waited_long_enough_and_left_count(workers: u32) {
@@ -85,7 +77,7 @@ async fn a_stream_that_breaks_off_late_is_counted_twice_and_fails_in_a_row(worke
         scenario.until_metric("circuit_breaker_failures_total", "grpc", "reset", stream).await;
     }
     scenario.until_state("grpc", State::Open).await;
-    assert_eq!((scenario.reasons(), counts(&scenario, "grpc").await), (vec!["consecutive".to_owned()], [5, 5, 0, 0]));
+    assert_eq!((scenario.reasons(), scenario.counts("grpc").await), (vec!["consecutive".to_owned()], [5, 5, 0, 0]));
 }
 
 async fn a_unary_grpc_call_is_judged_by_its_trailers_whenever_they_come(workers: u32) {
@@ -97,13 +89,13 @@ async fn a_unary_grpc_call_is_judged_by_its_trailers_whenever_they_come(workers:
         replies.push(grpc::begin(to, "/grpc").await.unwrap());
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(counts(&scenario, "grpc").await, [0; 4], "none is judged by its beginning");
+    assert_eq!(scenario.counts("grpc").await, [0; 4], "none is judged by its beginning");
     for reply in replies {
         upstream.break_off();
         reply.into_body().collect().await.unwrap();
     }
     scenario.until_state("grpc", State::Open).await;
-    assert_eq!(counts(&scenario, "grpc").await, [0, 5, 0, 0]);
+    assert_eq!(scenario.counts("grpc").await, [0, 5, 0, 0]);
 }
 
 async fn injected_faults_count_in_a_drill(workers: u32) {
@@ -158,7 +150,7 @@ async fn what_has_no_service_of_its_own_has_a_circuit_only_where_an_entry_names_
         .await;
         let replies = scenario.get_times("/PassthroughCluster", 20).await;
         assert_eq!(replies.iter().any(client::Reply::is_rejection), trips, "{config}");
-        assert_eq!(counts(&scenario, "PassthroughCluster").await[1], if trips { 5 } else { 0 });
+        assert_eq!(scenario.counts("PassthroughCluster").await[1], if trips { 5 } else { 0 });
     }
 }
 

@@ -28,20 +28,6 @@ for_one_and_four_workers!(
     a_preflight_that_envoy_answers_ends_no_streak,
 );
 
-async fn counts(scenario: &Scenario, upstream: &str) -> [u64; 4] {
-    let mut counts = [0; 4];
-    for (count, component) in counts.iter_mut().zip(["success", "failure", "slow", "neutral"]) {
-        *count = scenario.metric("circuit_breaker_calls_total", upstream, component).await;
-    }
-    counts
-}
-
-async fn until_counts(scenario: &Scenario, upstream: &str, expected: [u64; 4]) {
-    for (component, count) in ["success", "failure", "slow", "neutral"].into_iter().zip(expected) {
-        scenario.until_metric("circuit_breaker_calls_total", upstream, component, count).await;
-    }
-}
-
 async fn an_answer_is_the_upstreams_though_no_retry_was_left(workers: u32) {
     let scenario = Scenario::start_with(workers, "", |bootstrap| {
         (bootstrap.clusters[0].retries, bootstrap.clusters[0].max_retries) = (2, 0);
@@ -52,7 +38,7 @@ async fn an_answer_is_the_upstreams_though_no_retry_was_left(workers: u32) {
     let log = scenario.envoy.access_log(5).await;
     assert!(log.iter().all(|line| line["details"] == "via_upstream" && line["flags"] == "UO"), "{log:?}");
     assert!(scenario.get("/sick").await.is_rejection());
-    assert_eq!(counts(&scenario, "sick").await, [0, 5, 0, 0]);
+    assert_eq!(scenario.counts("sick").await, [0, 5, 0, 0]);
 }
 
 async fn delayed(to: SocketAddr, milliseconds: &str) -> client::Reply {
@@ -66,13 +52,13 @@ async fn an_injected_delay_is_not_the_upstreams_time_and_its_answer_is_its_own(w
     let (a, b, c) = tokio::join!(delayed(to, "700"), delayed(to, "700"), delayed(to, "700"));
     // Envoy's timers run by the time of its loop's last turn, and so some milliseconds early.
     assert!([a, b, c].iter().all(|reply| reply.status == 200 && reply.elapsed >= Duration::from_millis(600)));
-    until_counts(&scenario, "sick", [3, 0, 0, 0]).await;
+    scenario.until_counts("sick", [3, 0, 0, 0]).await;
     scenario.sick.behave(Behaviour::Status(503));
     for _ in 0..5 {
         delayed(to, "50").await;
     }
     scenario.until_state("sick", State::Open).await;
-    assert_eq!(counts(&scenario, "sick").await, [3, 5, 0, 0]);
+    assert_eq!(scenario.counts("sick").await, [3, 5, 0, 0]);
 }
 
 /// An Envoy before a gRPC upstream `grpc`.
@@ -109,7 +95,7 @@ async fn a_grpc_call_that_another_filter_refuses_is_no_call_of_the_upstream(work
     for _ in 0..6 {
         assert!(grpc::begin_with(to, "/grpc", &[], 100_000).await.unwrap().headers().contains_key("grpc-status"));
     }
-    until_counts(&scenario, "grpc", [0, 0, 0, 24]).await;
+    scenario.until_counts("grpc", [0, 0, 0, 24]).await;
     assert_eq!((upstream.seen(), scenario.state("grpc").await), (0, Some(State::Closed)));
 }
 
@@ -128,7 +114,7 @@ async fn a_grpc_clients_own_deadline_is_not_the_upstreams_timeout(workers: u32) 
         }
         let log = scenario.envoy.access_log(6).await;
         assert!(log.iter().all(|line| line["details"] == details), "{log:?}");
-        until_counts(&scenario, "grpc", [0, 0, 0, 6]).await;
+        scenario.until_counts("grpc", [0, 0, 0, 6]).await;
         assert_eq!(scenario.state("grpc").await, Some(State::Closed), "{details}");
     }
 }
@@ -187,8 +173,8 @@ async fn a_call_counts_where_a_later_filter_has_sent_it(workers: u32) {
         }
         scenario.until_state("canary", State::Open).await;
         assert_eq!(scenario.state("sick").await, Some(State::Closed), "calm: {calm}");
-        until_counts(&scenario, "sick", [1, 0, 0, 0]).await;
-        until_counts(&scenario, "canary", [0, 5, 0, 0]).await;
+        scenario.until_counts("sick", [1, 0, 0, 0]).await;
+        scenario.until_counts("canary", [0, 5, 0, 0]).await;
     }
 }
 
@@ -201,7 +187,7 @@ async fn a_probe_that_a_later_filter_sends_elsewhere_says_nothing(workers: u32) 
         canary.behave(Behaviour::Status(status));
         scenario.until_half_open().await;
         assert_eq!(to_canary(&scenario).await.status, status);
-        until_counts(&scenario, "canary", of_canary).await;
+        scenario.until_counts("canary", of_canary).await;
         assert_eq!(scenario.state("sick").await, Some(State::HalfOpen));
         assert_eq!(scenario.get("/sick").await.status, 200, "its slot is free at once");
         scenario.until_state("sick", State::Closed).await;
@@ -228,9 +214,9 @@ async fn a_redirect_that_envoy_follows_is_its_senders_work(workers: u32) {
     }
     scenario.until_state("other", State::Open).await;
     assert!(scenario.get("/other").await.is_rejection());
-    until_counts(&scenario, "other", [0, 5, 0, 0]).await;
+    scenario.until_counts("other", [0, 5, 0, 0]).await;
     assert_eq!(scenario.state("sick").await, Some(State::Closed));
-    let [good, failed, slow, neutral] = counts(&scenario, "sick").await;
+    let [good, failed, slow, neutral] = scenario.counts("sick").await;
     // The first one that a worker follows tells it that there are such.
     assert!(good >= 5_u64.saturating_sub(u64::from(workers)), "{good}");
     assert_eq!([failed, slow, neutral], [0, 0, 0]);
@@ -265,7 +251,7 @@ async fn a_failing_head_counts_though_its_client_leaves(workers: u32) {
     for _ in 0..3 {
         assert_eq!(glimpse(to).await, "HTTP/1.1 200");
     }
-    until_counts(&scenario, "sick", [0, 0, 0, 3]).await;
+    scenario.until_counts("sick", [0, 0, 0, 3]).await;
     scenario.sick.behave(Behaviour::LargeWith(503, 16_000_000));
     for _ in 0..5 {
         assert_eq!(glimpse(to).await, "HTTP/1.1 503");

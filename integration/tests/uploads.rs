@@ -24,14 +24,6 @@ for_one_and_four_workers!(
 
 const IMPATIENT: &str = r#"{"default": {"trip": {"slowCallDuration": "500ms"}}}"#;
 
-async fn counts(scenario: &Scenario) -> [u64; 4] {
-    let mut counts = [0; 4];
-    for (count, component) in counts.iter_mut().zip(["success", "failure", "slow", "neutral"]) {
-        *count = scenario.metric("circuit_breaker_calls_total", "sick", component).await;
-    }
-    counts
-}
-
 /// An upload that takes this long, and the status line of its answer.
 async fn upload(scenario: &Scenario, chunked: bool, time: Duration) -> String {
     let mut upload = Upload::begin(scenario.envoy.address(LISTENER), "/sick", chunked).await.unwrap();
@@ -54,7 +46,7 @@ async fn a_slow_upload_that_is_answered_at_once_is_a_success(workers: u32) {
         assert!([a, b, c, d].iter().all(|line| line.contains(" 200 ")));
     }
     scenario.until_metric("circuit_breaker_calls_total", "sick", "success", 8).await;
-    assert_eq!((counts(&scenario).await, scenario.state("sick").await), ([8, 0, 0, 0], Some(State::Closed)));
+    assert_eq!((scenario.counts("sick").await, scenario.state("sick").await), ([8, 0, 0, 0], Some(State::Closed)));
 }
 
 async fn slow_uploads_alone_close_a_circuit(workers: u32) {
@@ -81,7 +73,7 @@ async fn clients_that_stall_in_their_bodies_say_nothing_about_the_upstream(worke
         assert!(stalled.answer().await.starts_with("HTTP/1.1 408"));
     }
     scenario.until_metric("circuit_breaker_calls_total", "sick", "neutral", 6).await;
-    assert_eq!((counts(&scenario).await, scenario.state("sick").await), ([0, 0, 0, 6], Some(State::Closed)));
+    assert_eq!((scenario.counts("sick").await, scenario.state("sick").await), ([0, 0, 0, 6], Some(State::Closed)));
 }
 
 async fn a_complete_request_that_idles_is_a_timeout(workers: u32) {
@@ -109,7 +101,7 @@ async fn a_complete_upload_that_nobody_answers_is_hung(workers: u32) {
     }
     scenario.until_state("sick", State::Open).await;
     assert_eq!(scenario.reasons(), ["consecutive"]);
-    assert_eq!(counts(&scenario).await[2], 5);
+    assert_eq!(scenario.counts("sick").await[2], 5);
 }
 
 async fn a_client_that_leaves_in_its_upload_says_nothing(workers: u32) {
@@ -121,7 +113,7 @@ async fn a_client_that_leaves_in_its_upload_says_nothing(workers: u32) {
         drop(stalled);
     }
     scenario.until_metric("circuit_breaker_calls_total", "sick", "neutral", 6).await;
-    assert_eq!((counts(&scenario).await, scenario.state("sick").await), ([0, 0, 0, 6], Some(State::Closed)));
+    assert_eq!((scenario.counts("sick").await, scenario.state("sick").await), ([0, 0, 0, 6], Some(State::Closed)));
 }
 
 /// Half-sent requests, one after the other on each of so many connections: as soon as one is answered or closed the next
