@@ -199,8 +199,8 @@ async fn circuits(envoy: &Envoy) -> String {
     text.trim().rsplit(' ').next().unwrap_or_default().to_owned()
 }
 
-/// In percent.
-async fn share_of_a_core(envoy: &Envoy) -> Result<f64> {
+/// Processor time of an Envoy that is left alone for a while, in percent of a core.
+pub(super) async fn share_of_a_core(envoy: &Envoy) -> Result<f64> {
     let (start, before) = (Instant::now(), cpu_time(envoy.pid())?);
     tokio::time::sleep(IDLE).await;
     let spent = cpu_time(envoy.pid())?.saturating_sub(before);

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use circuit_breaker_integration::bench::cpu::{self, Added, Cost};
 use circuit_breaker_integration::bench::flapping::{self, Flapping};
+use circuit_breaker_integration::bench::held;
 use circuit_breaker_integration::bench::instructions::{Bench, CHUNKS};
 use circuit_breaker_integration::bench::report::{Report, Row};
 use circuit_breaker_integration::bench::scale::{self, Memory, Spread};
@@ -92,6 +93,7 @@ async fn bench() -> Result<()> {
     eprintln!("bench: four workers and a circuit that flaps, a thousand circuits (2 min)");
     rows.extend(flapping_rows(&flapping::measure().await?));
     rows.extend(memory_rows(&scale::memory().await?));
+    rows.push(held_row(held::measure().await?));
     #[allow(clippy::cast_precision_loss)]
     let kilobytes = std::fs::metadata(module())?.len() as f64 / 1024.0;
     rows.push(Row::bound("module, KB", kilobytes, 400.0, 256.0));
@@ -117,8 +119,9 @@ async fn only(part: &str) -> Result<()> {
         }
         "flapping" => flapping_rows(&flapping::measure().await?),
         "memory" => memory_rows(&scale::memory().await?),
+        "held" => vec![held_row(held::measure().await?)],
         other => {
-            let parts = "instructions, upstreams, added, load, flapping, memory";
+            let parts = "instructions, upstreams, added, load, flapping, memory, held";
             return Err(anyhow!("there is no `{other}`; there are gate, accept, and the parts {parts}"));
         }
     };
@@ -219,6 +222,10 @@ fn flapping_rows(flapping: &Flapping) -> Vec<Row> {
         Row::bound("four workers, a circuit flaps: trips miscounted", count(flapping.miscounted), 0.0, 0.0),
         Row::bound("four workers, a circuit flaps: internal errors", count(flapping.errors), 0.0, 0.0),
     ]
+}
+
+fn held_row(share: f64) -> Row {
+    Row::bound("ticks of 10,000 calls held open beside an impatient policy, % of a core", share, 1.0, 0.5)
 }
 
 fn memory_rows(memory: &Memory) -> Vec<Row> {
