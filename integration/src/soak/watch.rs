@@ -1,10 +1,11 @@
 //! What is looked at all the time: a scrape a second, the process' memory, and whether this machine lets us run at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::LIMITS;
 use super::journal::{Journal, Sample, Span};
 use super::stop::Stop;
 use crate::bench::process::{linear_memories, resident};
@@ -27,7 +28,7 @@ pub async fn watch(envoy: &Envoy, journal: &Journal, mut stop: Stop) -> Result<(
     let mut pages = Pages::default();
     while stop.pause(SCRAPE).await {
         let page = envoy.prometheus().await.context("a scrape got no answer")?;
-        pages.turn(&page).into_iter().for_each(|complaint| journal.complain(complaint));
+        pages.turn(&page, LIMITS[0].0).into_iter().for_each(|complaint| journal.complain(complaint));
         let memories = linear_memories(envoy.pid())?;
         let sample = Sample {
             at: journal.now(),
@@ -65,10 +66,19 @@ struct Pages {
 
 impl Pages {
     /// Compares a page with the last one: no counter may go back, or vanish. What it did.
-    fn turn(&mut self, page: &str) -> Vec<String> {
+    ///
+    /// Past `limit` circuits one must have ended before another began, and a new module keeps nothing of what has ended: so many
+    /// upstreams may vanish, each with all that it has.
+    fn turn(&mut self, page: &str, limit: u64) -> Vec<String> {
         let present: BTreeMap<String, f64> = page.lines().filter_map(counter).collect();
+        let (were, are) = (upstreams(&self.last), upstreams(&present));
+        let ended: BTreeSet<_> = were.difference(&are).collect();
+        let excused = ended.len() + usize::try_from(limit).unwrap_or(usize::MAX) <= were.len();
         let mut complaints = Vec::new();
         for (series, before) in &self.last {
+            if excused && upstream(series).is_some_and(|upstream| ended.contains(&upstream)) {
+                continue;
+            }
             let seen = match present.get(series) {
                 Some(value) if value >= before => continue,
                 Some(value) => format!("went back to {value}"),
@@ -79,6 +89,15 @@ impl Pages {
         self.last = present;
         complaints
     }
+}
+
+/// The value of the label `tag`.
+fn upstream(series: &str) -> Option<&str> {
+    series.split_once("tag=\"")?.1.split('"').next()
+}
+
+fn upstreams(page: &BTreeMap<String, f64>) -> BTreeSet<&str> {
+    page.keys().filter_map(|series| upstream(series)).collect()
 }
 
 /// One of the breaker's counters and its value.
@@ -98,12 +117,27 @@ mod tests {
     #[test]
     fn a_counter_that_goes_back_or_vanishes_is_noticed_and_a_gauge_is_not() {
         let mut pages = Pages::default();
-        let mut complaints = |page: &str| pages.turn(page).len();
+        let mut complaints = |page: &str| pages.turn(page, 1).len();
         let gauge = |value: u8| format!("wasmcustom_circuit_breaker_state{{tag=\"u1\"}} {value}");
         assert_eq!(complaints(&format!("# TYPE x counter\n{SERIES} 5\n{}", gauge(2))), 0);
         assert_eq!(complaints(&format!("{SERIES} 5\n{}", gauge(0))), 0);
         assert_eq!(complaints(&format!("{SERIES} 4\n")), 1);
         assert_eq!(complaints(""), 1);
         assert_eq!(complaints(&format!("{SERIES} 1\n")), 0);
+    }
+
+    #[test]
+    fn so_many_upstreams_may_vanish_as_must_have_ended() {
+        let page = |upstreams: &[u8]| -> String {
+            upstreams.iter().map(|n| format!("circuit_breaker_rejected_total{{tag=\"u{n}\"}} 5\n")).collect()
+        };
+        for (are, complaints) in [(&[1, 2, 3][..], 0), (&[1, 3], 0), (&[2, 3], 0), (&[3], 2), (&[], 3)] {
+            let mut pages = Pages::default();
+            pages.turn(&page(&[1, 2, 3]), 2);
+            assert_eq!(pages.turn(&page(are), 2).len(), complaints, "{are:?}");
+        }
+        let mut pages = Pages::default();
+        pages.turn("circuit_breaker_a_total{tag=\"u1\"} 5\ncircuit_breaker_b_total{tag=\"u1\"} 5\n", 0);
+        assert_eq!(pages.turn("circuit_breaker_a_total{tag=\"u1\"} 5\n", 0).len(), 1, "the upstream is still there");
     }
 }
