@@ -84,10 +84,7 @@ impl Circuits {
         let elsewhere = self.look_up(name);
         let ended = [elsewhere, Some(slot)].into_iter().flatten().filter_map(|slot| self.clear(slot)).collect();
         let at = index(slot);
-        if self.names.len() <= at {
-            self.names.resize(at.saturating_add(1), None);
-            self.views.resize_with(at.saturating_add(1), || None);
-        }
+        self.reach(at.saturating_add(1));
         if let Some(place) = self.names.get_mut(at) {
             *place = Some(name.into());
             self.numbers.insert(name, slot);
@@ -95,6 +92,14 @@ impl Circuits {
             self.met = self.met.min(at);
         }
         ended
+    }
+
+    /// There are so many slots at least. One that nobody has any longer is free, whoever had it.
+    pub(super) fn reach(&mut self, slots: usize) {
+        if self.names.len() < slots {
+            self.names.resize(slots, None);
+            self.views.resize_with(slots, || None);
+        }
     }
 
     /// The slot is free. What was known of its circuit is handed back.

@@ -21,6 +21,7 @@ impl<H: Host> Breaker<H> {
         let leap = older.leap(now);
         self.additions = older.additions;
         self.remembered = older.remembered.clone();
+        self.circuits.reach(older.circuits.slots());
         for slot in 0..u32::try_from(older.circuits.slots()).unwrap_or(u32::MAX) {
             let Some(name) = older.circuits.name(slot) else { continue };
             self.circuits.put(slot, name);
@@ -52,6 +53,7 @@ impl<H: Host> Breaker<H> {
             for slot in changed {
                 self.look_at(*slot)?;
             }
+            self.circuits.reach(index(list.used));
             self.additions = list.additions;
         }
         Ok((list, cas))
