@@ -4,7 +4,8 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::metrics::{INTERNAL_ERRORS, UNPROTECTED};
+use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, UNPROTECTED};
+use circuit_breaker_core::outcome::{FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_core::testing::Proxy;
 #[cfg(target_arch = "wasm32")]
@@ -12,6 +13,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 const A: &str = "outbound|80||a.default.svc.cluster.local";
 const B: &str = "outbound|80||b.default.svc.cluster.local";
+const BAD: Outcome = Outcome::Failure(FailureKind::Http);
 
 fn config(mode: &str, most: u32) -> String {
     format!(
@@ -30,17 +32,22 @@ fn wait(proxy: &mut Proxy, seconds: u64) {
     (0..seconds).for_each(|_| proxy.pass(SECOND));
 }
 
-fn pass(proxy: &mut Proxy, vm: usize, upstream: &str) -> Permit {
-    match proxy.vms[vm].admit(700, upstream, proxy.now) {
-        Admission::Pass(permit) => permit,
-        Admission::Reject { .. } => panic!("it is let go"),
-    }
+fn calls(proxy: &Proxy, upstream: &str) -> [u64; 4] {
+    ["success", "failure", "slow", "neutral"].map(|component| proxy.host.value(&CALLS, upstream, component))
 }
 
 fn no_errors(proxy: &Proxy) {
     for component in INTERNAL_ERRORS.components {
         assert_eq!(proxy.host.value(&INTERNAL_ERRORS, "", component), 0, "{component}: {:?}", proxy.host.log_lines());
     }
+}
+
+/// B has the slot that A had, and is OPEN.
+fn hand_over(proxy: &mut Proxy) {
+    wait(proxy, 120);
+    assert!(proxy.host.circuits().is_empty());
+    proxy.fail(B, 5);
+    assert_eq!((proxy.state(B), proxy.host.circuits()), (2, vec![B.to_owned()]));
 }
 
 #[test]
@@ -58,4 +65,35 @@ fn slots_that_were_free_before_a_vm_began_are_used() {
     proxy.fail("d", 5);
     assert_eq!((proxy.state("d"), proxy.host.value(&UNPROTECTED, "", "")), (2, 0));
     no_errors(&proxy);
+}
+
+#[test]
+fn an_upload_whose_circuit_has_ended_is_not_asked_of_the_one_that_has_its_slot() {
+    for reused in [true, false] {
+        let mut proxy = start(1);
+        proxy.fail(A, 5);
+        wait(&mut proxy, 31);
+        proxy.whole = false;
+        let Admission::Pass(upload @ Permit::Probe { .. }) = proxy.admit(0, A) else { panic!("a probe on trial") };
+        proxy.whole = true;
+        wait(&mut proxy, 120);
+        if reused {
+            hand_over(&mut proxy);
+        }
+        let now = proxy.now;
+        let Admission::Pass(permit) = proxy.vms[0].request_ended(upload, now) else { panic!("B is OPEN, and not A") };
+        let before = (calls(&proxy, A), calls(&proxy, B));
+        if reused {
+            // There is no room.
+            wait(&mut proxy, 1);
+            proxy.settle(0, A, permit, BAD);
+            assert_eq!((calls(&proxy, A), calls(&proxy, B)), before);
+        } else {
+            proxy.settle(0, A, permit, BAD);
+            assert_eq!(calls(&proxy, A)[1], before.0[1] + 1, "A has a circuit again");
+            proxy.fail(A, 4);
+            assert_eq!(proxy.state(A), 2);
+        }
+        no_errors(&proxy);
+    }
 }

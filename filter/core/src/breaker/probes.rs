@@ -74,6 +74,9 @@ impl<H: Host> Breaker<H> {
             return Admission::Pass(permit);
         };
         self.probes.swap_remove(at);
+        if !self.lives(probe.circuit, probe.generation, now) {
+            return self.goes_unseen(&probe, now);
+        }
         let whole = Request { whole: true, ..probe.request };
         let confirmed = self.confirm(&probe, now);
         match self.noted(confirmed) {
@@ -88,6 +91,14 @@ impl<H: Host> Breaker<H> {
             },
             None => Admission::Pass(Permit::Uncounted),
         }
+    }
+
+    /// Its circuit has ended, and another upstream may have that one's place: it goes on as one that was let go unseen, and
+    /// its end tells where it went.
+    fn goes_unseen(&mut self, probe: &Probe, now: u64) -> Admission {
+        let flight = self.flights.begin_unseen(probe.request, probe.start);
+        self.flights.complete(flight, now);
+        Admission::Pass(Permit::Calm { flight, start: probe.start })
     }
 
     /// The number of the slot that a probe on trial gets for good.
