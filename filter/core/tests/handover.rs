@@ -5,7 +5,7 @@
 
 use circuit_breaker_core::config::SECOND;
 use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, UNPROTECTED};
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
+use circuit_breaker_core::outcome::{Answer, Ending, FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_core::testing::Proxy;
 #[cfg(target_arch = "wasm32")]
@@ -34,6 +34,13 @@ fn wait(proxy: &mut Proxy, seconds: u64) {
 
 fn calls(proxy: &Proxy, upstream: &str) -> [u64; 4] {
     ["success", "failure", "slow", "neutral"].map(|component| proxy.host.value(&CALLS, upstream, component))
+}
+
+fn pass(proxy: &mut Proxy, vm: usize, upstream: &str) -> Permit {
+    match proxy.vms[vm].admit(700, upstream, proxy.now) {
+        Admission::Pass(permit) => permit,
+        Admission::Reject { .. } => panic!("it is let go"),
+    }
 }
 
 fn no_errors(proxy: &Proxy) {
@@ -95,5 +102,30 @@ fn an_upload_whose_circuit_has_ended_is_not_asked_of_the_one_that_has_its_slot()
             assert_eq!(proxy.state(A), 2);
         }
         no_errors(&proxy);
+    }
+}
+
+#[test]
+fn a_call_that_nobody_knows_the_upstream_of_is_none_of_the_next_circuits() {
+    for mode in ["enforce", "observe"] {
+        for (ending, upstream) in [(Ending::Followed, Some(A)), (Ending::Answered, None)] {
+            let mut proxy = Proxy::start(2, &config(mode, 1));
+            proxy.fail(A, 5);
+            if mode == "enforce" {
+                wait(&mut proxy, 31);
+                (0..3).for_each(|_| assert!(proxy.request(0, A, Outcome::Success)));
+            }
+            let permit = pass(&mut proxy, 0, A);
+            assert!(matches!(permit, Permit::Call { .. }), "{permit:?}");
+            hand_over(&mut proxy);
+            let before = calls(&proxy, B);
+            let answer = Answer { status: 500, retry_after: Some(600 * SECOND), ..Answer::ended(ending) };
+            let now = proxy.now;
+            proxy.vms[0].settle(permit, upstream, &answer, Some(1), now);
+            assert_eq!(calls(&proxy, B), before, "{mode} {ending:?}");
+            wait(&mut proxy, 31);
+            assert_eq!(proxy.state(B), 1, "{mode} {ending:?}: what A asks for does not hold B OPEN");
+            no_errors(&proxy);
+        }
     }
 }

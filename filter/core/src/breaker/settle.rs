@@ -55,7 +55,7 @@ impl<H: Host> Breaker<H> {
     ) {
         // The name at the end of a redirect is its target's.
         let followed = answer.ending == Ending::Followed;
-        let permit = if followed { permit } else { self.relocate(permit, upstream, now) };
+        let permit = self.relocate(permit, upstream.filter(|_| !followed), now);
         let waited_as_probe = self.probe_waited(permit, now);
         let leap = self.leap(now);
         let call = self.flights.call(permit.flight());
@@ -112,7 +112,11 @@ impl<H: Host> Breaker<H> {
             return permit;
         };
         let lives = self.lives(circuit, generation, now);
-        let Some(upstream) = upstream else { return if lives { permit } else { Permit::Uncounted } };
+        let Some(upstream) = upstream else {
+            // In which circuit of its slot one was that was let through against its will, nobody knows.
+            let certain = lives && !(permit.is_against() && self.is_handed_on(circuit));
+            return if certain { permit } else { self.let_go(permit, now) };
+        };
         if lives && self.upstream(circuit).is_some_and(|admitted| names::same(admitted, upstream)) {
             return permit;
         }
@@ -123,6 +127,18 @@ impl<H: Host> Breaker<H> {
 }
 
 impl<H: Host> Breaker<H> {
+    /// Nothing is known of a call but a circuit that has ended: it says nothing about anybody.
+    fn let_go(&mut self, permit: Permit, now: u64) -> Permit {
+        self.end_probe(permit, Outcome::Neutral, now);
+        self.flights.call(permit.flight()).map(Call::end);
+        Permit::Uncounted
+    }
+
+    /// Whether the slot had another circuit before.
+    fn is_handed_on(&self, circuit: u32) -> bool {
+        self.circuits.get(circuit).is_some_and(|view| view.record.born > 0)
+    }
+
     /// Whether the circuit that gave a permit of this generation is still there.
     pub(super) fn lives(&mut self, circuit: u32, generation: u64, now: u64) -> bool {
         let Some((view, vm)) = self.parts(circuit) else { return false };
