@@ -317,6 +317,7 @@ impl View {
             let Some(change) = decide(&self.sight(at, streak)) else { return Ok(None) };
             self.prepare(vm, &change)?;
             if vm.host.swap(&self.key(), &change.record.encode(&self.name), cas)? {
+                self.shown |= !matches!(change.record.phase, Phase::Closed | Phase::Ended);
                 report::written(self, vm, &change, at, streak);
                 self.take(vm, change.record.clone(), now, tally);
                 return Ok(Some(change));

@@ -129,3 +129,27 @@ fn a_call_that_nobody_knows_the_upstream_of_is_none_of_the_next_circuits() {
         }
     }
 }
+
+#[test]
+fn a_worker_that_was_stopped_in_a_transition_leaves_no_gauge_behind() {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    let mut proxy = start(1);
+    proxy.fail(A, 4);
+    let other = Rc::new(RefCell::new(proxy.vms.remove(1)));
+    let (now, host, busy) = (proxy.now, proxy.host.clone(), RefCell::new(Some(Rc::clone(&other))));
+    // The trip is written and told, and its line and gauges are still to come: the circuit recovers and ends meanwhile.
+    host.before_every_call(move |what, _| {
+        if what != "log" {
+            return;
+        }
+        let Some(other) = busy.take() else { return };
+        (1..400).for_each(|half| other.borrow_mut().tick(now + half * SECOND / 2));
+    });
+    assert!(proxy.request(0, A, BAD));
+    proxy.host.before_every_call(|_, _| {});
+    assert!(proxy.host.circuits().is_empty(), "{:#?}", proxy.host.log_lines());
+    proxy.now += 200 * SECOND;
+    wait(&mut proxy, 20);
+    assert_eq!(proxy.state(A), 0, "{:#?}", proxy.host.log_lines());
+}
