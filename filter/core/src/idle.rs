@@ -104,13 +104,13 @@ impl View {
     }
 
     /// Ends a CLOSED circuit to make room for another one, if nobody has used it lately. The generation that the next
-    /// circuit of its slot begins with.
-    pub(crate) fn make_room<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<Option<u64>, Fault> {
+    /// circuit of its slot begins with. `leap`: nanoseconds of a leap of the clock that no tick has seen.
+    pub(crate) fn make_room<H: Host>(&mut self, vm: &Vm<H>, now: u64, leap: u64) -> Result<Option<u64>, Fault> {
         self.refresh(vm, now)?;
         let tally = self.words.tally(&vm.host)?;
         self.used.look(now, tally);
         self.hear_of_use(vm, now)?;
-        let makes_room = self.record.phase == Phase::Closed && self.used.idle(now) >= RECENTLY;
+        let makes_room = self.record.phase == Phase::Closed && self.used.idle(now.saturating_sub(leap)) >= RECENTLY;
         if !makes_room || !self.end(vm, now, tally)? {
             return Ok(None);
         }

@@ -153,3 +153,19 @@ fn a_worker_that_was_stopped_in_a_transition_leaves_no_gauge_behind() {
     wait(&mut proxy, 20);
     assert_eq!(proxy.state(A), 0, "{:#?}", proxy.host.log_lines());
 }
+
+#[test]
+fn a_clock_that_has_just_leapt_makes_no_circuit_look_idle() {
+    let document = config("enforce", 1).replace("\"40s\"", "\"1h\"");
+    let mut proxy = Proxy::start(1, &document);
+    for _ in 0..90 {
+        assert!(proxy.request(0, A, Outcome::Success));
+        wait(&mut proxy, 1);
+    }
+    proxy.now += 3600 * SECOND;
+    assert!(proxy.request(0, B, BAD));
+    assert_eq!(proxy.host.circuits(), [A], "it was used a second ago");
+    wait(&mut proxy, 62);
+    assert!(proxy.request(0, B, BAD));
+    assert_eq!(proxy.host.circuits(), [B]);
+}

@@ -30,10 +30,12 @@ impl<H: Host> Breaker<H> {
         if self.crowded {
             return Ok(None);
         }
+        // No tick has seen it yet.
+        let leap = self.leap(now);
         for _ in 0..ASKED {
-            let Some(slot) = self.idle_for_longest(now) else { break };
+            let Some(slot) = self.idle_for_longest(now.saturating_sub(leap)) else { break };
             let Some((view, vm)) = self.parts(slot) else { break };
-            let made = view.make_room(vm, now)?;
+            let made = view.make_room(vm, now, leap)?;
             if view.is_gone() {
                 self.clear(slot);
             }
