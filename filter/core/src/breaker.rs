@@ -243,7 +243,7 @@ impl<H: Host> Breaker<H> {
         if leap > 0 {
             self.flights.leap(leap);
             self.leap_probes(leap);
-            self.circuits.iter_mut().for_each(|view| view.used.leap(leap));
+            self.circuits.iter_mut().for_each(|view| view.used.leap(leap, now));
         }
         self.ticked = now;
         self.end_probes(now);

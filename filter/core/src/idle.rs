@@ -61,9 +61,10 @@ impl Used {
         now.saturating_sub(self.at)
     }
 
-    /// The clock has leapt ahead, or the worker was stopped: that was no time in which nobody used it.
-    pub(crate) fn leap(&mut self, by: u64) {
-        self.at = self.at.saturating_add(by);
+    /// The clock has leapt ahead, or the worker was stopped: that was no time in which nobody used it. A request may have
+    /// come since.
+    pub(crate) fn leap(&mut self, by: u64, now: u64) {
+        self.at = self.at.saturating_add(by).min(now);
     }
 
     /// The clock has stepped back.

@@ -169,3 +169,16 @@ fn a_clock_that_has_just_leapt_makes_no_circuit_look_idle() {
     assert!(proxy.request(0, B, BAD));
     assert_eq!(proxy.host.circuits(), [B]);
 }
+
+#[test]
+fn a_use_between_a_leap_of_the_clock_and_the_tick_that_sees_it_lasts_no_longer_than_any() {
+    let mut proxy = start(1);
+    proxy.fail(A, 5);
+    wait(&mut proxy, 31);
+    proxy.now += 3600 * SECOND;
+    assert!((0..2).all(|vm| proxy.request(vm, A, Outcome::Neutral)));
+    wait(&mut proxy, 30);
+    assert_eq!(proxy.host.circuits(), [A]);
+    wait(&mut proxy, 20);
+    assert!(proxy.host.circuits().is_empty());
+}

@@ -30,7 +30,7 @@ impl<H: Host> Breaker<H> {
                 continue;
             };
             view.latency.want(slot < self.config.latency_histograms);
-            view.used.leap(leap);
+            view.used.leap(leap, now);
             view.used.rebase(now);
             self.circuits.set(slot, view);
         }
