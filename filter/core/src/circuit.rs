@@ -314,6 +314,11 @@ impl Record {
         clock::left(now, lease.ends_at, longest) > 0
     }
 
+    /// Whether a probe is out, as far as its lease tells.
+    pub(crate) fn has_live_lease(&self, policy: &Policy, now: u64) -> bool {
+        self.leases.iter().any(|lease| Self::is_live(lease, policy, now))
+    }
+
     /// Whether a probe may be sent. `whole`: its request is complete, and so need not wait for one that is still coming.
     pub(crate) fn has_slot(&self, policy: &Policy, now: u64, whole: bool) -> bool {
         let taken = |lease: &&Lease| Self::is_live(lease, policy, now) && !(whole && lease.trial);

@@ -136,6 +136,8 @@ impl View {
         let generation = self.record.generation;
         let ended = self.change(vm, now, &mut |sight| {
             let unused = sight.record.generation == generation && sight.at.tally == tally;
+            // Whoever has sent a probe is to hear what it came to.
+            let unused = unused && !sight.record.has_live_lease(sight.policy, sight.at.now);
             unused.then(|| sight.record.end(&sight.at))
         })?;
         Ok(ended.is_some())

@@ -182,3 +182,14 @@ fn a_use_between_a_leap_of_the_clock_and_the_tick_that_sees_it_lasts_no_longer_t
     wait(&mut proxy, 20);
     assert!(proxy.host.circuits().is_empty());
 }
+
+#[test]
+fn a_probe_that_is_out_keeps_its_circuit() {
+    let mut proxy = start(1);
+    proxy.fail(A, 5);
+    wait(&mut proxy, 31);
+    let Admission::Pass(probe @ Permit::Probe { .. }) = proxy.admit(0, A) else { panic!("a probe") };
+    wait(&mut proxy, 50);
+    proxy.settle(0, A, probe, BAD);
+    assert_eq!(proxy.reasons(), ["consecutive", "open_over", "probe_failed"]);
+}
