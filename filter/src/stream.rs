@@ -15,7 +15,7 @@ use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::config::MILLISECOND;
 use circuit_breaker_core::envoy::{self, Details, Exchange, Head};
 use circuit_breaker_core::outcome::{Answer, Ending};
-use circuit_breaker_core::permit::{Admission, Permit, Request};
+use circuit_breaker_core::permit::{Admission, Origin, Permit, Request};
 use circuit_breaker_core::{grpc_timeout, retry_after};
 
 use crate::envoy::{ADDRESS, ATTEMPTS, CLUSTER, Envoy, FLAGS, Headers};
@@ -59,7 +59,7 @@ pub(crate) struct Stream<E: Envoy> {
     /// The upstream's own status, where the head was looked at.
     own_status: Option<u32>,
     /// The circuit that did not want it, where it was sent to a fallback and has not landed.
-    fell_from: Option<u32>,
+    fell_from: Option<Origin>,
 }
 
 impl<E: Envoy> Stream<E> {
@@ -325,21 +325,21 @@ impl<E: Envoy> Stream<E> {
         if breaker.fallback(circuit).iter().all(carries) {
             return false;
         }
-        let Some(permit) = breaker.fall_back(request, circuit, self.start) else { return false };
+        let Some((permit, origin)) = breaker.fall_back(request, circuit, self.start) else { return false };
         for (name, value) in breaker.fallback(circuit) {
             // The request is on its way: what the host will not do leaves it where it was, which the landing tells.
             let _ = self.envoy.set_request_header(name, value);
         }
-        (self.permit, self.fell_from) = (Some(permit), Some(circuit));
+        (self.permit, self.fell_from) = (Some(permit), Some(origin));
         true
     }
 
     /// Where a request landed that was sent to a fallback: Envoy tells from the answer on.
-    fn land(&self, breaker: &mut Breaker<E>, from: u32, permit: Permit) -> Permit {
+    fn land(&self, breaker: &mut Breaker<E>, from: Origin, permit: Permit) -> Permit {
         let upstream = self.envoy.text(CLUSTER).unwrap_or_default();
         // Answered by a filter before the route was taken again, it is still said to be where it came from.
-        let unmoved =
-            breaker.upstream(from).is_some_and(|from| **from == *upstream) && self.envoy.property(ADDRESS).is_none();
+        let stayed = breaker.upstream(from.circuit).is_some_and(|from| **from == *upstream);
+        let unmoved = stayed && self.envoy.property(ADDRESS).is_none();
         if unmoved { permit } else { breaker.landed(from, permit, &upstream, self.envoy.now()) }
     }
 }

@@ -70,6 +70,15 @@ impl Permit {
     pub const NO_GENERATION: u64 = u64::MAX;
 }
 
+/// The circuit that a request left for its fallback. Its slot may be another upstream's before the request has landed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its slot.
+    pub circuit: u32,
+    /// The generation that it began with.
+    pub(crate) born: u64,
+}
+
 /// Why a request is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {

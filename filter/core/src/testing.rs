@@ -13,7 +13,7 @@ use crate::host::{ABSENT, Host, HostError, Level, MetricKind, Progress};
 use crate::key;
 use crate::metrics::{Metric, SHARED, stat};
 use crate::outcome::{Answer, Ending, FailureKind, Outcome};
-use crate::permit::{Admission, Permit, Request};
+use crate::permit::{Admission, Origin, Permit, Request};
 use crate::record::{Phase, Record, Slot};
 
 #[derive(Debug, Default)]
@@ -541,18 +541,18 @@ impl Proxy {
 
     /// Asks one VM for admission, and for a fallback where the circuit does not want the request: the permit, and the
     /// circuit that did not want it. `None`: rejected.
-    pub fn admit_or_fall_back(&mut self, vm: usize, upstream: &str) -> Option<(Permit, Option<u32>)> {
+    pub fn admit_or_fall_back(&mut self, vm: usize, upstream: &str) -> Option<(Permit, Option<Origin>)> {
         let admission = self.ask(vm, upstream);
         let Admission::Reject { circuit, .. } = admission else {
             let Admission::Pass(permit) = admission else { return None };
             return Some((permit, None));
         };
         let (now, stream) = (self.now, self.streams);
-        let permit = self.vms.get_mut(vm)?.fall_back(stream, circuit, now);
-        if permit.is_none() {
+        let left = self.vms.get_mut(vm)?.fall_back(stream, circuit, now);
+        if left.is_none() {
             self.reply(vm, admission);
         }
-        Some((permit?, Some(circuit)))
+        left.map(|(permit, origin)| (permit, Some(origin)))
     }
 
     /// Where Envoy says that all requests in flight are.

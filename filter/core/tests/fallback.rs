@@ -6,7 +6,7 @@
 use circuit_breaker_core::config::SECOND;
 use circuit_breaker_core::metrics::{self, CALLS, FALLBACK, REJECTED};
 use circuit_breaker_core::outcome::{FailureKind, Outcome};
-use circuit_breaker_core::permit::Permit;
+use circuit_breaker_core::permit::{Origin, Permit};
 use circuit_breaker_core::testing::Proxy;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -29,13 +29,13 @@ fn open(workers: u64) -> Proxy {
 }
 
 /// A request to A that A's circuit does not want; `None`: rejected.
-fn leave(proxy: &mut Proxy, vm: usize) -> Option<(Permit, u32)> {
+fn leave(proxy: &mut Proxy, vm: usize) -> Option<(Permit, Origin)> {
     let (permit, from) = proxy.admit_or_fall_back(vm, A)?;
     Some((permit, from.unwrap()))
 }
 
 /// It lands and ends.
-fn land(proxy: &mut Proxy, vm: usize, (permit, from): (Permit, u32), upstream: &str, outcome: Outcome) {
+fn land(proxy: &mut Proxy, vm: usize, (permit, from): (Permit, Origin), upstream: &str, outcome: Outcome) {
     let now = proxy.now;
     let permit = proxy.vms[vm].landed(from, permit, upstream, now);
     proxy.settle(vm, upstream, permit, outcome);

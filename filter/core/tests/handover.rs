@@ -131,6 +131,18 @@ fn a_call_that_nobody_knows_the_upstream_of_is_none_of_the_next_circuits() {
 }
 
 #[test]
+fn a_request_that_comes_home_when_its_circuit_has_ended_says_nothing_of_the_next_ones_fallback() {
+    let mut proxy = start(1);
+    proxy.fail(A, 5);
+    let (permit, from) = proxy.admit_or_fall_back(0, A).unwrap();
+    hand_over(&mut proxy);
+    let now = proxy.now;
+    proxy.vms[0].landed(from.unwrap(), permit, "a-fallback", now);
+    let scout = proxy.admit_or_fall_back(0, B).map(|(permit, _)| permit);
+    assert!(matches!(scout, Some(Permit::Calm { .. })), "nobody knows yet where the fallback of B leads: {scout:?}");
+}
+
+#[test]
 fn a_worker_that_was_stopped_in_a_transition_leaves_no_gauge_behind() {
     use std::cell::RefCell;
     use std::rc::Rc;

@@ -7,7 +7,7 @@ use crate::config::SECOND;
 use crate::fallback::{Landing, Place};
 use crate::host::{ABSENT, Fault, Host};
 use crate::metrics;
-use crate::permit::{Admission, Permit, Request};
+use crate::permit::{Admission, Origin, Permit, Request};
 use crate::view::View;
 use crate::vm::Vm;
 
@@ -31,17 +31,18 @@ impl<H: Host> Breaker<H> {
         self.circuits.get(circuit).map_or(&[], |view| &view.policy.fallback)
     }
 
-    /// Leave to send to the fallback what `circuit` does not want; `None`: its own circuit does not want it either, or
-    /// nobody knows yet where it leads and somebody is finding out.
+    /// Leave to send to the fallback what `circuit` does not want, and what [`Breaker::landed`] is to be told; `None`: its
+    /// own circuit does not want it either, or nobody knows yet where it leads and somebody is finding out.
     ///
     /// Only for a request that does not carry the fallback's headers already: it goes elsewhere once and never twice.
-    pub fn fall_back(&mut self, request: impl Into<Request>, circuit: u32, now: u64) -> Option<Permit> {
+    pub fn fall_back(&mut self, request: impl Into<Request>, circuit: u32, now: u64) -> Option<(Permit, Origin)> {
         let request = request.into();
         let configuration = self.config.fingerprint;
         let (view, vm) = self.parts(circuit)?;
         if view.policy.fallback.is_empty() {
             return None;
         }
+        let origin = Origin { circuit, born: view.record.born };
         let ahead = ahead(view, vm, configuration, now);
         let permit = match self.noted(ahead)? {
             Ahead::Closed => return None,
@@ -57,18 +58,21 @@ impl<H: Host> Breaker<H> {
                 Admission::Pass(permit) => permit,
             },
         };
-        let (view, vm) = self.parts(circuit)?;
-        if let Err(error) = view.series.count(&vm.host, &metrics::FALLBACK, &view.name, "") {
+        // It may have ended while the fallback's circuit was looked for. The request is let go all the same.
+        if let Some((view, vm)) = self.parts(circuit).filter(|(view, _)| view.record.born == origin.born)
+            && let Err(error) = view.series.count(&vm.host, &metrics::FALLBACK, &view.name, "")
+        {
             vm.failed(error.into());
         }
-        Some(permit)
+        Some((permit, origin))
     }
 
     /// A request that was sent to the fallback of `from` has landed in `upstream` (empty: in none). What it is settled
     /// with: another circuit's permit is given back, and the circuit of where it landed counts it instead.
-    pub fn landed(&mut self, from: u32, permit: Permit, upstream: &str, now: u64) -> Permit {
+    pub fn landed(&mut self, from: Origin, permit: Permit, upstream: &str, now: u64) -> Permit {
         let configuration = self.config.fingerprint;
-        if let Some((view, vm)) = self.parts(from) {
+        let lives = self.lives(from.circuit, from.born, now);
+        if let Some((view, vm)) = self.parts(from.circuit).filter(|_| lives) {
             let learned = learn(view, vm, configuration, upstream);
             self.noted(learned);
         }
