@@ -16,6 +16,9 @@
 /// This version's layout of the list. An unknown one is left alone, and new upstreams then pass unprotected.
 const LAYOUT: u8 = 1;
 
+/// Slots that no list reaches, whatever `limits.maxCircuits` a later version allows.
+const MOST: u32 = 1 << 16;
+
 /// Additions that a worker may miss before it must read all slots again. Workers look twice a second.
 const RECENT: usize = 64;
 
@@ -72,6 +75,14 @@ impl Slots {
         out
     }
 
+    /// Whoever follows the list takes memory for each of its slots: one that this version cannot have written must not lead
+    /// there.
+    fn is_sound(&self) -> bool {
+        let has = |slot: &u32| *slot < self.used;
+        let is_new = self.additions == 0 && self.recent.is_empty();
+        self.used < MOST && self.recent.iter().all(has) && (is_new || has(&self.newest.slot))
+    }
+
     /// `None` for what this version does not know.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Slots> {
         let (&[layout, recent], rest) = bytes.split_first_chunk()?;
@@ -88,12 +99,13 @@ impl Slots {
             born: u64::from_le_bytes(*born),
             upstream: String::from_utf8_lossy(name).into_owned(),
         };
-        Some(Slots {
+        let list = Slots {
             additions: u64::from_le_bytes(*additions),
             used: u32::from_le_bytes(*used),
             newest,
             recent: recent.as_chunks().0.iter().map(|slot| u32::from_le_bytes(*slot)).collect(),
-        })
+        };
+        list.is_sound().then_some(list)
     }
 }
 
@@ -120,6 +132,12 @@ mod tests {
         let bytes = added(&[1, 2, 3]).encode();
         assert_eq!(Slots::decode(&[&[2], &bytes[1..]].concat()), None, "another layout");
         assert_eq!(Slots::decode(&bytes[..30]), None);
+        for slot in [MOST, u32::MAX] {
+            let huge = added(&[0, slot]);
+            assert_eq!(Slots::decode(&huge.encode()), None, "no worker has memory for so many slots");
+        }
+        let astray = Slots { recent: vec![0, 9], ..added(&[0, 1]) };
+        assert_eq!(Slots::decode(&astray.encode()), None, "a slot that was never used");
     }
 
     #[test]
