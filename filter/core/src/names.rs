@@ -18,7 +18,7 @@ pub(crate) fn same(one: &str, other: &str) -> bool {
 }
 
 /// Numbers by names. It knows the names by their hashes only: whoever asks compares.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Index {
     /// Hash and number, in order.
     entries: Vec<(u32, u32)>,
@@ -37,6 +37,16 @@ impl Index {
         if let Ok(place) = self.entries.binary_search(&(hash(name.as_bytes()), number)) {
             self.entries.remove(place);
         }
+    }
+
+    /// Gives each number another one. These must be in the order of the old ones.
+    pub(crate) fn renumber(&mut self, new: impl Fn(u32) -> u32) {
+        self.entries.iter_mut().for_each(|(_, number)| *number = new(*number));
+    }
+
+    /// Numbers that there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// The numbers that may be this name's: mostly one or none.
