@@ -205,3 +205,24 @@ fn a_probe_that_is_out_keeps_its_circuit() {
     proxy.settle(0, A, probe, BAD);
     assert_eq!(proxy.reasons(), ["consecutive", "open_over", "probe_failed"]);
 }
+
+#[test]
+fn a_probe_that_was_good_early_counts_once_though_its_circuit_ends_before_it() {
+    for (begun, time) in [(true, 120), (false, 180)] {
+        let mut proxy = start(2);
+        proxy.fail(A, 5);
+        wait(&mut proxy, 31);
+        let Admission::Pass(probe @ Permit::Probe { .. }) = proxy.admit(0, A) else { panic!("a probe") };
+        let now = proxy.now;
+        if begun {
+            proxy.vms[0].answered(probe, Some(A), &Answer::well(), Some(1), now);
+        }
+        wait(&mut proxy, time);
+        assert!(proxy.host.circuits().is_empty());
+        let before = calls(&proxy, A);
+        assert_eq!(before.iter().sum::<u64>(), 6, "the tick has settled it");
+        proxy.settle(0, A, probe, Outcome::Success);
+        assert_eq!(calls(&proxy, A), before);
+        no_errors(&proxy);
+    }
+}

@@ -159,6 +159,12 @@ impl<H: Host> Breaker<H> {
         Some(self.probes.get(self.place_of(permit)?)?.start)
     }
 
+    /// Whether the tick has settled a probe.
+    pub(super) fn is_settled(&self, permit: Permit) -> bool {
+        let probe = self.place_of(permit).and_then(|at| self.probes.get(at));
+        probe.is_some_and(|probe| matches!(probe.state, State::Settled(_)))
+    }
+
     /// How long the upstream has had the probe without an answer; not at all while its request is still coming.
     pub(super) fn probe_waited(&self, permit: Permit, now: u64) -> Option<u64> {
         match self.probes.get(self.place_of(permit)?)?.state {
@@ -247,6 +253,10 @@ impl<H: Host> Breaker<H> {
                 State::Waiting { times_out, .. } if now >= times_out => (self.timed_out(&probe), Early::Hung),
                 _ => continue,
             };
+            if !self.lives(probe.circuit, probe.generation, now) {
+                // Its own end counts it, in the upstream's next circuit.
+                continue;
+            }
             let ended = self.end(&probe, outcome, now);
             self.noted(ended);
             self.probes.iter_mut().skip(at).take(1).for_each(|probe| probe.state = State::Settled(early));

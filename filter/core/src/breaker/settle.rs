@@ -120,6 +120,10 @@ impl<H: Host> Breaker<H> {
         if lives && self.upstream(circuit).is_some_and(|admitted| names::same(admitted, upstream)) {
             return permit;
         }
+        if !lives && self.is_settled(permit) {
+            // The tick has counted it.
+            return self.let_go(permit, now);
+        }
         let start = self.probe_start(permit).or_else(|| self.flights.start_of(permit.flight())).unwrap_or(now);
         self.end_probe(permit, Outcome::Neutral, now);
         Permit::Calm { start, flight: permit.flight() }
