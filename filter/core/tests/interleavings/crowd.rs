@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::metrics::{CALLS, FAILURES, Metric, REJECTED, STATE, TRIPS, WOULD_REJECT};
+use circuit_breaker_core::metrics::{CALLS, FAILURES, Metric, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT};
 use circuit_breaker_core::outcome::Answer;
 use circuit_breaker_core::permit::Permit;
 use circuit_breaker_core::testing::Memory;
@@ -34,12 +34,13 @@ pub(super) const UPSTREAMS: [&str; 3] = [
 pub(super) const CLOSED: u8 = 0;
 pub(super) const OPEN: u8 = 1;
 pub(super) const RAMP: u8 = 3;
+const ENDED: u8 = 5;
 
 /// What is counted by whom it is asked of: all counters, so that a reset can be made up for.
 const COUNTED: [&Metric; 5] = [&CALLS, &FAILURES, &REJECTED, &WOULD_REJECT, &TRIPS];
 
 /// Reasons of transitions, but for those of `forceOpen`, which no plan has.
-const REASONS: [&str; 9] = [
+const REASONS: [&str; 10] = [
     "consecutive",
     "failure_rate",
     "slow_rate",
@@ -49,13 +50,17 @@ const REASONS: [&str; 9] = [
     "open_over",
     "probes_succeeded",
     "ramp_done",
+    "idle",
 ];
 
 /// An ordinary day.
 const START: u64 = 1_790_000_000 * SECOND;
 
-/// A probe: the circuit that it belongs to, its generation and its lease.
-type Probe = (usize, u64, u32);
+/// A probe: its upstream, its circuit's slot, its generation and its lease.
+type Probe = (usize, u32, u64, u32);
+
+/// A transition of one circuit.
+pub(super) type Moved = (u64, u64);
 
 /// Bytes of a record before its upstream's name.
 const HEAD_BYTES: usize = 40;
@@ -77,12 +82,15 @@ pub(super) struct Crowd {
     pub(super) held: Cell<u64>,
     /// Calls that died with their VMs.
     pub(super) orphans: Cell<u64>,
+    /// Calls that may have ended when there was no room for a circuit of their upstream: nobody counts them.
+    pub(super) roomless: Cell<u64>,
     /// Calls that may have been counted twice.
     pub(super) twice: Cell<u64>,
     /// Transitions while calls were settled: a worker that is stopped there for as long as an OPEN lasts adds to a
     /// streak that began meanwhile.
     astride: [Cell<u64>; 3],
     resets: Cell<u64>,
+    unprotected_before: Cell<u64>,
     /// What they have taken off each of the counters.
     forgotten: RefCell<[u64; COUNTED.len()]>,
 }
@@ -101,9 +109,11 @@ impl Crowd {
             would_reject: Cell::new(0),
             held: Cell::new(0),
             orphans: Cell::new(0),
+            roomless: Cell::new(0),
             twice: Cell::new(0),
             astride: Default::default(),
             resets: Cell::new(0),
+            unprotected_before: Cell::new(0),
             forgotten: RefCell::default(),
         }
     }
@@ -140,7 +150,9 @@ impl Crowd {
 
     fn bytes(&self, upstream: usize) -> Option<Vec<u8>> {
         let name = UPSTREAMS[upstream].as_bytes();
-        let is_its = |record: &Vec<u8>| record.get(HEAD_BYTES..).is_some_and(|rest| rest.starts_with(name));
+        let is_its = |record: &Vec<u8>| {
+            record.get(HEAD_BYTES..).is_some_and(|rest| rest.starts_with(name)) && record.get(2) != Some(&ENDED)
+        };
         self.host.shared_data("circuit_breaker:circuit:").into_iter().find(is_its)
     }
 
@@ -148,13 +160,36 @@ impl Crowd {
         Some(u64::from_le_bytes(*self.bytes(upstream)?[at..].first_chunk()?))
     }
 
-    /// The generation, where all that was told of it says OPEN: the gauge, and its transition's line, which its
+    /// Which OPEN it is, where all that was told of it says OPEN: the gauge, and its transition's line, which its
     /// worker writes after it has told the others. A worker that is stopped before it tells may set the gauge to what
     /// was, until a tick sets it right.
-    pub(super) fn told_open(&self, upstream: usize) -> Option<u64> {
+    ///
+    /// With churn an earlier circuit may have had the same generation: only the last line tells.
+    pub(super) fn told_open(&self, upstream: usize) -> Option<Moved> {
         let (phase, generation) = self.record(upstream)?;
-        let told = phase == OPEN && self.state(upstream) == 2 && self.generations(upstream).contains(&generation);
-        told.then_some(generation)
+        let generations = self.generations(upstream);
+        let told = if self.plan.churn { &generations[generations.len().saturating_sub(1)..] } else { &generations };
+        let told = phase == OPEN && self.state(upstream) == 2 && told.contains(&generation);
+        if told { self.moved(upstream) } else { None }
+    }
+
+    /// The last transition of an upstream's circuit: its generation; with churn also when it was, which tells the circuits of
+    /// two slots apart.
+    pub(super) fn moved(&self, upstream: usize) -> Option<Moved> {
+        let since = if self.plan.churn { self.word(upstream, 12)? } else { 0 };
+        Some((self.word(upstream, 4)?, since))
+    }
+
+    /// Circuits that have begun.
+    pub(super) fn begun(&self) -> u64 {
+        let list = self.host.shared_data("circuit_breaker:slots");
+        let additions = list.first().and_then(|list| list.get(2..)?.first_chunk());
+        additions.map_or(0, |additions| u64::from_le_bytes(*additions))
+    }
+
+    /// Requests and ends of calls for whose upstreams there was no room.
+    pub(super) fn unprotected(&self) -> u64 {
+        self.host.value(&UNPROTECTED, "", "") + self.unprotected_before.get()
     }
 
     /// Lines of an upstream's transitions.
@@ -171,8 +206,9 @@ impl Crowd {
     }
 
     /// `asked`: when its admission began, which its lease counts from, however long its worker was stopped in it.
-    pub(super) fn probe_leaves(&self, probe: Probe, asked: u64) {
-        let now = self.now.get();
+    pub(super) fn probe_leaves(&self, upstream: usize, permit: Permit, asked: u64) {
+        let Permit::Probe { circuit, generation, lease } = permit else { return };
+        let (probe, now) = ((upstream, circuit, generation, lease), self.now.get());
         let mut probes = self.probes.borrow_mut();
         probes.push((probe, asked));
         let timeout = self.plan.policies().map(|policy| policy.half_open.probe_timeout).min().unwrap_or(0);
@@ -180,22 +216,23 @@ impl Crowd {
         // One that has run out has failed, whether its worker knows it or not; and one that the clock has stepped
         // back behind has a lease of another clock, which is over.
         let is_live = |asked: u64| now.checked_sub(asked).is_some_and(|age| age < timeout);
-        let same = |other: Probe| (other.0, other.1) == (probe.0, probe.1);
+        let same = |other: Probe| (other.0, other.1, other.2) == (probe.0, probe.1, probe.2);
         let live = probes.iter().filter(|(other, asked)| same(*other) && is_live(*asked)).count();
         assert!(live <= most as usize, "{live} probes are out: {probes:?}");
     }
 
     pub(super) fn probe_ends(&self, upstream: usize, permit: Permit) {
-        if let Permit::Probe { generation, lease, .. } = permit {
-            self.probes.borrow_mut().retain(|(probe, _)| *probe != (upstream, generation, lease));
+        if let Permit::Probe { circuit, generation, lease } = permit {
+            self.probes.borrow_mut().retain(|(probe, _)| *probe != (upstream, circuit, generation, lease));
         }
     }
 
     /// Calls of an upstream were settled; its record was so before.
     pub(super) fn was_settled(&self, upstream: usize, before: Option<(u8, u64)>) {
         let generation = |record: Option<(u8, u64)>| record.map_or(0, |(_, generation)| generation);
-        let transitions = generation(self.record(upstream)) - generation(before);
-        self.astride[upstream].set(self.astride[upstream].get() + transitions);
+        let (now, then) = (generation(self.record(upstream)), generation(before));
+        // Another circuit may have begun.
+        self.astride[upstream].set(self.astride[upstream].get() + now.checked_sub(then).unwrap_or(now));
     }
 
     pub(super) fn astride(&self, upstream: usize) -> u64 {
@@ -227,6 +264,8 @@ impl Crowd {
             count("stops", self.fates.stops.get());
             count("resets", self.resets.get());
             count("slow calls", slow);
+            count("slots used again", self.begun().saturating_sub(u64::from(self.plan.slots())));
+            count("requests without room", self.unprotected());
             count("calls that died", self.orphans.get());
         });
     }
@@ -236,6 +275,7 @@ impl Crowd {
         for (forgotten, metric) in self.forgotten.borrow_mut().iter_mut().zip(COUNTED) {
             *forgotten += self.sum(metric);
         }
+        self.unprotected_before.set(self.unprotected());
         self.resets.set(self.resets.get() + 1);
         self.host.reset_counters();
     }

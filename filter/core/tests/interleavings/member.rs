@@ -11,7 +11,7 @@ use circuit_breaker_core::outcome::{Answer, Ending};
 use circuit_breaker_core::permit::{Admission, Cause, Permit, Request};
 use circuit_breaker_core::testing::Memory;
 
-use super::crowd::{Crowd, UPSTREAMS};
+use super::crowd::{Crowd, Moved, UPSTREAMS};
 use super::fates::{self, Died, Fate};
 use super::plan::{Draw, Fault, OVER, SLOW, observes};
 
@@ -50,8 +50,10 @@ struct Held {
 
 /// What was to be seen when a request came.
 struct Sight {
-    /// The generation, where all were told that the circuit is OPEN.
-    open: Option<u64>,
+    /// Which OPEN it is, where all were told that the circuit is OPEN.
+    open: Option<Moved>,
+    /// Requests that had found no room.
+    unprotected: u64,
     /// Host calls that had failed.
     errors: u64,
     /// When it came.
@@ -164,11 +166,20 @@ impl Member {
             0..=10 => self.admit(),
             11..=19 => self.settle(),
             20 | 21 => self.tick(),
+            22 if plan.churn => self.dwell(),
             _ => {
                 // Now and then so long that no worker's window has a sample left.
                 let time = if self.draw.one_in(6) { LONG } else { self.draw.below(700) * MILLISECOND };
                 self.crowd.now.set(self.crowd.now.get() + time);
             }
+        }
+    }
+
+    /// Ticks in peace: what nobody uses meanwhile ends.
+    fn dwell(&mut self) {
+        for _ in 0..self.draw.below(24) {
+            self.crowd.now.set(self.crowd.now.get() + self.tick_period());
+            self.tick();
         }
     }
 
@@ -229,7 +240,12 @@ impl Member {
     /// A request comes. False: it was rejected.
     fn ask(&mut self, upstream: usize, by: usize, whole: bool) -> bool {
         let crowd = Rc::clone(&self.crowd);
-        let sight = Sight { open: crowd.told_open(upstream), errors: crowd.fates.errors(), asked: crowd.now.get() };
+        let sight = Sight {
+            open: crowd.told_open(upstream),
+            unprotected: crowd.unprotected(),
+            errors: crowd.fates.errors(),
+            asked: crowd.now.get(),
+        };
         let stream = crowd.sends(upstream);
         let request = Request { stream, whole };
         let (breaker, version) = &mut self.breakers[by];
@@ -262,15 +278,17 @@ impl Member {
         let (crowd, permit) = (&self.crowd, held.permit);
         // A worker whose host fails it lets the request through, and nothing else is ever a reason.
         let failed = crowd.fates.errors() > sight.errors || crowd.is_off();
-        assert!(permit != Permit::Uncounted || failed, "a request that no state has let go");
+        // So does one that finds no room, and counts that.
+        let unprotected = crowd.plan.churn && crowd.unprotected() > sight.unprotected;
+        assert!(permit != Permit::Uncounted || failed || unprotected, "a request that no state has let go");
         assert!(!is_against(permit) || observes, "against the circuit's will without observe");
-        if let Permit::Probe { generation, lease, .. } = permit {
+        if let Permit::Probe { .. } = permit {
             // One on trial is no probe yet.
             if !held.sending {
-                crowd.probe_leaves((held.upstream, generation, lease), sight.asked);
+                crowd.probe_leaves(held.upstream, permit, sight.asked);
             }
-        } else if let Some(generation) = sight.open.filter(|_| !is_against(permit)) {
-            let moved = crowd.record(held.upstream).is_none_or(|(_, now)| now != generation);
+        } else if let Some(open) = sight.open.filter(|_| !is_against(permit)) {
+            let moved = crowd.moved(held.upstream) != Some(open);
             // Without the call that tells of it, a trip is known to others only at their round.
             let excused = failed || crowd.fates.is_untold();
             assert!(moved || excused, "{permit:?} was admitted though the circuit was OPEN and still is");
@@ -330,12 +348,15 @@ impl Member {
             return;
         }
         crowd.probe_ends(held.upstream, held.permit);
-        let before = crowd.record(held.upstream);
+        let (before, unprotected) = (crowd.record(held.upstream), crowd.unprotected());
         let now = crowd.now.get();
         let (breaker, upstream) = (&mut self.breakers[held.by].0, UPSTREAMS[held.upstream]);
         let quick = end.is_good() && breaker.settle_well(held.permit, upstream, end.first_byte);
         if !quick {
             breaker.settle(held.permit, Some(upstream), &end.answer, end.first_byte, now);
+        }
+        if held.permit != Permit::Uncounted && crowd.unprotected() > unprotected {
+            crowd.roomless.set(crowd.roomless.get() + 1);
         }
         crowd.was_settled(held.upstream, before);
         crowd.host.is_in(held.stream, None);
@@ -363,9 +384,7 @@ impl Member {
         if !was_against && is_against(held.permit) {
             self.crowd.would_reject.set(self.crowd.would_reject.get() + 1);
         }
-        if let Permit::Probe { generation, lease, .. } = held.permit {
-            self.crowd.probe_leaves((held.upstream, generation, lease), now);
-        }
+        self.crowd.probe_leaves(held.upstream, held.permit, now);
         true
     }
 }

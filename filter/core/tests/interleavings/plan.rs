@@ -66,24 +66,29 @@ pub(super) struct Plan {
     pub(super) rules: [Rules; 2],
     /// Every worker knows every circuit when it begins.
     pub(super) warm: bool,
+    /// There are fewer slots than upstreams, and circuits end soon: slots change hands.
+    pub(super) churn: bool,
 }
 
 impl Plan {
     pub(super) fn of(draw: &mut Draw) -> Plan {
+        let churn = draw.one_in(4);
         Plan {
             workers: draw.one_of(&[2, 3, 4, 4]),
-            upstreams: draw.one_of(&[1, 1, 2, 3]),
+            upstreams: if churn { 3 } else { draw.one_of(&[1, 1, 2, 3]) },
             faults: faults(draw),
-            rules: [Rules::of(draw), Rules::of(draw)],
+            rules: [Rules::of(draw, churn), Rules::of(draw, churn)],
             warm: draw.one_in(2),
+            churn,
         }
     }
 
     /// What a failure is told with.
     pub(super) fn describe(&self) -> String {
         let documents: Vec<&str> = self.rules.iter().map(|rules| rules.document.as_str()).collect();
-        let Plan { workers, upstreams, faults, warm, .. } = self;
-        format!("{workers} workers, {upstreams} upstreams, {faults:?}, warm: {warm}\n{}", documents.join("\n"))
+        let Plan { workers, upstreams, faults, warm, churn, .. } = self;
+        let documents = documents.join("\n");
+        format!("{workers} workers, {upstreams} upstreams, {faults:?}, warm: {warm}, churn: {churn}\n{documents}")
     }
 
     pub(super) fn has(&self, fault: Fault) -> bool {
@@ -92,8 +97,23 @@ impl Plan {
 
     /// The policies that can be in force.
     pub(super) fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.in_use().map(|rules| &rules.policy)
+    }
+
+    fn in_use(&self) -> impl Iterator<Item = &Rules> {
         let in_use = if self.has(Fault::Takeover) { 2 } else { 1 };
-        self.rules.iter().take(in_use).map(|rules| &rules.policy)
+        self.rules.iter().take(in_use)
+    }
+
+    /// Slots that there may be, under any configuration.
+    pub(super) fn slots(&self) -> u32 {
+        self.in_use().map(|rules| rules.config.max_circuits).max().unwrap_or(0)
+    }
+
+    /// Nanoseconds after which an upstream that nobody uses has no circuit.
+    pub(super) fn idle(&self) -> u64 {
+        let idle = |rules: &Rules| rules.config.idle_circuit.max(pause(&rules.policy));
+        self.in_use().map(idle).max().unwrap_or(0)
     }
 }
 
@@ -107,8 +127,8 @@ fn faults(draw: &mut Draw) -> Vec<Fault> {
 }
 
 impl Rules {
-    fn of(draw: &mut Draw) -> Rules {
-        let document = document(draw);
+    fn of(draw: &mut Draw, churn: bool) -> Rules {
+        let document = document(draw, churn);
         let config = Config::parse(document.as_bytes()).unwrap();
         let policy = config.policies().next().unwrap().clone();
         Rules { document, config, policy }
@@ -119,14 +139,20 @@ impl Rules {
 pub(super) const OVER: u64 = 600 * MILLISECOND;
 pub(super) const SLOW: u64 = 1200 * MILLISECOND;
 
-fn document(draw: &mut Draw) -> String {
+fn document(draw: &mut Draw, churn: bool) -> String {
     format!(
-        r#"{{"default": {{"mode": "{}", "trip": {}, "open": {}, "halfOpen": {}}}}}"#,
+        r#"{{"default": {{"mode": "{}", "trip": {}, "open": {}, "halfOpen": {}}}{}}}"#,
         draw.one_of(&["enforce", "enforce", "enforce", "observe"]),
         trip(draw),
         open(draw),
-        half_open(draw)
+        half_open(draw),
+        if churn { limits(draw) } else { String::new() }
     )
+}
+
+fn limits(draw: &mut Draw) -> String {
+    let idle = draw.one_of(&["1s", "2s", "5s"]);
+    format!(r#", "limits": {{"maxCircuits": {}, "idleCircuit": "{idle}"}}"#, 1 + draw.below(2))
 }
 
 fn trip(draw: &mut Draw) -> String {
@@ -183,6 +209,11 @@ pub(super) fn recovery(plan: &Plan, period: u64) -> u64 {
     // What a worker could not tell is found when its circuit's turn comes.
     let untold = 20 * period;
     open + leases + 2 * (probes + ramp) + untold
+}
+
+/// Nanoseconds within which all circuits have ended that nobody uses, whatever was left behind.
+pub(super) fn end(plan: &Plan, period: u64) -> u64 {
+    recovery(plan, period) + plan.idle()
 }
 
 /// Failures in a row, after a pause as long as the window, after which a circuit is OPEN for certain, where so many are

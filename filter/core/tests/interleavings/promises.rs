@@ -1,7 +1,7 @@
 //! What must be true whenever the workers rest, and which fault weakens it how far.
 
 use circuit_breaker_core::config::MILLISECOND;
-use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, REJECTED, SHARED, TRIPS, WOULD_REJECT};
+use circuit_breaker_core::metrics::{CALLS, CIRCUITS, INTERNAL_ERRORS, REJECTED, SHARED, TRIPS, WOULD_REJECT};
 
 use super::crowd::{CLOSED, Crowd, UPSTREAMS};
 use super::member::{HOUR, Member};
@@ -12,6 +12,7 @@ pub(super) fn hold(crowd: &Crowd, members: &mut [Member]) {
         one_transition_to_each_generation(crowd, upstream);
         no_trip_is_lost(crowd, upstream);
     }
+    slots_are_few(crowd);
     members.iter_mut().for_each(Member::let_all_end);
     crowd.upstreams().for_each(|upstream| no_slot_is_lost(crowd, upstream));
     all_is_counted(crowd);
@@ -31,7 +32,33 @@ fn one_transition_to_each_generation(crowd: &Crowd, upstream: usize) {
     let missing = (1..=generation).filter(|generation| !logged.contains(generation)).count() as u64;
     let lines = || crowd.transitions(upstream);
     assert!(missing <= broken_off(crowd), "{missing} transitions were not told: {:#?}", lines());
+    if crowd.plan.churn {
+        return each_circuit_has_had_its_earlier_generations(crowd, upstream, &logged);
+    }
     assert_eq!(logged.len() as u64 + missing, generation, "one transition to each generation: {:#?}", lines());
+}
+
+/// With churn an upstream has had some circuits, and each has counted from 1. The lines do not say which of them they are of;
+/// but no generation comes more often than the one before it.
+fn each_circuit_has_had_its_earlier_generations(crowd: &Crowd, upstream: usize, logged: &[u64]) {
+    let times = |generation: u64| logged.iter().filter(|logged| **logged == generation).count() as u64;
+    for generation in 2..=logged.last().copied().unwrap_or(0) {
+        let (earlier, later) = (times(generation - 1), times(generation));
+        let lines = || crowd.transitions(upstream);
+        assert!(later <= earlier + broken_off(crowd), "{later} times {generation} after {earlier}: {:#?}", lines());
+    }
+}
+
+/// No name has two circuits, and there are no more slots than the configuration allows.
+fn slots_are_few(crowd: &Crowd) {
+    if !crowd.plan.churn {
+        return;
+    }
+    let mut names = crowd.host.circuits();
+    names.sort_unstable();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a name has two circuits: {names:?}");
+    let slots = crowd.host.shared_data("circuit_breaker:circuit:").len();
+    assert!(slots <= crowd.plan.slots() as usize, "{slots} slots");
 }
 
 /// A failure that makes the streak long enough trips, unless its worker dies, or its host fails it, between the count
@@ -42,11 +69,16 @@ fn no_trip_is_lost(crowd: &Crowd, upstream: usize) {
     }
     let streak = crowd.host.value(&SHARED, UPSTREAMS[upstream], "streak");
     let interrupted = broken_off(crowd) + crowd.fates.errors();
+    // A worker that is stopped in a failure while one circuit ends and another one begins adds it to the streak of that one.
+    let between = if crowd.plan.churn { crowd.begun() * crowd.plan.workers } else { 0 };
     let bounds = || crowd.plan.policies().map(|policy| u64::from(policy.trip.consecutive_failures));
     let most = bounds().max().unwrap_or(0);
     // Under a policy that minds no streak it grows for ever.
     if bounds().all(|bound| bound > 0) {
-        assert!(streak < most + crowd.astride(upstream) + interrupted, "a trip was lost at a streak of {streak}");
+        assert!(
+            streak < most + crowd.astride(upstream) + between + interrupted,
+            "a trip was lost at a streak of {streak}"
+        );
     }
     // Between the count of a failure and the word that it is to be watched, and while a tick that has seen none looks
     // again, a worker leaves a streak behind that no good call ends: the next failure says so in its place.
@@ -76,7 +108,9 @@ fn all_is_counted(crowd: &Crowd) {
         assert!(range.contains(&found), "{found} {what} are counted, not {range:?}");
     };
     let more = broken_off + crowd.orphans.get() + crowd.held.get() + crowd.twice.get();
-    counted("calls", crowd.counted(&CALLS), crowd.settled.get(), more);
+    // With churn a call may end when there is no room for a circuit of its upstream.
+    let less = crowd.roomless.get();
+    counted("calls", crowd.counted(&CALLS), crowd.settled.get() - less, less + more);
     counted("rejections", crowd.counted(&REJECTED), crowd.rejected.get(), broken_off);
     counted("rejections of observe", crowd.counted(&WOULD_REJECT), crowd.would_reject.get(), broken_off);
     let trips = crowd.upstreams().flat_map(|upstream| crowd.transitions(upstream));
@@ -105,6 +139,9 @@ fn the_gauges_are_right(crowd: &Crowd, members: &mut [Member]) {
     for _ in 0..rounds {
         members.iter_mut().for_each(Member::tick);
     }
+    let circuits = crowd.host.circuits().len() as u64;
+    let told = crowd.host.value(&CIRCUITS, "", "");
+    assert!(members.is_empty() || told == circuits, "the gauge says {told} circuits of {circuits}");
     for upstream in crowd.upstreams() {
         let phase = crowd.record(upstream).map_or(0, |(phase, _)| phase);
         let told = [0, 2, 1, 1][usize::from(phase)];
