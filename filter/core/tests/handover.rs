@@ -3,11 +3,15 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
-use circuit_breaker_core::config::SECOND;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use circuit_breaker_core::breaker::Breaker;
+use circuit_breaker_core::config::{Config, SECOND};
 use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, UNPROTECTED};
 use circuit_breaker_core::outcome::{Answer, Ending, FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Permit};
-use circuit_breaker_core::testing::Proxy;
+use circuit_breaker_core::testing::{Proxy, Touch};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -144,8 +148,6 @@ fn a_request_that_comes_home_when_its_circuit_has_ended_says_nothing_of_the_next
 
 #[test]
 fn a_worker_that_was_stopped_in_a_transition_leaves_no_gauge_behind() {
-    use std::cell::RefCell;
-    use std::rc::Rc;
     let mut proxy = start(1);
     proxy.fail(A, 4);
     let other = Rc::new(RefCell::new(proxy.vms.remove(1)));
@@ -225,4 +227,30 @@ fn a_probe_that_was_good_early_counts_once_though_its_circuit_ends_before_it() {
         assert_eq!(calls(&proxy, A), before);
         no_errors(&proxy);
     }
+}
+
+#[test]
+fn a_vm_whom_the_host_fails_at_first_counts_that_once_and_finishes_what_others_have_begun() {
+    let mut proxy = start(1);
+    let calls = Rc::new(Cell::new(0));
+    let (dead, host, written) = (proxy.host.clone(), proxy.host.clone(), Rc::clone(&calls));
+    // The worker dies when it has added to the list.
+    host.before_every_call(move |what, how| {
+        written.set(written.get() + u32::from(what == "circuit_breaker:slots" && how == Touch::Write));
+        if written.get() > 0 && what.starts_with("circuit_breaker:circuit:") {
+            dead.set_broken(true);
+        }
+    });
+    let now = proxy.now;
+    let _ = proxy.vms[0].admit(7, A, now);
+    proxy.host.before_every_call(|_, _| {});
+    proxy.host.set_broken(false);
+    assert_eq!((calls.get(), proxy.host.circuits()), (1, Vec::new()));
+    let config = Config::parse(config("enforce", 1).as_bytes()).unwrap();
+    let mut fresh = Breaker::start(proxy.host.clone(), config, now, 9);
+    proxy.host.fail_next_call();
+    let errors = proxy.host.value(&INTERNAL_ERRORS, "", "host");
+    fresh.tick(now);
+    assert_eq!(proxy.host.value(&INTERNAL_ERRORS, "", "host"), errors + 1);
+    assert_eq!(proxy.host.circuits(), [A]);
 }

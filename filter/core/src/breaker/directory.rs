@@ -86,6 +86,8 @@ impl<H: Host> Breaker<H> {
             Slot::Free { born } if born <= addition.born => {}
             Slot::Free { .. } | Slot::Taken(_) | Slot::Foreign | Slot::Unknown => return Ok(()),
         }
+        // Whoever was failed by its host at first has not met the process.
+        self.vm.meet(now)?;
         let upstream = &addition.upstream;
         let known = View::known(&self.vm, self.remembered.take(upstream), upstream)?;
         let fresh = Record::fresh(addition.born, now, known.words.tally(&self.vm.host)?);
