@@ -250,6 +250,10 @@ impl View {
     /// say so, or could not. What is found is told to all.
     pub(crate) fn look_again<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         self.refresh(vm, now)?;
+        if self.record.phase != Phase::Closed {
+            // Whoever set the gauges last may have died before it ended what they say, or told late.
+            self.told = None;
+        }
         let (record, _) = self.load(vm)?;
         if record != self.record {
             let tally = self.words.tally(&vm.host)?;
@@ -315,6 +319,10 @@ impl View {
             let retry_at = self.asked_for.since_success(tally);
             let at = Moment { now, tally, random: vm.random.draw(), retry_at };
             let Some(change) = decide(&self.sight(at, streak)) else { return Ok(None) };
+            if change.record.phase == Phase::Ended {
+                // Where this does not end it, the gauges are to be set again.
+                self.told = None;
+            }
             self.prepare(vm, &change)?;
             if vm.host.swap(&self.key(), &change.record.encode(&self.name), cas)? {
                 self.shown |= !matches!(change.record.phase, Phase::Closed | Phase::Ended);
@@ -348,7 +356,9 @@ impl View {
         if change.record.phase == Phase::Ended {
             // What the upstream's next circuit begins with. Whoever adds to it from now on has not noticed the end yet, and
             // has seen a call that is as young as that circuit.
-            return self.streak(vm)?.set(&vm.host, 0);
+            self.streak(vm)?.set(&vm.host, 0)?;
+            // Nobody may be left who knows of the circuit if this worker dies when it has ended it.
+            return if change.reason.is_some() { report::nothing(self, &vm.host) } else { Ok(()) };
         }
         if change.reason.is_none() {
             return Ok(());

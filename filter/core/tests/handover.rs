@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::config::{Config, SECOND};
-use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, UNPROTECTED};
+use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, OPEN_UNTIL, UNPROTECTED};
 use circuit_breaker_core::outcome::{Answer, Ending, FailureKind, Outcome};
 use circuit_breaker_core::permit::{Admission, Permit};
 use circuit_breaker_core::testing::{Proxy, Touch};
@@ -253,4 +253,21 @@ fn a_vm_whom_the_host_fails_at_first_counts_that_once_and_finishes_what_others_h
     fresh.tick(now);
     assert_eq!(proxy.host.value(&INTERNAL_ERRORS, "", "host"), errors + 1);
     assert_eq!(proxy.host.circuits(), [A]);
+}
+
+#[test]
+fn a_worker_that_dies_when_it_has_ended_a_circuit_leaves_no_gauge_behind() {
+    let mut proxy = Proxy::start(1, &config("enforce", 2));
+    proxy.fail(A, 5);
+    wait(&mut proxy, 39);
+    assert_eq!((proxy.state(A), proxy.host.value(&OPEN_UNTIL, A, "")), (1, 0));
+    let dead = proxy.host.clone();
+    proxy.host.before_every_call(move |what, _| dead.set_broken(what == "log" || dead.circuits().is_empty()));
+    wait(&mut proxy, 2);
+    proxy.host.before_every_call(|_, _| {});
+    proxy.host.set_broken(false);
+    assert!(proxy.host.circuits().is_empty());
+    proxy.configure(1, &config("enforce", 2));
+    wait(&mut proxy, 20);
+    assert_eq!(proxy.state(A), 0);
 }
