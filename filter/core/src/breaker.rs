@@ -246,6 +246,7 @@ impl<H: Host> Breaker<H> {
             self.circuits.iter_mut().for_each(|view| view.used.leap(leap, now));
         }
         self.ticked = now;
+        self.crowded = false;
         self.end_probes(now);
         self.age_flights(now);
         self.settle_long_lived(now);
@@ -269,7 +270,6 @@ impl<H: Host> Breaker<H> {
             && !self.config.policies().any(|p| p.mode == Mode::ForceOpen);
         let unwritten = epoch.is_some() && self.ticked_at == epoch;
         self.ticked_at = epoch;
-        self.crowded = false;
         let (mut some_ended, idle) = (false, self.config.idle_circuit);
         for view in self.circuits.iter_mut().filter(|view| !(unwritten && view.is_at_rest(now))) {
             match tick_circuit(view, &self.vm, now, idle) {

@@ -271,3 +271,23 @@ fn a_worker_that_dies_when_it_has_ended_a_circuit_leaves_no_gauge_behind() {
     wait(&mut proxy, 20);
     assert_eq!(proxy.state(A), 0);
 }
+
+#[test]
+fn a_configuration_that_serves_old_connections_finds_room_as_the_newest_does() {
+    let document = config("enforce", 1).replace("\"40s\"", "\"1h\"");
+    let mut proxy = Proxy::start(1, &document);
+    assert!(proxy.request(0, A, Outcome::Success));
+    let parsed = Config::parse(document.as_bytes()).unwrap();
+    let newest = Breaker::start_after(&proxy.vms[0], proxy.host.clone(), parsed, proxy.now, 9);
+    proxy.vms[0].retire();
+    proxy.vms.push(newest);
+    wait(&mut proxy, 10);
+    assert!(proxy.request(0, B, BAD));
+    assert_eq!(proxy.host.circuits(), [A]);
+    // It looks at the counters when it is asked for room, and sees then that A was used.
+    (0..2).for_each(|_| {
+        wait(&mut proxy, 61);
+        assert!(proxy.request(0, B, BAD));
+    });
+    assert_eq!(proxy.host.circuits(), [B]);
+}
