@@ -27,6 +27,10 @@ pub(crate) const RECENTLY: u64 = 60 * SECOND;
 /// Time between two entries into the gauge: what it is read for is counted in minutes.
 const OFTEN: u64 = SECOND;
 
+/// No circuit ends sooner: so late a worker may hear of a use, by the time between two entries, the whole seconds that they
+/// are in, and the time until it ticks.
+const LEAST: u64 = 3 * SECOND;
+
 /// The last use of a circuit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Used {
@@ -93,7 +97,7 @@ impl View {
             Length::Time(whole) => whole,
             Length::Calls(_) => 0,
         };
-        let idle = idle.max(window);
+        let idle = idle.max(window).max(LEAST);
         if self.record.phase == Phase::Open || self.record.foreign || self.used.idle(now) < idle {
             return Ok(());
         }

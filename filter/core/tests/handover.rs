@@ -291,3 +291,20 @@ fn a_configuration_that_serves_old_connections_finds_room_as_the_newest_does() {
     });
     assert_eq!(proxy.host.circuits(), [B]);
 }
+
+#[test]
+fn a_circuit_in_use_does_not_end_however_late_others_hear_of_it() {
+    let document = config("enforce", 1).replace("\"40s\"", "\"1s\"");
+    let document = document
+        .replace("\"open\": {", "\"trip\": {\"window\": {\"calls\": 20}}, \"open\": {\"baseDuration\": \"500ms\",");
+    let mut proxy = Proxy::start(2, &document);
+    proxy.fail(A, 5);
+    proxy.now += SECOND / 2;
+    for _ in 0..200 {
+        proxy.now += SECOND / 20;
+        assert!(proxy.request(0, A, Outcome::Neutral));
+        let now = proxy.now;
+        proxy.vms.iter_mut().filter(|vm| vm.is_tick_due(now)).for_each(|vm| vm.tick(now));
+        assert_eq!(proxy.reasons(), ["consecutive", "open_over"]);
+    }
+}
