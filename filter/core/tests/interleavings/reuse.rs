@@ -283,7 +283,7 @@ fn shared(start: Start, acts: [Act; 2]) -> BTreeSet<String> {
 
 #[test]
 fn every_schedule_of_an_end_and_a_new_beginning_keeps_its_promises() {
-    // `STOPS=3` takes half an hour.
+    // `STOPS=3` takes many times as long.
     let stops = std::env::var("STOPS").ok().and_then(|stops| stops.parse().ok()).unwrap_or(2);
     let mut explored = 0;
     for start in STARTS {
