@@ -28,6 +28,13 @@ pub(super) struct Circuits {
 }
 
 impl Circuits {
+    /// The same circuits, each still to be met. Listing ten thousand one by one would keep requests waiting.
+    pub(super) fn unmet_of(other: &Circuits) -> Circuits {
+        let views = other.views.iter().map(|_| None).collect();
+        let (names, numbers) = (other.names.clone(), other.numbers.clone());
+        Circuits { views, names, numbers, held: other.held, ..Circuits::default() }
+    }
+
     #[inline]
     pub(super) fn get(&self, circuit: u32) -> Option<&View> {
         self.views.get(index(circuit))?.as_deref()

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::circuits::Circuits;
 use super::{Breaker, index, policy_of};
 use crate::host::{ABSENT, Fault, Host, TRIES};
 use crate::key::{record_key, slots_key};
@@ -21,14 +22,10 @@ impl<H: Host> Breaker<H> {
         let leap = older.leap(now);
         self.additions = older.additions;
         self.remembered = older.remembered.clone();
-        self.circuits.reach(older.circuits.slots());
-        for slot in 0..u32::try_from(older.circuits.slots()).unwrap_or(u32::MAX) {
-            let Some(name) = older.circuits.name(slot) else { continue };
-            self.circuits.put(slot, name);
-            let policy = policy_of(&self.config, name);
-            let Some(Ok(mut view)) = older.circuits.get(slot).map(|view| view.under(&self.vm, policy)) else {
-                continue;
-            };
+        self.circuits = Circuits::unmet_of(&older.circuits);
+        for (slot, view) in older.circuits.numbered() {
+            let policy = policy_of(&self.config, &view.name);
+            let Ok(mut view) = view.under(&self.vm, policy) else { continue };
             view.latency.want(slot < self.config.latency_histograms);
             view.used.leap(leap, now);
             view.used.rebase(now);
