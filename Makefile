@@ -79,7 +79,7 @@ test-core: ## Test the core, the module's glue and the tools natively
 LONG := cargo test -p circuit-breaker-core --locked
 
 .PHONY: test-long
-test-long: ## What takes longer than CI may: 200,000 schedules, 1,000,000 traces (20 min)
+test-long: ## What takes longer than CI may: 200,000 schedules, 1,000,000 traces
 	@SCHEDULES=200000 $(LONG) --test interleavings
 	@TRACES=1000000 $(LONG) --profile tool --test reference
 	@PROPTEST_CASES=20000 $(LONG) --profile tool --test properties

@@ -18,7 +18,7 @@ use circuit_breaker_core::testing::{Memory, Proxy, answer};
 use circuit_breaker_core::testing::Touch;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 
-use super::schedules::{Call, NEXT, OnOneThread, config, wait_for_turn};
+use super::schedules::{Call, NEXT, OnOneThread, about_to_call, config, wait_for_turn};
 use super::workers::BAD;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -241,11 +241,10 @@ impl Scheduler for Bounded {
     }
 
     fn next_task(&mut self, runnable: &[&Task], _: Option<TaskId>, _: bool) -> Option<TaskId> {
-        let next = NEXT.with_borrow(Clone::clone);
-        // Who has no host call before it does nothing that another worker could see.
-        if let Some(task) = runnable.iter().find(|task| !next.contains_key(&usize::from(task.id()))) {
-            return Some(task.id());
-        }
+        let next = match about_to_call(runnable) {
+            Ok(next) => next,
+            Err(task) => return Some(task),
+        };
         if self.depth == self.path.len() {
             self.path.push((self.options(&next), 0));
         }

@@ -57,6 +57,13 @@ fn wait_for_turn_of_a_call(what: &str, how: Touch) {
     }
 }
 
+/// The next host call of each worker; or who has none before it, and so does nothing that another worker could see.
+pub(super) fn about_to_call(runnable: &[&Task]) -> Result<BTreeMap<usize, Call>, TaskId> {
+    let next = NEXT.with_borrow(Clone::clone);
+    let free = runnable.iter().find(|task| !next.contains_key(&usize::from(task.id())));
+    free.map_or(Ok(next), |task| Err(task.id()))
+}
+
 /// A place where the scheduler had a choice.
 struct Choice {
     next: BTreeMap<usize, Call>,
@@ -106,11 +113,10 @@ impl Scheduler for Exhaustive {
     }
 
     fn next_task(&mut self, runnable: &[&Task], _: Option<TaskId>, _: bool) -> Option<TaskId> {
-        let next = NEXT.with_borrow(Clone::clone);
-        // Who has no host call before it does nothing that another worker could see.
-        if let Some(task) = runnable.iter().find(|task| !next.contains_key(&usize::from(task.id()))) {
-            return Some(task.id());
-        }
+        let next = match about_to_call(runnable) {
+            Ok(next) => next,
+            Err(task) => return Some(task),
+        };
         let chosen = self.choose(next);
         runnable.iter().map(|task| task.id()).find(|id| usize::from(*id) == chosen)
     }
