@@ -243,7 +243,7 @@ impl<H: Host> Breaker<H> {
         if leap > 0 {
             self.flights.leap(leap);
             self.leap_probes(leap);
-            self.circuits.iter_mut().for_each(|view| view.used.leap(leap, now));
+            self.circuits.leap(leap, now);
         }
         self.ticked = now;
         self.crowded = false;
@@ -292,7 +292,7 @@ impl<H: Host> Breaker<H> {
     #[cold]
     fn let_all_pass(&mut self) {
         self.calm = None;
-        for view in std::mem::take(&mut self.circuits).iter_mut() {
+        for (_, view) in std::mem::take(&mut self.circuits).known() {
             view.tell_nothing(&self.vm);
         }
     }

@@ -22,6 +22,7 @@ use crate::vm::Vm;
 use crate::window::{Tally, Window};
 use crate::words::Words;
 
+#[derive(Clone)]
 pub(crate) struct View {
     pub(crate) name: Rc<str>,
     slot: u32,
@@ -149,35 +150,20 @@ impl View {
     /// The same circuit under another policy, as this VM knows it: its window lives on, and no metric is defined twice, each
     /// of which would cost Envoy memory for as long as the VM lives.
     pub(crate) fn under<H: Host>(&self, vm: &Vm<H>, policy: Rc<Policy>) -> Result<View, Fault> {
-        let mut words = self.words.clone();
-        words.mind_latency(&vm.host, &self.name, policy.trip.latency_threshold > 0)?;
-        let view = View {
-            name: Rc::clone(&self.name),
-            slot: self.slot,
-            plain_below: policy.plain_below(),
-            policy,
-            words,
-            series: self.series.clone(),
-            epoch: self.epoch,
-            // What the gauges say may depend on the policy.
-            told: None,
-            record: self.record.clone(),
-            counts_since: self.counts_since,
-            window: self.window.clone(),
-            spread: self.spread,
-            asked_for: self.asked_for,
-            latency: self.latency.clone(),
-            landing: None,
-            used: self.used,
-            shown: self.shown,
-        };
+        let mut view = self.clone();
+        view.words.mind_latency(&vm.host, &self.name, policy.trip.latency_threshold > 0)?;
+        view.plain_below = policy.plain_below();
+        view.policy = policy;
+        // What the gauges say may depend on the policy.
+        view.told = None;
+        view.landing = None;
         view.note_threshold(vm);
         Ok(view)
     }
 
-    /// Its name, and what outlives it.
-    pub(crate) fn into_known(self) -> (Rc<str>, Known) {
-        (self.name, Known { words: self.words, series: self.series, latency: self.latency })
+    /// What outlives it.
+    pub(crate) fn to_known(&self) -> Known {
+        Known { words: self.words.clone(), series: self.series.clone(), latency: self.latency.clone() }
     }
 
     /// Where the record lies. Made when it is needed: a circuit that stays CLOSED never looks, and there are many.

@@ -2,6 +2,10 @@
 //!
 //! A VM reads the names of all circuits of its proxy at once, and meets each circuit, which costs a hundred times as much,
 //! when a request goes there or when its turn comes at a tick. A circuit's number is its slot.
+//!
+//! **A new configuration** meets them all again. What the older one knows of a circuit it shares with the new one until
+//! either changes it; only then is it copied. To copy ten thousand at once would keep requests waiting for a tenth of a
+//! second.
 
 use std::rc::Rc;
 
@@ -12,8 +16,9 @@ use crate::view::View;
 #[derive(Default)]
 pub(super) struct Circuits {
     // Each by itself: a list of a thousand that grows would leave holes of its own size behind, and Wasm gives none back.
-    #[allow(clippy::vec_box)]
-    views: Vec<Option<Box<View>>>,
+    views: Vec<Option<Rc<View>>>,
+    /// What an older configuration knows of circuits that are still to be met under this one.
+    inherited: Vec<Option<Inherited>>,
     /// `None`: the slot is free, as far as this VM knows.
     names: Vec<Option<Rc<str>>>,
     numbers: Index,
@@ -27,12 +32,47 @@ pub(super) struct Circuits {
     held: usize,
 }
 
+/// A circuit as an older configuration knew it.
+pub(super) struct Inherited {
+    pub(super) view: Rc<View>,
+    /// Nanoseconds that the clock has leapt since.
+    pub(super) leap: u64,
+}
+
 impl Circuits {
-    /// The same circuits, each still to be met. Listing ten thousand one by one would keep requests waiting.
-    pub(super) fn unmet_of(other: &Circuits) -> Circuits {
-        let views = other.views.iter().map(|_| None).collect();
-        let (names, numbers) = (other.names.clone(), other.numbers.clone());
-        Circuits { views, names, numbers, held: other.held, ..Circuits::default() }
+    /// The circuits of an older configuration, each still to be met. `leap`: nanoseconds that no tick of that one has seen.
+    pub(super) fn inherit(older: &Circuits, leap: u64) -> Circuits {
+        let own = |view: &Rc<View>| Inherited { view: Rc::clone(view), leap };
+        let passed_on =
+            |earlier: &Inherited| Inherited { view: Rc::clone(&earlier.view), leap: earlier.leap.saturating_add(leap) };
+        let earlier = older.inherited.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+        let inherited = |(view, earlier): (&Option<Rc<View>>, Option<&Inherited>)| {
+            view.as_ref().map(own).or_else(|| earlier.map(passed_on))
+        };
+        Circuits {
+            views: older.views.iter().map(|_| None).collect(),
+            inherited: older.views.iter().zip(earlier).map(inherited).collect(),
+            names: older.names.clone(),
+            numbers: older.numbers.clone(),
+            held: older.held,
+            ..Circuits::default()
+        }
+    }
+
+    /// Whether an older configuration knows it.
+    pub(super) fn is_inherited(&self, circuit: u32) -> bool {
+        self.inherited.get(index(circuit)).is_some_and(Option::is_some)
+    }
+
+    /// What an older configuration knows of it.
+    pub(super) fn take_inherited(&mut self, circuit: u32) -> Option<Inherited> {
+        self.inherited.get_mut(index(circuit))?.take()
+    }
+
+    /// The clock has leapt.
+    pub(super) fn leap(&mut self, by: u64, now: u64) {
+        self.iter_mut().for_each(|view| view.used.leap(by, now));
+        self.inherited.iter_mut().flatten().for_each(|inherited| inherited.leap = inherited.leap.saturating_add(by));
     }
 
     #[inline]
@@ -42,7 +82,7 @@ impl Circuits {
 
     #[inline]
     pub(super) fn get_mut(&mut self, circuit: u32) -> Option<&mut View> {
-        self.views.get_mut(index(circuit))?.as_deref_mut()
+        self.views.get_mut(index(circuit))?.as_mut().map(Rc::make_mut)
     }
 
     /// The circuit of this name, and its number. Requests mostly go where the one before went: then one comparison tells, and no search is
@@ -79,7 +119,7 @@ impl Circuits {
 
     /// Gives a slot to a circuit that is still to be met. What was known of the slot, or of another slot of this name, has
     /// ended, and is handed back.
-    pub(super) fn put(&mut self, slot: u32, name: &str) -> Vec<View> {
+    pub(super) fn put(&mut self, slot: u32, name: &str) -> Vec<Rc<View>> {
         if self.name(slot).is_some_and(|own| names::same(own, name)) {
             // The circuit has ended here, and begun anew in the same slot.
             return if self.get(slot).is_some_and(View::is_gone) {
@@ -110,7 +150,7 @@ impl Circuits {
     }
 
     /// The slot is free. What was known of its circuit is handed back.
-    pub(super) fn clear(&mut self, slot: u32) -> Option<View> {
+    pub(super) fn clear(&mut self, slot: u32) -> Option<Rc<View>> {
         if let Some(name) = self.names.get_mut(index(slot)).and_then(Option::take) {
             self.numbers.remove(&name, slot);
             self.held = self.held.saturating_sub(1);
@@ -119,14 +159,15 @@ impl Circuits {
     }
 
     /// The circuit must be met again.
-    fn forget(&mut self, slot: u32) -> Option<View> {
+    fn forget(&mut self, slot: u32) -> Option<Rc<View>> {
         self.met = self.met.min(index(slot));
-        self.views.get_mut(index(slot))?.take().map(|view| *view)
+        let inherited = self.take_inherited(slot).map(|inherited| inherited.view);
+        self.views.get_mut(index(slot))?.take().or(inherited)
     }
 
     pub(super) fn set(&mut self, circuit: u32, view: View) {
         if let Some(place) = self.views.get_mut(index(circuit)) {
-            *place = Some(Box::new(view));
+            *place = Some(Rc::new(view));
         }
     }
 
@@ -155,7 +196,7 @@ impl Circuits {
 
     /// The slots of circuits that have ended.
     pub(super) fn gone(&self) -> Vec<u32> {
-        let gone = |(_, view): &(u32, &Option<Box<View>>)| view.as_deref().is_some_and(View::is_gone);
+        let gone = |(_, view): &(u32, &Option<Rc<View>>)| view.as_deref().is_some_and(View::is_gone);
         (0..).zip(&self.views).filter(gone).map(|(slot, _)| slot).collect()
     }
 
@@ -163,7 +204,7 @@ impl Circuits {
     pub(super) fn next_of_round(&mut self, count: usize) -> impl Iterator<Item = &mut View> {
         let from = if self.round < self.views.len() { self.round } else { 0 };
         self.round = from.saturating_add(count);
-        self.views.iter_mut().skip(from).take(count).filter_map(Option::as_deref_mut)
+        self.views.iter_mut().skip(from).take(count).flatten().map(Rc::make_mut)
     }
 
     /// Slots that were ever used, as far as this VM knows.
@@ -172,11 +213,13 @@ impl Circuits {
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut View> {
-        self.views.iter_mut().filter_map(Option::as_deref_mut)
+        self.views.iter_mut().flatten().map(Rc::make_mut)
     }
 
-    /// The circuits with their slots.
-    pub(super) fn numbered(&self) -> impl Iterator<Item = (u32, &View)> {
-        (0..).zip(&self.views).filter_map(|(slot, view)| Some((slot, view.as_deref()?)))
+    /// All that is known of circuits, by an older configuration too, with their slots.
+    pub(super) fn known(&self) -> impl Iterator<Item = (u32, &View)> {
+        let own = (0..).zip(&self.views).filter_map(|(slot, view)| Some((slot, view.as_deref()?)));
+        let inherited = (0..).zip(&self.inherited);
+        own.chain(inherited.filter_map(|(slot, inherited)| Some((slot, inherited.as_ref()?.view.as_ref()))))
     }
 }

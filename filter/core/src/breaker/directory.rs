@@ -11,26 +11,21 @@ use crate::record::{Record, Slot};
 use crate::slots::{Addition, Slots};
 use crate::view::View;
 
-/// Circuits that a VM meets at one tick. Each costs some tens of host calls and the names of six metrics: so many take a
-/// worker a few milliseconds, and a thousand are met within seconds.
-const MET_AT_A_TICK: usize = 128;
+/// What a VM does at one tick to meet circuits, in units of what it costs to take one over from an older configuration (some
+/// 10 us): so many take a worker a few milliseconds, a thousand circuits are taken over within two ticks, and ten thousand
+/// within ten seconds.
+const MET_AT_A_TICK: usize = 512;
+
+/// What it costs to meet a circuit that this VM has never known: some tens of host calls, and the names of six metrics.
+const NEVER_KNOWN: usize = 8;
 
 impl<H: Host> Breaker<H> {
-    /// Takes over the circuits of an older configuration.
+    /// Goes on with the circuits of an older configuration, each when it is met.
     pub(super) fn inherit(&mut self, older: &Breaker<H>, now: u64) {
-        // What has passed since its last tick, no tick of this one will see.
-        let leap = older.leap(now);
         self.additions = older.additions;
         self.remembered = older.remembered.clone();
-        self.circuits = Circuits::unmet_of(&older.circuits);
-        for (slot, view) in older.circuits.numbered() {
-            let policy = policy_of(&self.config, &view.name);
-            let Ok(mut view) = view.under(&self.vm, policy) else { continue };
-            view.latency.want(slot < self.config.latency_histograms);
-            view.used.leap(leap, now);
-            view.used.rebase(now);
-            self.circuits.set(slot, view);
-        }
+        // What has passed since its last tick, no tick of this one will see.
+        self.circuits = Circuits::inherit(&older.circuits, older.leap(now));
     }
 
     /// Takes over the additions that other workers have made: the list, and its compare-and-swap number.
@@ -99,11 +94,15 @@ impl<H: Host> Breaker<H> {
 
     /// Meets some of the circuits that no request has led to yet. False: there are more.
     pub(super) fn meet_some(&mut self, now: u64) -> Result<bool, Fault> {
-        for _ in 0..MET_AT_A_TICK {
-            let Some(circuit) = self.circuits.unmet() else { return Ok(true) };
+        let mut spent = 0_usize;
+        while let Some(circuit) = self.circuits.unmet() {
+            if spent >= MET_AT_A_TICK {
+                return Ok(false);
+            }
+            spent = spent.saturating_add(if self.circuits.is_inherited(circuit) { 1 } else { NEVER_KNOWN });
             self.meet(circuit, now)?;
         }
-        Ok(self.circuits.unmet().is_none())
+        Ok(true)
     }
 
     /// The circuit of `upstream`, listed if it is new; `None` where it is to have none.
@@ -192,32 +191,43 @@ impl<H: Host> Breaker<H> {
 
     fn put(&mut self, slot: u32, name: &str) {
         let ended = self.circuits.put(slot, name);
-        ended.into_iter().for_each(|view| self.leave(view));
+        ended.iter().for_each(|view| self.leave(view));
     }
 
     /// The circuit in a slot has ended.
     pub(super) fn clear(&mut self, slot: u32) {
         if let Some(view) = self.circuits.clear(slot) {
-            self.leave(view);
+            self.leave(&view);
         }
     }
 
-    fn leave(&mut self, view: View) {
+    fn leave(&mut self, view: &View) {
         view.leave(&self.vm);
-        let (name, known) = view.into_known();
-        self.remembered.keep(name, known, self.config.max_circuits);
+        self.remembered.keep(Rc::clone(&view.name), view.to_known(), self.config.max_circuits);
     }
 
+    /// Meets a circuit, or what an older configuration knows of it.
     #[cold]
-    fn meet(&mut self, circuit: u32, now: u64) -> Result<(), Fault> {
+    pub(super) fn meet(&mut self, circuit: u32, now: u64) -> Result<(), Fault> {
         let Some(name) = self.circuits.name(circuit).cloned() else { return Ok(()) };
         // Its name may come from a tick at which the host failed this VM here.
         self.vm.meet(now)?;
-        let known = View::known(&self.vm, self.remembered.take(&name), &name)?;
         let policy = policy_of(&self.config, &name);
-        let mut view = View::new(&self.vm, circuit, Rc::clone(&name), policy, known, now)?;
-        // The clock may have stepped back since the last tick, and may step forth again before the next one.
-        view.used.since(self.ticked);
+        let mut view = match self.circuits.take_inherited(circuit) {
+            Some(inherited) => {
+                let mut view = inherited.view.under(&self.vm, policy)?;
+                view.used.leap(inherited.leap, now);
+                view.used.rebase(now);
+                view
+            }
+            None => {
+                let known = View::known(&self.vm, self.remembered.take(&name), &name)?;
+                let mut view = View::new(&self.vm, circuit, name, policy, known, now)?;
+                // The clock may have stepped back since the last tick, and may step forth again before the next one.
+                view.used.since(self.ticked);
+                view
+            }
+        };
         view.latency.want(circuit < self.config.latency_histograms);
         if circuit > 0 && circuit == self.config.latency_histograms {
             self.vm.say_once(

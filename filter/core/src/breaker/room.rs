@@ -34,6 +34,9 @@ impl<H: Host> Breaker<H> {
         let leap = self.leap(now);
         for _ in 0..ASKED {
             let Some(slot) = self.idle_for_longest(now.saturating_sub(leap)) else { break };
+            if self.circuits.is_inherited(slot) {
+                self.meet(slot, now)?;
+            }
             let Some((view, vm)) = self.parts(slot) else { break };
             let made = view.make_room(vm, now, leap)?;
             if view.is_gone() {
@@ -50,7 +53,7 @@ impl<H: Host> Breaker<H> {
     /// Of the CLOSED circuits, as far as this VM knows of their use; `None` where each was used lately.
     fn idle_for_longest(&self, now: u64) -> Option<u32> {
         let closed =
-            self.circuits.numbered().filter(|(_, view)| view.record.phase == Phase::Closed && !view.record.foreign);
+            self.circuits.known().filter(|(_, view)| view.record.phase == Phase::Closed && !view.record.foreign);
         let idle = closed.map(|(slot, view)| (view.used.idle(now), slot)).filter(|(idle, _)| *idle >= RECENTLY);
         idle.max().map(|(_, slot)| slot)
     }

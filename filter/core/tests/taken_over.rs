@@ -1,0 +1,154 @@
+//! A new configuration goes on with the circuits of the older one, each when its turn comes or a request goes there.
+#![cfg(feature = "testing")]
+// Tests say what they expect by panicking.
+#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
+
+use circuit_breaker_core::breaker::Breaker;
+use circuit_breaker_core::config::{Config, SECOND};
+use circuit_breaker_core::metrics::{INTERNAL_ERRORS, UNPROTECTED};
+use circuit_breaker_core::outcome::{FailureKind, Outcome};
+use circuit_breaker_core::testing::{Memory, Proxy};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const A: &str = "outbound|80||a.default.svc.cluster.local";
+const B: &str = "outbound|80||b.default.svc.cluster.local";
+const BAD: Outcome = Outcome::Failure(FailureKind::Http);
+
+fn config(body: &str, most: u32) -> String {
+    format!(
+        r#"{{"default": {{"rejection": {{"body": "{body}"}}, "open": {{"jitterPercent": 0}}}},
+            "limits": {{"maxCircuits": {most}, "idleCircuit": "1h"}}}}"#
+    )
+}
+
+fn newer(proxy: &Proxy, older: &Breaker<Memory>, document: &str) -> Breaker<Memory> {
+    let parsed = Config::parse(document.as_bytes()).unwrap();
+    Breaker::start_after(older, proxy.host.clone(), parsed, proxy.now, 9)
+}
+
+/// Another configuration in the place of each VM's, which has not ticked yet. The older ones serve their last requests.
+fn update(proxy: &mut Proxy, document: &str) -> Vec<Breaker<Memory>> {
+    let newer: Vec<_> = proxy.vms.iter().map(|older| newer(proxy, older, document)).collect();
+    let mut older = std::mem::replace(&mut proxy.vms, newer);
+    older.iter_mut().for_each(Breaker::retire);
+    older
+}
+
+fn upstreams(count: u32) -> Vec<String> {
+    (0..count).map(|number| format!("outbound|80||{number}.svc")).collect()
+}
+
+fn no_errors(proxy: &Proxy) {
+    for component in INTERNAL_ERRORS.components {
+        assert_eq!(proxy.host.value(&INTERNAL_ERRORS, "", component), 0, "{component}: {:?}", proxy.host.log_lines());
+    }
+}
+
+#[test]
+fn an_update_asks_the_host_nothing_and_its_ticks_take_over_so_many_circuits_at_once() {
+    let mut proxy = Proxy::start(1, &config("a", 3000));
+    for upstream in upstreams(2000) {
+        assert!(proxy.request(0, &upstream, Outcome::Success));
+    }
+    proxy.pass(5 * SECOND);
+    assert!(proxy.vms[0].is_calm());
+    let before = proxy.host.calls();
+    let _older = update(&mut proxy, &config("b", 3000));
+    let after = proxy.host.calls();
+    assert_eq!((after.bytes, after.words), (before.bytes, before.words));
+    let mut ticks = 0;
+    while !proxy.vms[0].is_calm() {
+        proxy.pass(SECOND / 2);
+        ticks += 1;
+        assert!(ticks < 9, "two thousand circuits are taken over within two seconds");
+    }
+    assert!(ticks > 2, "not all at one tick, which would keep requests waiting");
+    no_errors(&proxy);
+}
+
+#[test]
+fn what_a_window_holds_is_known_to_the_first_request_after_any_number_of_updates() {
+    let mut proxy = Proxy::start(1, &config("a", 10));
+    (0..4).for_each(|_| assert!(proxy.request(0, A, BAD)));
+    // Nothing has ticked in between, so that each takes over what the one before it has not.
+    let older: Vec<_> = (0..3).map(|number| update(&mut proxy, &config(&number.to_string(), 10))).collect();
+    drop(older);
+    assert!(proxy.request(0, A, BAD));
+    assert_eq!(proxy.reasons(), ["consecutive"]);
+    let _older = update(&mut proxy, &config("z", 10));
+    assert!(!proxy.request(0, A, BAD), "it is OPEN for the new configuration's first request");
+    no_errors(&proxy);
+}
+
+#[test]
+fn both_configurations_change_the_circuit_that_they_share() {
+    let mut proxy = Proxy::start(1, &config("a", 10));
+    (0..3).for_each(|_| assert!(proxy.request(0, A, BAD)));
+    let mut older = update(&mut proxy, &config("b", 10));
+    std::mem::swap(&mut proxy.vms, &mut older);
+    assert!(proxy.request(0, A, BAD), "a connection that the old listener still serves");
+    std::mem::swap(&mut proxy.vms, &mut older);
+    assert!(proxy.request(0, A, BAD));
+    assert_eq!(proxy.reasons(), ["consecutive"]);
+    assert!(!proxy.request(0, A, BAD));
+    std::mem::swap(&mut proxy.vms, &mut older);
+    assert!(!proxy.request(0, A, BAD));
+    no_errors(&proxy);
+}
+
+#[test]
+fn a_circuit_that_no_request_has_used_since_the_update_makes_room() {
+    let mut proxy = Proxy::start(1, &config("a", 1));
+    assert!(proxy.request(0, A, Outcome::Success));
+    (0..61).for_each(|_| proxy.pass(SECOND));
+    let _older = update(&mut proxy, &config("b", 1));
+    assert!(proxy.request(0, B, BAD));
+    assert_eq!(proxy.host.circuits(), [B]);
+    assert_eq!(proxy.host.value(&UNPROTECTED, "", ""), 0);
+    no_errors(&proxy);
+}
+
+#[test]
+fn a_leap_of_the_clock_before_a_circuit_is_taken_over_is_no_time_in_which_nobody_used_it() {
+    for leaps_before in [false, true] {
+        let mut proxy = Proxy::start(1, &config("a", 1));
+        assert!(proxy.request(0, A, Outcome::Success));
+        (0..3).for_each(|_| proxy.pass(SECOND));
+        if leaps_before {
+            proxy.now += 7200 * SECOND;
+        }
+        let _older = update(&mut proxy, &config("b", 1));
+        let _older = update(&mut proxy, &config("c", 1));
+        if !leaps_before {
+            proxy.now += 7200 * SECOND;
+        }
+        assert!(proxy.request(0, B, BAD));
+        proxy.pass(SECOND);
+        proxy.pass(SECOND);
+        assert_eq!(proxy.host.circuits(), [A], "leaps before the update: {leaps_before}");
+    }
+}
+
+#[test]
+fn a_slot_that_changes_hands_before_its_circuit_is_taken_over_is_the_new_upstreams() {
+    let mut proxy = Proxy::start(2, &config("a", 1));
+    proxy.fail(A, 5);
+    assert_eq!(proxy.state(A), 2);
+    // A's circuit closes again, and is idle.
+    (0..90).for_each(|_| {
+        proxy.pass(SECOND);
+        proxy.request(0, A, Outcome::Success);
+    });
+    assert_eq!(proxy.state(A), 0);
+    (0..70).for_each(|_| proxy.pass(SECOND));
+    let lagging = proxy.vms.pop().unwrap();
+    let lagging = newer(&proxy, &lagging, &config("b", 1));
+    assert!(proxy.request(0, B, BAD));
+    assert_eq!(proxy.host.circuits(), [B]);
+    proxy.vms.push(lagging);
+    assert!(proxy.request(1, B, BAD));
+    (0..3).for_each(|_| assert!(proxy.request(1, B, BAD)));
+    assert_eq!((proxy.state(A), proxy.state(B)), (0, 2));
+    no_errors(&proxy);
+}
