@@ -271,7 +271,10 @@ impl<H: Host> Breaker<H> {
         let unwritten = epoch.is_some() && self.ticked_at == epoch;
         self.ticked_at = epoch;
         let (mut some_ended, idle) = (false, self.config.idle_circuit);
-        for view in self.circuits.iter_mut().filter(|view| !(unwritten && view.is_at_rest(now))) {
+        for view in self.circuits.iter_mut() {
+            if unwritten && view.is_at_rest(now, idle) {
+                continue;
+            }
             match tick_circuit(view, &self.vm, now, idle) {
                 Ok(closed) => quiet &= closed,
                 Err(fault) => {
@@ -344,7 +347,7 @@ fn tick_period(config: &Config) -> u64 {
 /// Whether the circuit lets everything pass. It ends where nobody has used it for `idle` nanoseconds.
 fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64, idle: u64) -> Result<bool, Fault> {
     view.refresh(vm, now)?;
-    if view.is_gone() {
+    if view.is_gone() || view.is_at_rest(now, idle) {
         return Ok(true);
     }
     let tally = view.words.tally(&vm.host)?;
@@ -353,9 +356,12 @@ fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64, idle: u64) -> Re
         view.tell(vm)?;
         return Ok(true);
     }
-    view.roll(vm, now, tally)?;
-    view.advance(vm, now, tally, 0)?;
-    view.rest(vm, now, tally)?;
+    let still = view.is_still_unused(now, tally);
+    if !still {
+        view.roll(vm, now, tally)?;
+        view.advance(vm, now, tally, 0)?;
+        view.rest(vm, now, tally)?;
+    }
     view.end_if_idle(vm, now, tally, idle)?;
     view.tell(vm)?;
     Ok(matches!(view.record.phase, Phase::Closed | Phase::Ended) && !view.record.foreign)

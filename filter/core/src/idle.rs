@@ -89,20 +89,24 @@ impl View {
         self.used_at(vm)?.set(&vm.host, now / SECOND)
     }
 
-    /// Ends the circuit where nobody has used it for `idle` nanoseconds.
-    pub(crate) fn end_if_idle<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally, idle: u64) -> Result<(), Fault> {
-        self.used.look(now, tally);
+    /// Whether nobody has used it for `idle` nanoseconds, as far as this worker knows.
+    pub(crate) fn is_idle(&self, now: u64, idle: u64) -> bool {
         // What has not left the window yet still counts.
         let window = match self.policy.trip.window {
             Length::Time(whole) => whole,
             Length::Calls(_) => 0,
         };
-        let idle = idle.max(window).max(LEAST);
-        if self.record.phase == Phase::Open || self.record.foreign || self.used.idle(now) < idle {
+        self.used.idle(now) >= idle.max(window).max(LEAST)
+    }
+
+    /// Ends the circuit where nobody has used it for `idle` nanoseconds.
+    pub(crate) fn end_if_idle<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally, idle: u64) -> Result<(), Fault> {
+        self.used.look(now, tally);
+        if self.record.phase == Phase::Open || self.record.foreign || !self.is_idle(now, idle) {
             return Ok(());
         }
         self.hear_of_use(vm, now)?;
-        if self.used.idle(now) >= idle {
+        if self.is_idle(now, idle) {
             self.end(vm, now, tally)?;
         }
         Ok(())

@@ -33,6 +33,7 @@ mod ramp;
 mod random;
 mod record;
 mod report;
+mod rest;
 pub mod retry_after;
 mod series;
 mod slots;

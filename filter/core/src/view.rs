@@ -13,7 +13,7 @@ use crate::host::{ABSENT, Fault, Gauge, Host, TRIES};
 use crate::idle::Used;
 use crate::key;
 use crate::metrics;
-use crate::policy::{Length, Mode, Policy};
+use crate::policy::{Length, Policy};
 use crate::ramp::Spread;
 use crate::record::{Phase, Record};
 use crate::report;
@@ -25,14 +25,14 @@ use crate::words::Words;
 #[derive(Clone)]
 pub(crate) struct View {
     pub(crate) name: Rc<str>,
-    slot: u32,
+    pub(crate) slot: u32,
     pub(crate) policy: Rc<Policy>,
     pub(crate) words: Words,
     pub(crate) series: Series,
     /// The epoch that was read before `record`; `None` where the record must be read in any case.
-    epoch: Option<u64>,
+    pub(crate) epoch: Option<u64>,
     /// The epoch of the record that the gauges were last set to.
-    told: Option<u64>,
+    pub(crate) told: Option<u64>,
     pub(crate) record: Record,
     /// Calls that were admitted from then on count in the record's generation.
     counts_since: u64,
@@ -46,6 +46,8 @@ pub(crate) struct View {
     pub(crate) landing: Option<Place>,
     /// When somebody used the circuit last, as far as this worker knows.
     pub(crate) used: Used,
+    /// Nobody has used it for long, and nothing is watched: it is looked at less often.
+    pub(crate) unused: bool,
     /// The gauges may say that it is not CLOSED.
     shown: bool,
 }
@@ -137,6 +139,7 @@ impl View {
             latency,
             landing: None,
             used: Used::at(now, tally),
+            unused: false,
             shown: false,
         };
         view.refresh(vm, now)?;
@@ -365,14 +368,6 @@ impl View {
         let streak = if matches!(length, Length::Calls(_)) { self.streak(vm)?.get(&vm.host)? } else { 0 };
         self.window.roll(now, tally, streak, length);
         Ok(())
-    }
-
-    /// Whether a tick need not look at it, where nobody has written its record: it is CLOSED, has nothing to forget, and its
-    /// window is sampled for now. A tick looks at every circuit of the proxy, and there may be a thousand.
-    pub(crate) fn is_at_rest(&self, now: u64) -> bool {
-        let plain = matches!(self.policy.mode, Mode::Enforce | Mode::Observe) && self.told == self.epoch;
-        let closed = self.record.phase == Phase::Closed && self.record.trips_in_a_row == 0;
-        plain && closed && !self.window.is_due(now, self.policy.trip.window)
     }
 
     /// Sets the gauges to what the record says, where it was written since. Two workers that publish two transitions at

@@ -108,6 +108,25 @@ impl Window {
         }
     }
 
+    /// When it took its last sample.
+    pub(crate) fn last_sample(&self) -> u64 {
+        self.newest.at
+    }
+
+    /// Whether nothing was counted since the last sample, which then is of now.
+    pub(crate) fn has_seen(&mut self, now: u64, tally: Tally) -> bool {
+        let seen = tally == self.newest.tally && !clock::stepped_back(now, self.newest.at);
+        if seen {
+            self.had_seen_all_by(now);
+        }
+        seen
+    }
+
+    /// Nothing was counted between the last sample and `then`: it is of that time.
+    pub(crate) fn had_seen_all_by(&mut self, then: u64) {
+        self.newest.at = self.newest.at.max(then);
+    }
+
     /// A window that begins at an earlier moment `then`, or now where that one tells too little: calls that came since
     /// may all be older than a window of time.
     pub(crate) fn since(then: (u64, Tally), now: (u64, Tally), length: Length) -> Window {

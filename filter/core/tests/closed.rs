@@ -174,23 +174,62 @@ fn the_healthy_path_makes_no_shared_data_call() {
     assert_eq!(after.words - before.words, 400, "epoch; latency, watch, success");
 }
 
-#[test]
-fn a_tick_looks_at_a_quiet_circuit_once_a_bucket() {
-    let mut proxy = Proxy::start(1, "");
+/// Calls of words and of bytes in ten seconds in which nobody calls a hundred upstreams, and `act` is done at each tick.
+fn looks_at_a_hundred(act: impl Fn(&mut Proxy)) -> (u64, u64) {
+    let mut proxy = Proxy::start(1, r#"{"default": {"open": {"baseDuration": "1s", "maxDuration": "1s"}}}"#);
     let upstreams: Vec<String> = (0..100).map(|number| format!("outbound|80||{number}.svc")).collect();
     for upstream in &upstreams {
         proxy.succeed(upstream, 1);
     }
-    proxy.pass(20 * SECOND);
+    proxy.pass(30 * SECOND);
     let before = proxy.host.calls();
-    proxy.pass(10 * SECOND);
+    for _ in 0..20 {
+        act(&mut proxy);
+        proxy.pass(SECOND / 2);
+    }
     let after = proxy.host.calls();
-    let looks = 100 * 10;
+    (after.words - before.words, after.bytes - before.bytes)
+}
+
+#[test]
+fn a_tick_looks_rarely_at_a_circuit_that_nobody_uses() {
+    let (words, bytes) = looks_at_a_hundred(|_| {});
     // Each record has its turn once in ten seconds.
     let rounds = 100;
-    let most = looks * 5 + 20 * 5 + rounds;
-    assert!(after.words - before.words <= most, "epoch, three counters, watch: {after:?} {before:?}");
-    assert!(after.bytes - before.bytes <= 20 + rounds, "a tick asks for new circuits once");
+    // Every two to four buckets: epoch and three counters.
+    let looks = 100 * 10 / 2;
+    assert!(words <= looks * 4 + 20 * 5 + rounds, "{words}");
+    assert!(bytes <= 20 + rounds, "a tick asks for new circuits once: {bytes}");
+}
+
+#[test]
+fn a_circuit_that_changes_all_the_time_makes_no_tick_look_at_all_others() {
+    let (quiet, _) = looks_at_a_hundred(|_| {});
+    let (busy, _) = looks_at_a_hundred(|proxy| {
+        (0..5).for_each(|_| {
+            proxy.request(0, A, BAD);
+        });
+    });
+    let epochs = 100 * 20;
+    assert!(busy <= quiet + epochs + 20 * 100, "an epoch tells of each that it was not written: {busy} {quiet}");
+}
+
+#[test]
+fn the_window_of_a_circuit_that_nobody_has_used_is_whole_from_its_first_call_on() {
+    for slot in 0..5 {
+        for wait in [0, SECOND / 2, SECOND, 3 * SECOND / 2] {
+            let mut proxy = Proxy::start(1, RATE_ONLY);
+            (0..slot).for_each(|number| proxy.succeed(&format!("outbound|80||{number}.svc"), 1));
+            proxy.succeed(A, 1);
+            proxy.pass(60 * SECOND + wait);
+            proxy.succeed(A, 10);
+            proxy.pass(8 * SECOND);
+            proxy.fail(A, 9);
+            assert_eq!(proxy.reasons(), [""; 0], "19 calls are below the minimum");
+            proxy.fail(A, 1);
+            assert_eq!(proxy.reasons(), ["failure_rate"], "slot {slot} after {wait} more");
+        }
+    }
 }
 
 #[test]

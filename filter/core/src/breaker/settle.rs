@@ -12,7 +12,6 @@ use crate::policy::{Length, Mode};
 use crate::record::Phase;
 use crate::view::View;
 use crate::vm::Vm;
-use crate::window::Tally;
 
 impl<H: Host> Breaker<H> {
     /// Settles a request that went well, where that changes nothing but a count: it is in the circuit that it was admitted
@@ -32,6 +31,7 @@ impl<H: Host> Breaker<H> {
         if !view.is_plain(vm, by_this_clock(permit, call.as_ref()), first_byte) {
             return false;
         }
+        view.is_used(self.ticked);
         let latency = view.latency(vm, first_byte);
         let counted = match call.map(|call| call.end().early) {
             Some(Some(_)) => Ok(()),
@@ -277,6 +277,11 @@ impl View {
         ends_streak: bool,
         now: u64,
     ) -> Result<(), Fault> {
+        if self.unused {
+            let tally = self.words.tally(&vm.host)?;
+            self.window.has_seen(now, tally);
+            self.unused = false;
+        }
         let over = outcome != Outcome::Neutral && self.is_over(waited);
         let watched = self.words.watch.get(&vm.host)? != 0;
         if !watched && !over && outcome == Outcome::Success && self.is_current(permit) {
@@ -343,31 +348,5 @@ impl View {
                 Ok(self.series.count(&vm.host, &metrics::FAILURES, &self.name, kind.word())?)
             }
         }
-    }
-
-    /// Lets successes pass unlooked at again once there is nothing to watch. A failure that comes meanwhile sets `watch`
-    /// after it has counted itself and added to the streak: either this sees both, or it sets what this has cleared. The
-    /// count alone would not tell: it may be older than `tally`, which was read before, and too old for the window of a
-    /// worker that has not ticked for long.
-    pub(crate) fn rest<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
-        let host = &vm.host;
-        if self.record.phase != Phase::Closed || self.words.watch.get(host)? == 0 {
-            return Ok(());
-        }
-        if !self.window.is_healthy(now, tally, self.policy.trip.window) || self.streak(vm)?.get(host)? != 0 {
-            return Ok(());
-        }
-        let epoch = self.words.epoch.get(host)?;
-        self.words.watch.set(host, 0)?;
-        let after = self.words.tally(host)?;
-        let failed = !after.since(tally).is_healthy() || self.streak(vm)?.get(host)? != 0;
-        if failed || self.words.epoch.get(host)? != epoch {
-            self.words.watch.set(host, 1)?;
-        }
-        self.refresh(vm, now)?;
-        if self.record.phase != Phase::Closed {
-            self.words.watch.set(host, 1)?;
-        }
-        Ok(())
     }
 }

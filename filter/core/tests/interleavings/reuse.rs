@@ -101,12 +101,12 @@ fn prepare(start: Start) -> Scene {
     };
     match start {
         Start::Idle | Start::IdleHalfOpen => {
-            proxy.pass(2900 * SECOND / 1000);
+            proxy.pass(3 * SECOND);
             proxy.now += SECOND / 4;
         }
         Start::Ended => proxy.pass(4 * SECOND),
         Start::EndedUnnoticed => {
-            proxy.pass(2900 * SECOND / 1000);
+            proxy.pass(3 * SECOND);
             proxy.now += SECOND / 4;
             let now = proxy.now;
             proxy.vms[0].tick(now);
