@@ -10,6 +10,7 @@ pub mod flapping;
 pub mod held;
 pub mod instructions;
 pub mod load;
+pub mod many;
 pub mod nginx;
 pub mod picture;
 pub mod process;

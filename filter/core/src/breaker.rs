@@ -35,6 +35,7 @@ use crate::series::Series;
 use crate::view::View;
 use crate::vm::Vm;
 use circuits::Circuits;
+use directory::Reading;
 use keeping::Keeping;
 use probes::Probe;
 use remembered::Remembered;
@@ -46,6 +47,8 @@ pub struct Breaker<H> {
     circuits: Circuits,
     /// Additions to the shared list that this VM knows of.
     additions: u64,
+    /// All slots are being read.
+    reading: Option<Reading>,
     remembered: Remembered,
     /// No circuit could make room for another one, and no more are asked before the next tick.
     crowded: bool,
@@ -63,8 +66,6 @@ pub struct Breaker<H> {
     flights: Flights,
     /// The shortest `slowCallDuration` of all policies; `None` where none has one.
     shortest_slow: Option<u64>,
-    /// When it last ticked.
-    ticked: u64,
     /// Time between two ticks.
     period: u64,
     /// A newer configuration has taken over: this one only serves the requests it has left.
@@ -96,20 +97,20 @@ impl<H: Host> Breaker<H> {
     /// It changes no circuit before its first request or tick: Envoy hands a configuration to every VM before it knows
     /// whether it takes the whole update, and one that it takes back must not have acted.
     pub fn start(host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
-        Breaker::of(Vm::new(host, seed), config, now)
+        Breaker::of(Vm::new(host, seed, now), config)
     }
 
     /// As [`Breaker::start`], in the place of an older configuration of this VM: what that one knows of the circuits need
     /// not be learnt again.
     pub fn start_after(older: &Breaker<H>, host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
-        let mut breaker = Breaker::of(Vm::after(&older.vm, host, seed), config, now);
+        let mut breaker = Breaker::of(Vm::after(&older.vm, host, seed, now), config);
         breaker.inherit(older, now);
         // The metrics are the VM's, and it lives on.
         breaker.keeping = older.keeping;
         breaker
     }
 
-    fn of(vm: Vm<H>, config: Config, now: u64) -> Breaker<H> {
+    fn of(vm: Vm<H>, config: Config) -> Breaker<H> {
         let counts_attempts = config.policies().any(|policy| policy.failures.all_attempts);
         let patience = |policy: &Policy| policy.trip.slow_duration;
         let shortest_slow = config.policies().map(patience).filter(|duration| *duration > 0).min();
@@ -126,13 +127,13 @@ impl<H: Host> Breaker<H> {
             config,
             circuits: Circuits::default(),
             additions: 0,
+            reading: None,
             remembered: Remembered::default(),
             crowded: false,
             without_circuit: None,
             calm: None,
             ticked_at: None,
             probes: Vec::new(),
-            ticked: now,
             retired: false,
             follows_redirects: false,
             shortest_patience: shortest_patience.unwrap_or(u64::MAX),
@@ -149,7 +150,7 @@ impl<H: Host> Breaker<H> {
     /// Whether a tick's time has come, for whoever ticks more often than that.
     #[must_use]
     pub fn is_tick_due(&self, now: u64) -> bool {
-        now.wrapping_sub(self.ticked) >= self.period
+        now.wrapping_sub(self.vm.ticked.get()) >= self.period
     }
 
     /// A newer configuration takes over. Requests that this one has admitted are still settled here, and those that
@@ -234,7 +235,7 @@ impl<H: Host> Breaker<H> {
 
     /// What time does: windows roll, OPEN ends, ramps climb, probes run out, and calm is found again.
     pub fn tick(&mut self, now: u64) {
-        if clock::stepped_back(now, self.ticked) {
+        if clock::stepped_back(now, self.vm.ticked.get()) {
             self.flights.rebase(now);
             self.rebase_probes(now);
             self.circuits.iter_mut().for_each(|view| view.used.rebase(now));
@@ -245,7 +246,7 @@ impl<H: Host> Breaker<H> {
             self.leap_probes(leap);
             self.circuits.leap(leap, now);
         }
-        self.ticked = now;
+        self.vm.ticked.set(now);
         self.crowded = false;
         self.end_probes(now);
         self.age_flights(now);
@@ -263,8 +264,7 @@ impl<H: Host> Breaker<H> {
             return self.let_all_pass();
         }
         self.look_again(now);
-        let found = self.discover(now);
-        let found = found.and_then(|_| self.meet_some(now));
+        let found = self.learn(now);
         let mut quiet = self.noted(found) == Some(true)
             && !self.follows_redirects
             && !self.config.policies().any(|p| p.mode == Mode::ForceOpen);
@@ -313,7 +313,7 @@ impl<H: Host> Breaker<H> {
     /// How much more time than a tick's has passed since the last one: the clock has leapt ahead, or this worker was
     /// stopped. It could not see an answer then, so that nobody has waited for it. 0 where the tick is only late.
     fn leap(&self, now: u64) -> u64 {
-        let (passed, period) = (now.saturating_sub(self.ticked), self.period);
+        let (passed, period) = (now.saturating_sub(self.vm.ticked.get()), self.period);
         if passed > period.saturating_mul(LATE) { passed.saturating_sub(period) } else { 0 }
     }
 

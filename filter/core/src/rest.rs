@@ -1,12 +1,11 @@
 //! Circuits at rest, which a tick passes by.
 //!
 //! A proxy may have ten thousand circuits, and most of them have nothing to do. **At rest** is a circuit that is CLOSED, has
-//! nothing to forget, and has a sample for now: it is looked at once a bucket. One that nobody has **used** for a while is
-//! sampled every three buckets or so, at another tick than the next one: the window of the first calls after that begins up
-//! to four buckets too early or too late. A call of this worker ends that at once.
+//! nothing to forget, and has a sample for now: it is looked at once a bucket. An **unused** one, of whose upstream the
+//! window of time holds no call, is looked at every two to four buckets. A call of this worker ends that at once. Where the
+//! first calls are other workers', this one's window begins up to four buckets too late once: it may miss the first of them.
 
 use crate::clock;
-use crate::config::SECOND;
 use crate::host::{Fault, Host};
 use crate::policy::{Length, Mode};
 use crate::record::Phase;
@@ -14,11 +13,8 @@ use crate::view::View;
 use crate::vm::Vm;
 use crate::window::Tally;
 
-/// Time without a call after which a circuit counts as unused, where its window is one of calls: as long as the default one.
-const QUIET: u64 = 10 * SECOND;
-
-/// Between two samples of an unused circuit, in half buckets: four, and up to four more, by its slot. Ticks are that far apart;
-/// so they share the circuits.
+/// Between two looks at an unused circuit, in half buckets: four, and up to four more, by its slot. Ticks are that far apart
+/// where the window is the shortest one; so they share the circuits.
 const RARELY: u64 = 4;
 const SPREAD: u64 = 5;
 
@@ -26,25 +22,24 @@ impl View {
     /// Whether a tick need not look at it, where nobody has written its record. `idle`: after so many nanoseconds it ends.
     pub(crate) fn is_at_rest(&self, now: u64, idle: u64) -> bool {
         let plain = matches!(self.policy.mode, Mode::Enforce | Mode::Observe) && self.told == self.epoch;
-        let closed = self.record.phase == Phase::Closed && self.record.trips_in_a_row == 0;
-        plain && closed && !self.is_due(now) && !self.is_idle(now, idle)
+        plain && self.has_nothing_to_forget() && !self.is_due(now) && !self.is_idle(now, idle)
+    }
+
+    /// Whether it is CLOSED, and no trip is to be forgotten.
+    fn has_nothing_to_forget(&self) -> bool {
+        self.record.phase == Phase::Closed && self.record.trips_in_a_row == 0
     }
 
     fn is_due(&self, now: u64) -> bool {
         let length = self.policy.trip.window;
-        if !self.unused {
-            return self.window.is_due(now, length);
-        }
-        let bucket = match length {
-            Length::Time(_) => length.bucket(),
-            Length::Calls(_) => SECOND,
-        };
-        let halves = RARELY.saturating_add(u64::from(self.slot) % SPREAD);
+        let Length::Time(_) = length else { return true };
         let last = self.window.last_sample();
-        clock::stepped_back(now, last) || now.saturating_sub(last) >= (bucket / 2).saturating_mul(halves)
+        let halves = if self.unused { RARELY.saturating_add(u64::from(self.slot) % SPREAD) } else { 2 };
+        clock::stepped_back(now, last)
+            || now.saturating_sub(last).saturating_mul(2) >= length.bucket().saturating_mul(halves)
     }
 
-    /// A call of this worker has ended that nobody looks at closer. It had none before its last tick, `ticked`.
+    /// A call of this worker has ended: its first one since its last tick, `ticked`, where the circuit was unused.
     #[inline]
     pub(crate) fn is_used(&mut self, ticked: u64) {
         if self.unused {
@@ -53,9 +48,10 @@ impl View {
         }
     }
 
-    /// Whether a circuit that was unused still is: then nothing but the time is to be noted.
+    /// Whether a circuit that was unused still is, as far as a look that is due tells: then nothing but the time is to be noted.
     pub(crate) fn is_still_unused(&mut self, now: u64, tally: Tally) -> bool {
-        self.unused = self.unused && self.record.phase == Phase::Closed && self.window.has_seen(now, tally);
+        self.unused =
+            self.unused && self.has_nothing_to_forget() && (!self.is_due(now) || self.window.has_seen(now, tally));
         self.unused
     }
 
@@ -69,7 +65,8 @@ impl View {
             return Ok(());
         }
         if self.words.watch.get(host)? == 0 {
-            self.unused = self.used.idle(now) >= self.quiet();
+            let length = self.policy.trip.window;
+            self.unused = matches!(length, Length::Time(_)) && self.window.count(now, tally, length).calls() == 0;
             return Ok(());
         }
         if !self.window.is_healthy(now, tally, self.policy.trip.window) || self.streak(vm)?.get(host)? != 0 {
@@ -87,13 +84,5 @@ impl View {
             self.words.watch.set(host, 1)?;
         }
         Ok(())
-    }
-
-    /// Time without a call after which nothing is left in the window.
-    fn quiet(&self) -> u64 {
-        match self.policy.trip.window {
-            Length::Time(whole) => whole,
-            Length::Calls(_) => QUIET,
-        }
     }
 }

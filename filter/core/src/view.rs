@@ -46,7 +46,7 @@ pub(crate) struct View {
     pub(crate) landing: Option<Place>,
     /// When somebody used the circuit last, as far as this worker knows.
     pub(crate) used: Used,
-    /// Nobody has used it for long, and nothing is watched: it is looked at less often.
+    /// Its window holds no call, and nothing is watched: it is looked at less often.
     pub(crate) unused: bool,
     /// The gauges may say that it is not CLOSED.
     shown: bool,
@@ -276,6 +276,7 @@ impl View {
         self.counts_since = record.counts_since();
         self.record = record;
         if moved_on {
+            self.unused = false;
             self.window = self.window_since_record(now, tally);
             self.spread = Spread::starting(now, vm.random.draw());
         }

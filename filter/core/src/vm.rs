@@ -15,6 +15,8 @@ pub(crate) struct Vm<H> {
     pub(crate) random: Random,
     /// Met at the first tick or request: a configuration that is not in use writes nothing.
     process: OnceCell<Process>,
+    /// When it ticked last, in nanoseconds.
+    pub(crate) ticked: Cell<u64>,
     /// Envoy does not keep our metrics: nothing can be decided.
     blind: Cell<bool>,
     series: Series,
@@ -33,15 +35,15 @@ struct Process {
 const NOT_KEPT: &str = "not_kept";
 
 impl<H: Host> Vm<H> {
-    pub(crate) fn new(host: H, seed: u64) -> Vm<H> {
-        let random = Random::seeded(seed);
-        Vm { host, random, process: OnceCell::new(), blind: Cell::new(false), series: Series::default() }
+    pub(crate) fn new(host: H, seed: u64, now: u64) -> Vm<H> {
+        let (random, ticked, blind) = (Random::seeded(seed), Cell::new(now), Cell::new(false));
+        Vm { host, random, process: OnceCell::new(), ticked, blind, series: Series::default() }
     }
 
     /// The same VM under another configuration: it has its metrics already.
-    pub(crate) fn after(older: &Vm<H>, host: H, seed: u64) -> Vm<H> {
-        let (process, blind) = (older.process.clone(), older.blind.clone());
-        Vm { host, random: Random::seeded(seed), process, blind, series: older.series.clone() }
+    pub(crate) fn after(older: &Vm<H>, host: H, seed: u64, now: u64) -> Vm<H> {
+        let (process, blind, series) = (older.process.clone(), older.blind.clone(), older.series.clone());
+        Vm { host, random: Random::seeded(seed), process, ticked: Cell::new(now), blind, series }
     }
 
     /// Meets what all VMs of this process share. `now` in nanoseconds.

@@ -99,15 +99,6 @@ impl Window {
         Window { before: Vec::new(), newest: Sample { at, tally } }
     }
 
-    /// Whether time alone is reason to take a sample; always so for a window of calls.
-    pub(crate) fn is_due(&self, now: u64, length: Length) -> bool {
-        let last = self.newest.at;
-        match length {
-            Length::Time(_) => clock::stepped_back(now, last) || now.saturating_sub(last) >= length.bucket(),
-            Length::Calls(_) => true,
-        }
-    }
-
     /// When it took its last sample.
     pub(crate) fn last_sample(&self) -> u64 {
         self.newest.at

@@ -128,10 +128,11 @@ impl Both {
     /// All workers tick, one after the other.
     fn tick(&mut self) {
         for worker in 0..self.rules.workers {
+            let before = self.proxy.host.value(&SHARED, A, "epoch");
             self.proxy.vms[worker].tick(self.proxy.now);
             self.hear();
             let now = self.now();
-            self.model.tick(worker, now);
+            self.model.tick(worker, [before, self.writes], now);
         }
     }
 

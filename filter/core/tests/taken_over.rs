@@ -152,3 +152,26 @@ fn a_slot_that_changes_hands_before_its_circuit_is_taken_over_is_the_new_upstrea
     assert_eq!((proxy.state(A), proxy.state(B)), (0, 2));
     no_errors(&proxy);
 }
+
+#[test]
+fn a_worker_that_has_missed_many_additions_learns_them_at_several_ticks_and_is_not_calm_before() {
+    let mut proxy = Proxy::start(1, &config("a", 3000));
+    let late = Config::parse(config("a", 3000).as_bytes()).unwrap();
+    for upstream in upstreams(2000) {
+        assert!(proxy.request(0, &upstream, Outcome::Success));
+    }
+    proxy.fail("outbound|80||1999.svc", 5);
+    let mut late = Breaker::start(proxy.host.clone(), late, proxy.now, 9);
+    let before = proxy.host.calls().bytes;
+    late.tick(proxy.now);
+    let read = proxy.host.calls().bytes - before;
+    assert!((500..1300).contains(&read), "{read} records are read at one tick");
+    assert!(!late.is_calm());
+    proxy.vms.push(late);
+    (0..20).for_each(|_| {
+        proxy.pass(SECOND / 2);
+        assert!(!proxy.vms[1].is_calm());
+    });
+    assert!(!proxy.request(1, "outbound|80||1999.svc", BAD));
+    no_errors(&proxy);
+}

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::callgrind::{Callgrind, Client};
 use super::process::{cpu_time, heap, linear_memories, resident};
 use super::variant::Variant;
-use crate::bootstrap::{Bootstrap, Cluster};
+use crate::bootstrap::{Bootstrap, Cluster, Listener};
 use crate::client;
 use crate::envoy::Envoy;
 use crate::upstream::Upstream;
@@ -44,8 +44,11 @@ pub struct Spread {
 }
 
 fn bootstrap(upstream: &Upstream, variants: &[Variant]) -> Bootstrap {
-    let clusters = (0..MOST).map(|number| Cluster::new(&name(number), upstream.address())).collect();
-    let listeners = variants.iter().map(|variant| variant.listener()).collect();
+    bootstrap_of(MOST, upstream, variants.iter().map(|variant| variant.listener()).collect())
+}
+
+pub(super) fn bootstrap_of(upstreams: usize, upstream: &Upstream, listeners: Vec<Listener>) -> Bootstrap {
+    let clusters = (0..upstreams).map(|number| Cluster::new(&name(number), upstream.address())).collect();
     Bootstrap { bare: true, cluster_header: Some(HEADER), ..Bootstrap::new(clusters, listeners) }
 }
 
@@ -54,7 +57,7 @@ fn name(number: usize) -> String {
     format!("outbound|8080||service-{number}.default.svc.cluster.local")
 }
 
-fn requests(upstreams: usize) -> Vec<String> {
+pub(super) fn requests(upstreams: usize) -> Vec<String> {
     (0..upstreams).map(|number| format!("GET / HTTP/1.1\r\nhost: test\r\n{HEADER}: {}\r\n\r\n", name(number))).collect()
 }
 
@@ -193,7 +196,7 @@ async fn pair(upstream: &Upstream) -> Result<Memory> {
 
 /// Circuits held. Asked for by name: what Envoy takes to list all its metrics would be in the breaker's figures and not in
 /// the empty filter's.
-async fn circuits(envoy: &Envoy) -> String {
+pub(super) async fn circuits(envoy: &Envoy) -> String {
     let found = client::get(envoy.admin(), "/stats?filter=circuit_breaker_circuits$").await;
     let text = found.map(|found| found.text()).unwrap_or_default();
     text.trim().rsplit(' ').next().unwrap_or_default().to_owned()

@@ -7,6 +7,7 @@ use circuit_breaker_integration::bench::cpu::{self, Added, Cost};
 use circuit_breaker_integration::bench::flapping::{self, Flapping};
 use circuit_breaker_integration::bench::held;
 use circuit_breaker_integration::bench::instructions::{Bench, CHUNKS};
+use circuit_breaker_integration::bench::many::{self, Many};
 use circuit_breaker_integration::bench::report::{Report, Row};
 use circuit_breaker_integration::bench::scale::{self, Memory, Spread};
 use circuit_breaker_integration::bench::{Variant, picture};
@@ -94,6 +95,7 @@ async fn bench() -> Result<()> {
     rows.extend(flapping_rows(&flapping::measure().await?));
     rows.extend(memory_rows(&scale::memory().await?));
     rows.push(held_row(held::measure().await?));
+    rows.extend(many_rows(&many::measure().await?));
     #[allow(clippy::cast_precision_loss)]
     let kilobytes = std::fs::metadata(module())?.len() as f64 / 1024.0;
     rows.push(Row::bound("module, KB", kilobytes, 400.0, 256.0));
@@ -120,8 +122,9 @@ async fn only(part: &str) -> Result<()> {
         "flapping" => flapping_rows(&flapping::measure().await?),
         "memory" => memory_rows(&scale::memory().await?),
         "held" => vec![held_row(held::measure().await?)],
+        "many" => many_rows(&many::measure().await?).into(),
         other => {
-            let parts = "instructions, upstreams, added, load, flapping, memory, held";
+            let parts = "instructions, upstreams, added, load, flapping, memory, held, many";
             return Err(anyhow!("there is no `{other}`; there are gate, accept, and the parts {parts}"));
         }
     };
@@ -226,6 +229,22 @@ fn flapping_rows(flapping: &Flapping) -> Vec<Row> {
 
 fn held_row(share: f64) -> Row {
     Row::bound("ticks of 10,000 calls held open beside an impatient policy, % of a core", share, 1.0, 0.5)
+}
+
+fn many_rows([breaker, empty]: &[Many; 2]) -> [Row; 5] {
+    let [[median, worst], [median_empty, worst_empty]] = [breaker.waited, empty.waited];
+    [
+        Row::bound(
+            "10,000 circuits, 4 workers, no traffic: added by ticks, % of a core",
+            breaker.idle - empty.idle,
+            10.0,
+            5.0,
+        ),
+        Row::bound("10,000 circuits: a client's longest wait in an update, ms (median of 5)", median, 40.0, 20.0),
+        Row::told("10,000 circuits: the same, the worst of 5 updates", worst),
+        Row::told("10,000 upstreams, empty filter: the same, median", median_empty),
+        Row::told("10,000 upstreams, empty filter: the same, the worst", worst_empty),
+    ]
 }
 
 fn memory_rows(memory: &Memory) -> Vec<Row> {

@@ -12,12 +12,24 @@ use crate::slots::{Addition, Slots};
 use crate::view::View;
 
 /// What a VM does at one tick to meet circuits, in units of what it costs to take one over from an older configuration (some
-/// 10 us): so many take a worker a few milliseconds, a thousand circuits are taken over within two ticks, and ten thousand
-/// within ten seconds.
-const MET_AT_A_TICK: usize = 512;
+/// 10 us): so many take a worker a few milliseconds, a thousand circuits are taken over within two seconds, and ten thousand
+/// within twenty.
+const MET_AT_A_TICK: usize = 256;
 
 /// What it costs to meet a circuit that this VM has never known: some tens of host calls, and the names of six metrics.
-const NEVER_KNOWN: usize = 8;
+const NEVER_KNOWN: usize = 4;
+
+/// Slots that are read at one tick where the list does not tell which of them have changed. Each costs some microseconds.
+const READ_AT_A_TICK: u32 = 512;
+
+/// A reading of all slots that goes on over several ticks.
+#[derive(Clone, Copy)]
+pub(super) struct Reading {
+    /// The additions that all slots show when they are read.
+    additions: u64,
+    /// The next slot.
+    next: u32,
+}
 
 impl<H: Host> Breaker<H> {
     /// Goes on with the circuits of an older configuration, each when it is met.
@@ -29,26 +41,56 @@ impl<H: Host> Breaker<H> {
     }
 
     /// Takes over the additions that other workers have made: the list, and its compare-and-swap number.
-    pub(super) fn discover(&mut self, now: u64) -> Result<(Slots, u32), Fault> {
-        let Some((bytes, cas)) = self.vm.host.get(&slots_key())? else { return Ok((Slots::default(), ABSENT)) };
-        let list = Slots::decode(&bytes).ok_or(Fault::Record)?;
+    fn discover(&mut self, now: u64) -> Result<(Slots, u32), Fault> {
+        let (list, cas) = self.list_of_slots()?;
         if list.additions != self.additions {
             self.finish(&list.newest, now)?;
-            let all: Vec<u32>;
-            let changed = match list.after(self.additions) {
-                Some(changed) => changed,
-                None => {
-                    all = (0..list.used).collect();
-                    &all
-                }
-            };
-            for slot in changed {
-                self.look_at(*slot)?;
+            match list.after(self.additions) {
+                Some(changed) => changed.iter().try_for_each(|slot| self.look_at(*slot))?,
+                None => (0..list.used).try_for_each(|slot| self.look_at(slot))?,
             }
-            self.circuits.reach(index(list.used));
-            self.additions = list.additions;
+            self.have_seen(list.used, list.additions);
         }
         Ok((list, cas))
+    }
+
+    /// As [`Breaker::discover`], bit by bit where the list does not tell which slots have changed: a worker that has missed
+    /// many additions keeps no request waiting. False: there are more.
+    fn discover_some(&mut self, now: u64) -> Result<bool, Fault> {
+        let (list, _) = self.list_of_slots()?;
+        if list.additions == self.additions {
+            return Ok(true);
+        }
+        self.finish(&list.newest, now)?;
+        if let Some(changed) = list.after(self.additions) {
+            changed.iter().try_for_each(|slot| self.look_at(*slot))?;
+            self.have_seen(list.used, list.additions);
+            return Ok(true);
+        }
+        let begins = Reading { additions: list.additions, next: 0 };
+        let Reading { additions, next } = self.reading.take().unwrap_or(begins);
+        let end = list.used.min(next.saturating_add(READ_AT_A_TICK));
+        (next..end).try_for_each(|slot| self.look_at(slot))?;
+        if end < list.used {
+            self.circuits.reach(index(end));
+            self.reading = Some(Reading { additions, next: end });
+            return Ok(false);
+        }
+        // Slots that were read before others changed them are among the additions since.
+        self.have_seen(list.used, additions);
+        Ok(additions == list.additions)
+    }
+
+    fn list_of_slots(&self) -> Result<(Slots, u32), Fault> {
+        let Some((bytes, cas)) = self.vm.host.get(&slots_key())? else { return Ok((Slots::default(), ABSENT)) };
+        Ok((Slots::decode(&bytes).ok_or(Fault::Record)?, cas))
+    }
+
+    /// So many additions are taken over.
+    fn have_seen(&mut self, slots: u32, additions: u64) {
+        self.circuits.reach(index(slots));
+        self.additions = additions;
+        self.reading = None;
     }
 
     /// Whose a slot is now.
@@ -92,8 +134,15 @@ impl<H: Host> Breaker<H> {
         Ok(())
     }
 
+    /// Follows the list and meets circuits, some of each. False: there are more.
+    pub(super) fn learn(&mut self, now: u64) -> Result<bool, Fault> {
+        let all_listed = self.discover_some(now)?;
+        let all_met = self.meet_some(now)?;
+        Ok(all_listed && all_met)
+    }
+
     /// Meets some of the circuits that no request has led to yet. False: there are more.
-    pub(super) fn meet_some(&mut self, now: u64) -> Result<bool, Fault> {
+    fn meet_some(&mut self, now: u64) -> Result<bool, Fault> {
         let mut spent = 0_usize;
         while let Some(circuit) = self.circuits.unmet() {
             if spent >= MET_AT_A_TICK {
@@ -224,7 +273,7 @@ impl<H: Host> Breaker<H> {
                 let known = View::known(&self.vm, self.remembered.take(&name), &name)?;
                 let mut view = View::new(&self.vm, circuit, name, policy, known, now)?;
                 // The clock may have stepped back since the last tick, and may step forth again before the next one.
-                view.used.since(self.ticked);
+                view.used.since(self.vm.ticked.get());
                 view
             }
         };

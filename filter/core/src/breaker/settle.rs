@@ -31,7 +31,7 @@ impl<H: Host> Breaker<H> {
         if !view.is_plain(vm, by_this_clock(permit, call.as_ref()), first_byte) {
             return false;
         }
-        view.is_used(self.ticked);
+        view.is_used(vm.ticked.get());
         let latency = view.latency(vm, first_byte);
         let counted = match call.map(|call| call.end().early) {
             Some(Some(_)) => Ok(()),
@@ -277,11 +277,7 @@ impl View {
         ends_streak: bool,
         now: u64,
     ) -> Result<(), Fault> {
-        if self.unused {
-            let tally = self.words.tally(&vm.host)?;
-            self.window.has_seen(now, tally);
-            self.unused = false;
-        }
+        self.is_used(vm.ticked.get());
         let over = outcome != Outcome::Neutral && self.is_over(waited);
         let watched = self.words.watch.get(&vm.host)? != 0;
         if !watched && !over && outcome == Outcome::Success && self.is_current(permit) {

@@ -98,7 +98,7 @@ impl Model {
             calls: Vec::new(),
             good_calls: 0,
             streak: 0,
-            rested: false,
+            rested: true,
             trips: 0,
             open_until: 0,
             good: 0,
@@ -165,7 +165,7 @@ impl Model {
             Some(reason) if !self.rested || self.has_told(reason) => self.trip(by, reason, now),
             Some(_) => {}
             None => {
-                self.roll(by, now);
+                self.roll(by, false, true, now);
                 if came == Came::Good && self.phase == Phase::Ramp {
                     self.climb(by, now);
                 }
@@ -284,6 +284,8 @@ impl Model {
     pub fn end(&mut self, name: u64, came: Came, now: u64) {
         let Some(at) = self.flights.iter().position(|flight| flight.name == name) else { return };
         let flight = self.flights.remove(at);
+        // Though the tick may have settled it.
+        self.look(flight.worker, now);
         if let Came::Asked(after) = came
             && !flight.against
         {
@@ -300,6 +302,7 @@ impl Model {
 
     fn settle(&mut self, flight: &Flight, came: Came, waited: u64, now: u64) {
         self.look(flight.worker, now);
+        self.workers[flight.worker].is_used();
         if flight.generation == self.generation && self.counts() && !flight.against {
             self.count(flight.worker, came, waited, now);
         } else {
@@ -307,8 +310,9 @@ impl Model {
         }
     }
 
-    /// What time does, as far as this worker sees to it.
-    pub fn tick(&mut self, worker: usize, now: u64) {
+    /// What time does, as far as this worker sees to it. `writes` of the breaker's record before and after:
+    /// each makes it look once more.
+    pub fn tick(&mut self, worker: usize, writes: [u64; 2], now: u64) {
         self.look(worker, now);
         if self.workers[worker].ticked > now + SKEW {
             self.step_back(worker, now);
@@ -322,14 +326,23 @@ impl Model {
         }
         self.age(worker, now);
         self.workers[worker].ticks.push(self.calls.len());
-        self.roll(worker, now);
+        let written = std::mem::replace(&mut self.workers[worker].writes, writes[0]) != writes[0];
+        let rests = self.phase == Phase::Closed && self.trips == 0;
+        let looked = self.roll(worker, rests, written, now);
         let changed = match self.phase {
             Phase::Open => self.end_open(worker, now),
             Phase::Probe => false,
             Phase::Ramp => self.climb(worker, now),
             Phase::Closed => self.recover(now),
         };
-        self.rested |= self.phase == Phase::Closed && self.streak == 0 && self.is_healthy(worker, now);
+        if looked && self.phase == Phase::Closed && self.rested {
+            self.workers[worker].unused = self.is_unused(worker, now);
+        }
+        if looked && !self.rested && self.phase == Phase::Closed && self.streak == 0 && self.is_healthy(worker, now) {
+            self.rested = true;
+            // It has looked at the record since.
+            self.workers[worker].writes = writes[1];
+        }
         if !changed && self.since > now + SKEW {
             (self.since, self.base) = (now, self.calls.len());
         }

@@ -11,6 +11,10 @@ pub struct Worker {
     /// When it took a sample, and how many of the model's calls there were.
     pub samples: Vec<(u64, usize)>,
     pub ticked: u64,
+    /// Writes of the record that it knew of at its last tick.
+    pub writes: u64,
+    /// Its window held no call when it looked last: it looks rarely.
+    pub unused: bool,
     /// How many of the model's calls there were at each of its ticks.
     pub ticks: Vec<usize>,
     /// When the upstream wants to be asked again, as this worker heard last, and how many calls had gone well by then.
@@ -63,7 +67,23 @@ impl Picks {
 impl Worker {
     pub fn starting(now: u64) -> Worker {
         let (samples, ticks, picks) = (vec![(now, 0)], Vec::new(), Picks::starting(now));
-        Worker { knows: 0, samples, ticked: now, ticks, asked: (0, 0), picks }
+        Worker { knows: 0, samples, ticked: now, writes: 0, unused: false, ticks, asked: (0, 0), picks }
+    }
+}
+
+impl Worker {
+    /// Nothing was counted since its last sample.
+    fn has_seen_all_by(&mut self, now: u64) {
+        if let Some((at, _)) = self.samples.last_mut() {
+            *at = (*at).max(now);
+        }
+    }
+
+    /// A call of its own has ended.
+    pub fn is_used(&mut self) {
+        if std::mem::take(&mut self.unused) {
+            self.has_seen_all_by(self.ticked);
+        }
     }
 }
 
@@ -78,6 +98,7 @@ impl Model {
         let whole = if let Window::Time(window) = self.rules.window { window } else { u64::MAX };
         let reaches = now.saturating_sub(self.since) <= whole && self.since <= now + SKEW;
         own.samples = vec![if reaches { (self.since, self.base) } else { (now, self.calls.len()) }];
+        own.unused = false;
         own.ticks.clear();
         own.picks = Picks::starting(now);
         own.knows = self.generation;
@@ -95,19 +116,37 @@ impl Model {
         }
     }
 
-    /// The worker takes a sample where one is due.
-    pub fn roll(&mut self, worker: usize, now: u64) {
-        let Window::Time(window) = self.rules.window else { return };
-        let samples = &mut self.workers[worker].samples;
-        let (last, _) = samples[samples.len() - 1];
-        if last > now + SKEW {
-            *samples = vec![(now, self.calls.len())];
+    /// The worker takes a sample where one is due: once a bucket, or every second one where the circuit is unused. `rests`: it
+    /// looks no more often, unless the record was `written`. False: nothing has called for it to look closer.
+    pub fn roll(&mut self, worker: usize, rests: bool, written: bool, now: u64) -> bool {
+        let Window::Time(window) = self.rules.window else { return true };
+        let own = &mut self.workers[worker];
+        let (last, seen) = own.samples[own.samples.len() - 1];
+        let between = window / 10 * if own.unused { 2 } else { 1 };
+        let is_ahead = last > now + SKEW;
+        let is_due = is_ahead || now.saturating_sub(last) >= between;
+        if rests && !is_due && (own.unused || !written) {
+            return false;
+        }
+        if rests && own.unused && seen == self.calls.len() && !is_ahead {
+            own.has_seen_all_by(now);
+            return false;
+        }
+        own.unused = false;
+        if is_ahead {
+            own.samples = vec![(now, self.calls.len())];
         } else if now.saturating_sub(last) >= window / 10 {
-            samples.push((now, self.calls.len()));
-            if samples.len() > 11 {
-                samples.remove(0);
+            own.samples.push((now, self.calls.len()));
+            if own.samples.len() > 11 {
+                own.samples.remove(0);
             }
         }
+        true
+    }
+
+    /// Whether nobody has called lately, as far as the worker knows.
+    pub fn is_unused(&self, worker: usize, now: u64) -> bool {
+        matches!(self.rules.window, Window::Time(_)) && self.window(worker, now).is_empty()
     }
 
     /// Bad calls of each kind that the worker may take for gone though they are still in the window: of a bucket that leaves
