@@ -1,4 +1,5 @@
-//! The page to show to a colleague: one picture, one table, in one file that needs nothing else.
+//! What is left of a run: a picture of what a breaker is for, and a page to show to a colleague, in one file that needs
+//! nothing else, with the price beside it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,20 @@ use crate::scenario::State;
 
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-const SIZE: (u32, u32) = (1000, 760);
+const WIDTH: u32 = 1000;
+/// Heights of the ribbon and of a panel.
+const RIBBON: u32 = 64;
+const PANEL: u32 = 232;
 const WITH: RGBColor = RGBColor(20, 125, 80);
 const WITHOUT: RGBColor = RGBColor(200, 60, 50);
 const FAST: RGBColor = RGBColor(230, 160, 40);
+
+type Panel = fn(&DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, &Run) -> Result<()>;
+
+/// What a breaker is for: a sick upstream gets no load, and nobody waits for it.
+const PURPOSE: &[Panel] = &[draw_arrivals, draw_waits];
+/// And its price: what a half-sick upstream would have answered, and a slower return.
+const WHOLE: &[Panel] = &[draw_success, draw_arrivals, draw_waits];
 
 /// Writes `index.html` and `demo.svg` into `directory`.
 ///
@@ -26,10 +37,9 @@ const FAST: RGBColor = RGBColor(230, 160, 40);
 /// The directory cannot be written.
 pub fn write(run: &Run, directory: &Path) -> Result<PathBuf> {
     fs::create_dir_all(directory)?;
-    let picture = picture(run)?;
-    fs::write(directory.join("demo.svg"), &picture)?;
+    fs::write(directory.join("demo.svg"), picture(run, PURPOSE)? + "\n")?;
     let page = directory.join("index.html");
-    fs::write(&page, html(run, &picture))?;
+    fs::write(&page, html(run, &picture(run, WHOLE)?))?;
     Ok(page)
 }
 
@@ -61,17 +71,17 @@ fn html(run: &Run, picture: &str) -> String {
     )
 }
 
-fn picture(run: &Run) -> Result<String> {
+fn picture(run: &Run, panels: &[Panel]) -> Result<String> {
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let height = RIBBON + PANEL * u32::try_from(panels.len())?;
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
         root.fill(&WHITE)?;
-        let (ribbon, rest) = root.split_vertically(64);
+        let (ribbon, rest) = root.split_vertically(RIBBON);
         draw_ribbon(&ribbon, run)?;
-        let panels = rest.split_evenly((3, 1));
-        draw_success(&panels[0], run)?;
-        draw_arrivals(&panels[1], run)?;
-        draw_waits(&panels[2], run)?;
+        for (draw, area) in panels.iter().zip(rest.split_evenly((panels.len(), 1))) {
+            draw(&area, run)?;
+        }
         root.present()?;
     }
     Ok(svg)
@@ -89,7 +99,7 @@ const RIGHT: i32 = 20;
 
 /// The upstream's life and the circuit's state, over the same time as the panels.
 fn draw_ribbon(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, run: &Run) -> Result<()> {
-    let width = f64::from(i32::try_from(SIZE.0)? - LEFT - RIGHT);
+    let width = f64::from(i32::try_from(WIDTH)? - LEFT - RIGHT);
     #[allow(clippy::cast_possible_truncation)]
     let x = |at: Duration| LEFT + (at.as_secs_f64() / LENGTH.as_secs_f64() * width) as i32;
     let text = |size: i32| ("sans-serif", size).into_font();
@@ -213,4 +223,18 @@ fn draw_waits(area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, run: &
         curve(&mut chart, waits(side), color, side.label())?;
     }
     legend(&mut chart, SeriesLabelPosition::UpperRight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_picture_shows_what_a_breaker_is_for_and_the_page_its_price_too() {
+        let price = "got what they asked for";
+        let purpose = picture(&Run::default(), PURPOSE).unwrap();
+        assert!(purpose.contains("reach the upstream") && purpose.contains("clients wait"), "{purpose}");
+        assert!(!purpose.contains(price));
+        assert!(picture(&Run::default(), WHOLE).unwrap().contains(price));
+    }
 }
