@@ -1,40 +1,57 @@
-//! The README's tables say what the code says. After a change of the code: `UPDATE_README=1 cargo test -p
-//! circuit-breaker-core --test readme`.
+//! The documents say what the code says, and a reader finds the way through them.
+//!
+//! Tables are written by the code. After a change of it: `UPDATE_DOCS=1 cargo test -p circuit-breaker-core --test docs`.
 #![cfg(all(feature = "testing", not(target_arch = "wasm32")))]
 // Tests say what they expect by panicking.
 #![allow(clippy::panic, clippy::unwrap_used, missing_docs)]
 
+#[path = "docs/commands.rs"]
+mod commands;
+#[path = "docs/lines.rs"]
+mod lines;
+#[path = "docs/links.rs"]
+mod links;
+#[path = "docs/markdown.rs"]
+mod markdown;
+#[path = "docs/metrics.rs"]
+mod queries;
+
 use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 
 use circuit_breaker_core::config::{
     BODILESS, CONFIG, Field, Kind, LEAST_PERCENT, MOST_HEADERS, MOST_UPSTREAMS, effective, print_duration,
 };
 use circuit_breaker_core::host::MetricKind;
 use circuit_breaker_core::metrics;
+use markdown::{Document, ROOT};
 
-const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+/// Where all fields stand.
+const CONFIGURATION: &str = "filter/config.md";
+/// Where all metrics stand.
+const MONITORING: &str = "istio/monitoring/README.md";
 
-fn compare(name: &str, table: &str) {
-    let readme = fs::read_to_string(README).unwrap();
+fn compare(path: &str, name: &str, table: &str) {
+    let text = Document::read(path).text;
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->\n"));
-    let (before, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("README.md has no {begin}"));
-    let (found, after) = rest.split_once(&end).unwrap_or_else(|| panic!("README.md has no {end}"));
-    if std::env::var_os("UPDATE_README").is_some() {
-        fs::write(README, format!("{before}{begin}{table}{end}{after}")).unwrap();
+    let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("{path} has no {begin}"));
+    let (found, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{path} has no {end}"));
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(Path::new(ROOT).join(path), format!("{before}{begin}{table}{end}{after}")).unwrap();
     } else {
         for (found, row) in found.lines().zip(table.lines()) {
-            assert_eq!(found, row, "README.md's table differs; UPDATE_README=1 writes it");
+            assert_eq!(found, row, "a table of {path} differs; UPDATE_DOCS=1 writes it");
         }
-        assert_eq!(found.lines().count(), table.lines().count(), "rows of README.md's table {name}");
+        assert_eq!(found.lines().count(), table.lines().count(), "rows of {path}'s table {name}");
     }
 }
 
 /// Each row of the table comes before all that stand below it.
 #[test]
 fn the_order_of_the_matches_is_the_parsers() {
-    let readme = fs::read_to_string(README).unwrap();
-    let table = readme.split_once("<!-- precedence -->").unwrap().1.split_once("<!-- /precedence -->").unwrap().0;
+    let text = Document::read(CONFIGURATION).text;
+    let table = text.split_once("<!-- precedence -->").unwrap().1.split_once("<!-- /precedence -->").unwrap().0;
     let matches: Vec<String> =
         table.split('`').filter(|cell| cell.starts_with('{')).map(|cell| cell.replace("\\|", "|")).collect();
     assert!(matches.len() > 8, "{matches:?}");
@@ -108,7 +125,7 @@ fn section(table: &mut String, at: &str, field: &Field, inner: &[Field]) {
 fn the_fields_are_those_of_the_parser() {
     let mut table = String::from("| field | default | allowed | meaning |\n|---|---|---|---|\n");
     rows(&mut table, CONFIG, "");
-    compare("fields", &table);
+    compare(CONFIGURATION, "fields", &table);
 }
 
 #[test]
@@ -124,5 +141,5 @@ fn the_metrics_are_those_of_the_code() {
         let components = metric.components.join(", ");
         writeln!(table, "| `{}` | {kind}{of} | {components} | {} |", metric.name, metric.meaning).unwrap();
     }
-    compare("metrics", &table);
+    compare(MONITORING, "metrics", &table);
 }

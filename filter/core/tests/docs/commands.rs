@@ -1,0 +1,48 @@
+//! Every command that a document names can be given.
+
+use std::fs;
+use std::path::Path;
+
+use crate::markdown::{Document, Part, ROOT, documents};
+
+/// The words after `make` in code: in a fence at a line's beginning, in prose after a backtick.
+fn targets(document: &Document) -> Vec<(usize, String)> {
+    let mut targets = Vec::new();
+    for (at, part, line) in document.lines() {
+        let code: Vec<&str> =
+            if part == Part::Code { vec![line] } else { line.split('`').skip(1).step_by(2).collect() };
+        for words in code.iter().map(|code| code.split_whitespace().collect::<Vec<_>>()) {
+            // Variables may come first: `ENVOY=1.36.4 make test`.
+            let rest = words.iter().skip_while(|word| word.contains('=')).collect::<Vec<_>>();
+            if let [first, target, ..] = rest.as_slice()
+                && **first == "make"
+            {
+                targets.push((at, (*target).trim_end_matches(',').to_owned()));
+            }
+        }
+    }
+    targets
+}
+
+#[test]
+fn every_make_target_that_a_document_names_is_there() {
+    let makefile = fs::read_to_string(Path::new(ROOT).join("Makefile")).unwrap();
+    let is_there = |target: &str| makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
+    let mut seen = 0;
+    for document in documents() {
+        for (at, target) in targets(&document) {
+            assert!(is_there(&target), "{}:{at}: make {target}", document.path);
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen} targets");
+}
+
+/// Whatever CI relies on: one command does the main job, one passes the tests.
+#[test]
+fn the_readme_has_the_two_commands() {
+    let readme = Document::read("README.md");
+    let mut named = targets(&readme).into_iter().map(|(_, target)| target);
+    assert!(readme.text.contains("\nmake demo ") && readme.text.contains("\nmake test "));
+    assert!(named.any(|target| target == "demo"));
+}
