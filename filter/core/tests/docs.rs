@@ -3,10 +3,12 @@
 //! Tables are written by the code. After a change of it: `UPDATE_DOCS=1 cargo test -p circuit-breaker-core --test docs`.
 #![cfg(all(feature = "testing", not(target_arch = "wasm32")))]
 // Tests say what they expect by panicking.
-#![allow(clippy::panic, clippy::unwrap_used, missing_docs)]
+#![allow(clippy::arithmetic_side_effects, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 #[path = "docs/commands.rs"]
 mod commands;
+#[path = "docs/cost.rs"]
+mod cost;
 #[path = "docs/lines.rs"]
 mod lines;
 #[path = "docs/links.rs"]
