@@ -46,3 +46,19 @@ fn the_readme_has_the_two_commands() {
     assert!(readme.text.contains("\nmake demo ") && readme.text.contains("\nmake test "));
     assert!(named.any(|target| target == "demo"));
 }
+
+/// The install that a newcomer copies: its files are there, and the name that it replaces is the one that they have.
+#[test]
+fn the_install_of_the_readme_can_be_given() {
+    let readme = Document::read("README.md");
+    let code: Vec<&str> =
+        readme.lines().filter(|(_, part, _)| *part == Part::Code).flat_map(|(_, _, line)| line.split(' ')).collect();
+    let files: Vec<&&str> = code.iter().filter(|word| word.starts_with("istio/")).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        assert!(Path::new(ROOT).join(file).exists(), "{file}");
+    }
+    let replaced = code.iter().find_map(|word| word.strip_prefix("'s#")?.split('#').next()).unwrap_or_default();
+    let plugin = fs::read_to_string(Path::new(ROOT).join("istio/base/circuit-breaker-wasmPlugin.yaml")).unwrap();
+    assert!(plugin.contains(&format!("url: oci://{replaced}/circuit-breaker")), "{replaced}");
+}
