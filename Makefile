@@ -112,7 +112,7 @@ mesh-tools:
 	@$(INSTALL) envoy etcd kubernetes $(ISTIO_TOOL)
 
 .PHONY: test-alerts
-test-alerts: ## Check the alerts in istio/monitoring with promtool (Debian's prometheus)
+test-alerts: ## Check the alerts and queries in istio/monitoring with promtool (Debian's prometheus)
 	@istio/monitoring/test
 
 .PHONY: bench
