@@ -9,9 +9,11 @@
 use std::rc::Rc;
 
 use circuit_breaker_core::envoy::{self, Details, VIA_UPSTREAM};
-use circuit_breaker_core::favourite::Favourite;
 
 use crate::envoy::{CLUSTER, Envoy, Evaluated, Token};
+use favourite::Favourite;
+
+mod favourite;
 
 /// How a request ended.
 pub(crate) struct Ended {

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use circuit_breaker_core::envoy::{self, Details};
 use circuit_breaker_core::host::{Host, HostError, Level, MetricKind, Progress};
-use circuit_breaker_core::outcome::{Answer, Ending};
+use circuit_breaker_core::policy::classify::{Answer, Ending};
 
 use crate::envoy::{CLUSTER, Envoy, Evaluated, FLAGS, Headers, LocalReply, Token};
 use crate::glance::Ended;

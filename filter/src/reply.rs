@@ -1,6 +1,6 @@
 //! What a rejected request gets.
 
-use circuit_breaker_core::permit::Cause;
+use circuit_breaker_core::breaker::permit::Cause;
 use circuit_breaker_core::policy::Rejection;
 
 use crate::envoy::{Envoy, Headers, LocalReply};

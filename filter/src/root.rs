@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
 use circuit_breaker_core::breaker::{self, Breaker};
-use circuit_breaker_core::config::{Config, MILLISECOND};
+use circuit_breaker_core::clock::MILLISECOND;
+use circuit_breaker_core::config::Config;
 use circuit_breaker_core::envoy::Details;
 
 use crate::envoy::Envoy;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use circuit_breaker_core::host::{Host, HostError, Level, MetricKind, Progress};
-use circuit_breaker_core::outcome::Answer;
+use circuit_breaker_core::policy::classify::Answer;
 use circuit_breaker_core::testing::Memory;
 
 use crate::envoy::{Envoy, Evaluated, Headers, LocalReply, Token};

@@ -12,11 +12,11 @@
 use std::rc::Rc;
 
 use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::config::MILLISECOND;
+use circuit_breaker_core::breaker::permit::{Admission, Origin, Permit, Request};
+use circuit_breaker_core::clock::MILLISECOND;
 use circuit_breaker_core::envoy::{self, Details, Exchange, Head};
-use circuit_breaker_core::outcome::{Answer, Ending};
-use circuit_breaker_core::permit::{Admission, Origin, Permit, Request};
-use circuit_breaker_core::{grpc_timeout, retry_after};
+use circuit_breaker_core::envoy::{grpc_timeout::grpc_timeout, retry_after};
+use circuit_breaker_core::policy::classify::{Answer, Ending};
 
 use crate::envoy::{ADDRESS, ATTEMPTS, CLUSTER, Envoy, FLAGS, Headers};
 use crate::glance::Ended;

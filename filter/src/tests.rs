@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use circuit_breaker_core::config::{MILLISECOND, SECOND};
-use circuit_breaker_core::metrics::{CALLS, FAILURES, INTERNAL_ERRORS, LATENCY, STATE};
+use circuit_breaker_core::clock::{MILLISECOND, SECOND};
+use circuit_breaker_core::telemetry::metrics::{CALLS, FAILURES, INTERNAL_ERRORS, LATENCY, STATE};
 
 use crate::envoy::Headers;
 use crate::root::{Configurations, Root};

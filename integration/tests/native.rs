@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 
 use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::config::{Config, SECOND};
+use circuit_breaker_core::breaker::permit::Admission;
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::config::Config;
 use circuit_breaker_core::host::{Host, MetricKind};
-use circuit_breaker_core::metrics::{CALLS, stat};
-use circuit_breaker_core::outcome::Answer;
-use circuit_breaker_core::permit::Admission;
+use circuit_breaker_core::policy::classify::Answer;
+use circuit_breaker_core::telemetry::metrics::{CALLS, stat};
 use native::{Native, Shared};
 
 const A: &str = "outbound|80||a.default.svc.cluster.local";

@@ -11,29 +11,37 @@
 //! **Errors of our own** let traffic pass and are counted.
 
 mod admit;
+mod change;
 mod circuits;
 mod directory;
 mod fallback;
+mod idle;
+mod in_flight;
 mod keeping;
+mod landing;
+pub mod permit;
 mod probes;
 mod remembered;
+mod rest;
 mod room;
 mod settle;
+mod view;
 mod waiting;
 
 use std::rc::Rc;
 
+use crate::breaker::in_flight::Flights;
+use crate::breaker::permit::Cause;
+use crate::breaker::view::View;
+use crate::circuit::record::Phase;
 use crate::clock;
-use crate::config::{Config, MILLISECOND};
-use crate::flights::Flights;
+use crate::clock::MILLISECOND;
+use crate::config::Config;
 use crate::host::{Fault, Host};
-use crate::metrics;
-use crate::permit::Cause;
 use crate::policy::{Length, Mode, Policy, Rejection};
-use crate::record::Phase;
-use crate::series::Series;
-use crate::view::View;
-use crate::vm::Vm;
+use crate::shared::vm::Vm;
+use crate::telemetry::metrics;
+use crate::telemetry::series::Series;
 use circuits::Circuits;
 use directory::Reading;
 use keeping::Keeping;
@@ -350,7 +358,7 @@ fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64, idle: u64) -> Re
     if view.is_gone() || view.is_at_rest(now, idle) {
         return Ok(true);
     }
-    let tally = view.words.tally(&vm.host)?;
+    let tally = view.counts.tally(&vm.host)?;
     if view.policy.mode == Mode::Disabled {
         view.end_if_idle(vm, now, tally, idle)?;
         view.tell(vm)?;
@@ -376,12 +384,12 @@ fn index(circuit: u32) -> usize {
 fn come_back(view: &View, cause: Cause, now: u64) -> u64 {
     match cause {
         Cause::Open => view.record.open_for(&view.policy, now),
-        Cause::ProbeLimit | Cause::Ramp => crate::config::SECOND,
+        Cause::ProbeLimit | Cause::Ramp => crate::clock::SECOND,
         Cause::Forced => view.policy.open.base,
     }
 }
 
 /// Policy of an upstream that has no circuit yet.
 fn policy_of(config: &Config, upstream: &str) -> Rc<Policy> {
-    config.policy_of(&crate::key::Upstream::parse(upstream))
+    config.policy_of(&crate::policy::upstream::Upstream::parse(upstream))
 }

@@ -14,20 +14,21 @@ mod protobuf;
 
 use std::rc::Rc;
 
-pub use duration::{MILLISECOND, SECOND, print as print_duration};
+pub use duration::print as print_duration;
 pub use error::ConfigError;
 pub use fields::{
-    BODILESS, CONFIG, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_VALUE, MOST_HEADERS, MOST_PROBES,
-    MOST_UPSTREAMS, POLICY,
+    BODILESS, CONFIG, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_VALUE, MOST_HEADERS, MOST_UPSTREAMS,
+    POLICY,
 };
 pub use print::effective;
 
-use crate::key::{Matcher, Upstream};
+use crate::clock::{MILLISECOND, SECOND};
+use crate::json::quoted;
 use crate::names;
-use crate::outcome::FailureKind;
-use crate::paths::Paths;
+use crate::policy::classify::FailureKind;
+use crate::policy::exempt::Paths;
+use crate::policy::upstream::{Matcher, Upstream};
 use crate::policy::{Failures, HalfOpen, Length, Mode, Open, Policy, RateLimited, Rejection, Trip};
-use crate::text::quoted;
 use check::Reader;
 use node::Node;
 

@@ -9,7 +9,10 @@
 //!
 //! Statuses and details: Envoy's `envoy/stream_info/stream_info.h` and `source/common/router/router.cc`, 1.33 to 1.40.
 
-use crate::outcome::{Ending, FailureKind};
+pub mod grpc_timeout;
+pub mod retry_after;
+
+use crate::policy::classify::{Ending, FailureKind};
 
 /// What `response_code_details` says, as far as it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

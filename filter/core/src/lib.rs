@@ -3,47 +3,33 @@
 //! Time is an argument in nanoseconds, randomness an argument too; the host is a trait. The crate compiles and is tested
 //! natively and on wasm32.
 //!
-//! From the inside out: [`policy`] is what a circuit is told to do; `record` is the state that all workers share;
-//! `circuit` turns one record into the next; `slots` is which
-//! circuit has which record, and `idle` who has none any longer; `window`, `ramp` and `backoff` are its arithmetic; `words` are the shared
-//! counters; `view` is one VM's view of one circuit; [`breaker`] is one VM's view of the proxy. [`outcome`] is what a
-//! call says about its upstream, and [`envoy`] reads that from Envoy's own words. [`favourite`] only saves time.
+//! **The rooms**, each of which knows only those before it:
+//! - [`clock`], `share`, `random`, `json`, `names`, `keys`: a few lines that all use.
+//! - [`policy`]: what a circuit is told to do, for which upstreams, and what a call's outcome is.
+//! - [`config`]: from `pluginConfig` to policies, with one message for what is refused.
+//! - [`envoy`]: Envoy's own words, read as endings of calls. Another host has a room of its own in its place.
+//! - `circuit`: one circuit as pure functions: its record, its transitions, its window, open time and ramp.
+//! - [`host`]: what the breaker needs of its host, as a trait.
+//! - [`telemetry`]: what the outside hears: metrics and the transition line.
+//! - `shared`: what all workers share beside the records: numbers, the list of slots, the process.
+//! - [`breaker`]: one worker's breaker: its views of the circuits, who may pass, what each call came to, and the tick.
+//! - [`testing`]: a host in memory, and a proxy over it.
 
-mod backoff;
 pub mod breaker;
 mod circuit;
-mod clock;
+pub mod clock;
 pub mod config;
 pub mod envoy;
-mod fallback;
-pub mod favourite;
-mod flights;
-mod grpc_timeout;
 pub mod host;
-mod idle;
-mod key;
-mod ledger;
-pub mod metrics;
+mod json;
+mod keys;
 mod names;
-pub mod outcome;
-pub mod paths;
-pub mod permit;
 pub mod policy;
-mod ramp;
 mod random;
-mod record;
-mod report;
-mod rest;
-pub mod retry_after;
-mod series;
-mod slots;
+mod share;
+mod shared;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod text;
-mod view;
-mod vm;
-mod window;
-mod words;
 
-pub use grpc_timeout::grpc_timeout;
-pub use key::Upstream;
+pub use policy::upstream::Upstream;

@@ -2,8 +2,12 @@
 //!
 //! Times are nanoseconds, shares millionths. A condition that is switched off holds zero.
 
-use crate::outcome::FailureKind;
-use crate::window::Tally;
+pub mod classify;
+pub mod exempt;
+mod failures;
+pub(crate) mod upstream;
+
+pub use failures::{Failures, RateLimited};
 
 /// What the breaker may do to traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,78 +104,6 @@ impl Length {
     pub fn bucket(self) -> u64 {
         self.whole().div_ceil(Self::BUCKETS).max(1)
     }
-
-    /// How far apart two moments are, in its own unit.
-    #[must_use]
-    pub fn between(self, earlier: (u64, Tally), later: (u64, Tally)) -> u64 {
-        match self {
-            Length::Time(_) => later.0.saturating_sub(earlier.0),
-            Length::Calls(_) => later.1.since(earlier.1).calls(),
-        }
-    }
-}
-
-/// What counts as a failure.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Failures {
-    /// Failing HTTP statuses: a bit for each from 0 to 639.
-    pub(crate) http: [u64; 10],
-    /// Failing gRPC codes: a bit for each.
-    pub(crate) grpc: u32,
-    /// Kinds of upstream errors that count: a bit for each.
-    pub(crate) kinds: u32,
-    /// A client that leaves counts if it has waited so many nanoseconds for its answer's first byte. 0: whenever it
-    /// leaves. `None`: never.
-    pub client_cancel: Option<u64>,
-    /// Faults that the proxy's own fault filter injects count as the upstream's: for drills.
-    pub injected_faults: bool,
-    /// What 429 and RESOURCE_EXHAUSTED mean.
-    pub rate_limited: RateLimited,
-    /// Attempts that Envoy's retries hid count too.
-    pub all_attempts: bool,
-}
-
-/// What an upstream's "too many requests" means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RateLimited {
-    /// Nothing in CLOSED and the ramp; a probe has failed.
-    #[default]
-    Soft,
-    /// A failure.
-    Failure,
-    /// A success like any answer.
-    Ignore,
-}
-
-impl Failures {
-    /// Counts this HTTP status.
-    pub(crate) fn add_http(&mut self, status: u32) {
-        if let Some(word) = self.http.get_mut(status as usize / 64) {
-            *word |= 1 << (status % 64);
-        }
-    }
-
-    /// Counts this gRPC code.
-    pub(crate) fn add_grpc(&mut self, code: u32) {
-        self.grpc |= 1_u32.checked_shl(code).unwrap_or(0);
-    }
-
-    /// Counts this kind.
-    pub(crate) fn add_kind(&mut self, kind: FailureKind) {
-        self.kinds |= 1 << (kind as u32);
-    }
-
-    pub(crate) fn http_fails(&self, status: u32) -> bool {
-        self.http.get(status as usize / 64).is_some_and(|word| word & (1 << (status % 64)) != 0)
-    }
-
-    pub(crate) fn grpc_fails(&self, code: u32) -> bool {
-        1_u32.checked_shl(code).is_some_and(|bit| self.grpc & bit != 0)
-    }
-
-    pub(crate) fn counts(&self, kind: FailureKind) -> bool {
-        self.kinds & (1 << (kind as u32)) != 0
-    }
 }
 
 /// The open time.
@@ -189,10 +121,13 @@ pub struct Open {
     pub max_retry_after: u64,
 }
 
+/// As many leases as a record has room for; more probes than this are traffic, which is what the ramp is for.
+pub const MOST_PROBES: u32 = 16;
+
 /// Probes and ramp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HalfOpen {
-    /// Probes in flight over all workers; 1 to [`crate::config::MOST_PROBES`].
+    /// Probes in flight over all workers; 1 to [`MOST_PROBES`].
     pub max_probes: u32,
     /// Good probes that end the probe stage; at least 1.
     pub success_threshold: u32,
@@ -233,7 +168,7 @@ impl Policy {
     /// No open time drawn under this policy is longer: a later one comes from a clock that stepped back.
     #[must_use]
     pub fn longest_open(&self) -> u64 {
-        let drawn = self.open.max.saturating_add(crate::backoff::part(self.open.max, self.open.jitter));
+        let drawn = self.open.max.saturating_add(crate::share::part(self.open.max, self.open.jitter));
         drawn.max(self.open.max_retry_after)
     }
 }

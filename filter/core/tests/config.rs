@@ -3,7 +3,8 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
-use circuit_breaker_core::config::{Config, MILLISECOND, SECOND, effective};
+use circuit_breaker_core::clock::{MILLISECOND, SECOND};
+use circuit_breaker_core::config::{Config, effective};
 use circuit_breaker_core::policy::{Length, Mode};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

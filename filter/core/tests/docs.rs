@@ -26,7 +26,7 @@ use circuit_breaker_core::config::{
     BODILESS, CONFIG, Field, Kind, LEAST_PERCENT, MOST_HEADERS, MOST_UPSTREAMS, effective, print_duration,
 };
 use circuit_breaker_core::host::MetricKind;
-use circuit_breaker_core::metrics;
+use circuit_breaker_core::telemetry::metrics;
 use markdown::{Document, ROOT};
 
 /// Where all fields stand.

@@ -3,10 +3,10 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
-use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::metrics::{CALLS, CIRCUITS, INTERNAL_ERRORS, OPEN_UNTIL, REJECTED, UNPROTECTED};
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
-use circuit_breaker_core::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics::{CALLS, CIRCUITS, INTERNAL_ERRORS, OPEN_UNTIL, REJECTED, UNPROTECTED};
 use circuit_breaker_core::testing::Proxy;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

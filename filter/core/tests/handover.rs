@@ -7,10 +7,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::config::{Config, SECOND};
-use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, OPEN_UNTIL, UNPROTECTED};
-use circuit_breaker_core::outcome::{Answer, Ending, FailureKind, Outcome};
-use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Permit};
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::config::Config;
+use circuit_breaker_core::policy::classify::{Answer, Ending, FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics::{CALLS, INTERNAL_ERRORS, OPEN_UNTIL, UNPROTECTED};
 use circuit_breaker_core::testing::{Proxy, Touch};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -4,9 +4,9 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::breaker::Breaker;
+use circuit_breaker_core::breaker::permit::Admission;
 use circuit_breaker_core::config::Config;
-use circuit_breaker_core::metrics::INTERNAL_ERRORS;
-use circuit_breaker_core::permit::Admission;
+use circuit_breaker_core::telemetry::metrics::INTERNAL_ERRORS;
 use circuit_breaker_core::testing::Proxy;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

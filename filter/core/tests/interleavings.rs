@@ -41,8 +41,8 @@ mod workers;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use circuit_breaker_core::metrics::SHARED;
-use circuit_breaker_core::outcome::Outcome;
+use circuit_breaker_core::policy::classify::Outcome;
+use circuit_breaker_core::telemetry::metrics::SHARED;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use workers::{A, BAD, OPERATIONS, Operation, STARTS, Start, in_order, perform, prepare, seen};

@@ -4,11 +4,11 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
 
-use circuit_breaker_core::config::MILLISECOND;
-use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::metrics;
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
-use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Permit};
+use circuit_breaker_core::clock::MILLISECOND;
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics;
 use circuit_breaker_core::testing::{Calls, Proxy};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -107,7 +107,7 @@ fn calls_without_an_answer_have_the_time_they_waited() {
 #[test]
 fn a_stream_that_began_late_counts_while_it_lives() {
     let mut proxy = Proxy::start(1, P95);
-    proxy.host.answers_begin(circuit_breaker_core::outcome::Answer::well());
+    proxy.host.answers_begin(circuit_breaker_core::policy::classify::Answer::well());
     let permits: Vec<Permit> = (0..20)
         .map(|_| match proxy.admit(0, UPSTREAM) {
             Admission::Pass(permit) => permit,

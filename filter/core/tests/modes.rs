@@ -4,13 +4,14 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::config::{Config, SECOND};
+use circuit_breaker_core::breaker::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::config::Config;
 use circuit_breaker_core::host::{Host, MetricKind};
-use circuit_breaker_core::metrics::{
+use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics::{
     CALLS, CIRCUITS, INTERNAL_ERRORS, LATENCY, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT, stat,
 };
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
-use circuit_breaker_core::permit::{Admission, Cause, Permit};
 use circuit_breaker_core::testing::{Memory, Proxy};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

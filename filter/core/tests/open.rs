@@ -3,10 +3,10 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
-use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::metrics::{OPEN_UNTIL, REJECTED};
-use circuit_breaker_core::outcome::{Answer, Outcome};
-use circuit_breaker_core::permit::{Admission, Cause};
+use circuit_breaker_core::breaker::permit::{Admission, Cause};
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::policy::classify::{Answer, Outcome};
+use circuit_breaker_core::telemetry::metrics::{OPEN_UNTIL, REJECTED};
 use circuit_breaker_core::testing::Proxy;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -4,10 +4,11 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use circuit_breaker_core::Upstream;
-use circuit_breaker_core::config::{CONFIG, Config, Field, Kind, MILLISECOND, SECOND, effective};
-use circuit_breaker_core::metrics::{CALLS, REJECTED};
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
-use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Permit};
+use circuit_breaker_core::clock::{MILLISECOND, SECOND};
+use circuit_breaker_core::config::{CONFIG, Config, Field, Kind, effective};
+use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics::{CALLS, REJECTED};
 use circuit_breaker_core::testing::Proxy;
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -7,10 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::metrics::TRIPS;
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
-use circuit_breaker_core::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics::TRIPS;
 use circuit_breaker_core::testing::{Memory, Proxy, Touch, answer};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -85,7 +85,7 @@ fn an_upstream_that_two_workers_meet_at_once_has_one_circuit() {
     proxy.host.before_next_write(move || faster.borrow_mut().settle(start, Some(A), &answer(BAD), None, now));
     proxy.fail(A, 4);
     assert_eq!(proxy.state(A), 2, "five failures, one of them the rival's");
-    assert_eq!(proxy.host.value(&circuit_breaker_core::metrics::CIRCUITS, "", ""), 1);
+    assert_eq!(proxy.host.value(&circuit_breaker_core::telemetry::metrics::CIRCUITS, "", ""), 1);
 }
 
 /// The rival gives the only slot back whenever this worker looks for one, and takes it before this worker does.

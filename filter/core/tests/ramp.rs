@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
-use circuit_breaker_core::config::{MILLISECOND, SECOND};
-use circuit_breaker_core::metrics::{RECOVERY, REJECTED, TRIPS};
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
+use circuit_breaker_core::clock::{MILLISECOND, SECOND};
+use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics::{RECOVERY, REJECTED, TRIPS};
 use circuit_breaker_core::testing::Proxy;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -16,10 +16,10 @@ mod traces;
 #[path = "reference/workers.rs"]
 mod workers;
 
-use circuit_breaker_core::config::MILLISECOND;
-use circuit_breaker_core::metrics::SHARED;
-use circuit_breaker_core::outcome::{Answer, FailureKind, Outcome};
-use circuit_breaker_core::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::clock::MILLISECOND;
+use circuit_breaker_core::policy::classify::{Answer, FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics::SHARED;
 use circuit_breaker_core::testing::{Proxy, answer};
 use model::{Model, Phase, Verdict};
 use proptest::prelude::*;

@@ -7,8 +7,9 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use circuit_breaker_core::breaker::{Breaker, count_refused};
-use circuit_breaker_core::config::{Config, MILLISECOND, SECOND};
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
+use circuit_breaker_core::clock::{MILLISECOND, SECOND};
+use circuit_breaker_core::config::Config;
+use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
 use circuit_breaker_core::testing::{Memory, Proxy};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;

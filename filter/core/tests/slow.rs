@@ -3,10 +3,10 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
-use circuit_breaker_core::config::{MILLISECOND, SECOND};
-use circuit_breaker_core::metrics::{CALLS, TRIPS};
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
-use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Permit};
+use circuit_breaker_core::clock::{MILLISECOND, SECOND};
+use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics::{CALLS, TRIPS};
 use circuit_breaker_core::testing::{Proxy, answer};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -31,7 +31,7 @@ fn a_call_that_the_tick_has_counted_is_not_counted_again_when_it_ends_well() {
         let mut proxy = Proxy::start(1, SLOW);
         proxy.succeed(A, 1);
         proxy.pass(SECOND);
-        proxy.host.answers_begin(circuit_breaker_core::outcome::Answer::well());
+        proxy.host.answers_begin(circuit_breaker_core::policy::classify::Answer::well());
         let permit = begin(&mut proxy, 0, A);
         let now = proxy.now;
         proxy.vms[0].arrived(permit, now);

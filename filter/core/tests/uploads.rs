@@ -3,10 +3,10 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
-use circuit_breaker_core::config::{MILLISECOND, SECOND};
-use circuit_breaker_core::metrics::{CALLS, FAILURES, TRIPS};
-use circuit_breaker_core::outcome::{Answer, Ending, Outcome};
-use circuit_breaker_core::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Cause, Permit};
+use circuit_breaker_core::clock::{MILLISECOND, SECOND};
+use circuit_breaker_core::policy::classify::{Answer, Ending, Outcome};
+use circuit_breaker_core::telemetry::metrics::{CALLS, FAILURES, TRIPS};
 use circuit_breaker_core::testing::{Proxy, answer};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -175,8 +175,11 @@ fn an_upload_whose_circuit_has_moved_on_goes_by_what_it_is_now() {
         let mut proxy = half_open();
         let upload = begin(&mut proxy, 0);
         for _ in 0..2 {
-            let outcome =
-                if bad { Outcome::Failure(circuit_breaker_core::outcome::FailureKind::Http) } else { Outcome::Success };
+            let outcome = if bad {
+                Outcome::Failure(circuit_breaker_core::policy::classify::FailureKind::Http)
+            } else {
+                Outcome::Success
+            };
             proxy.request(1, A, outcome);
         }
         let end = complete(&mut proxy, 0, upload);

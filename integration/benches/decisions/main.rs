@@ -14,9 +14,10 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::config::{Config, SECOND};
-use circuit_breaker_core::outcome::Answer;
-use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Permit};
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::config::Config;
+use circuit_breaker_core::policy::classify::Answer;
 use circuit_breaker_integration::envoy::workspace;
 use criterion::{Criterion, criterion_group};
 use failsafe::CircuitBreaker;

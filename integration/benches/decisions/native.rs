@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use circuit_breaker_core::host::{ABSENT, Host, HostError, Level, MetricKind, Progress};
-use circuit_breaker_core::outcome::Answer;
+use circuit_breaker_core::policy::classify::Answer;
 
 /// More metrics than a few circuits have. A power of two, so that the low bits of a number are its place.
 const METRICS: usize = 64;

@@ -1,15 +1,15 @@
 //! Who may pass.
 
 use super::{Breaker, come_back, policy_of};
-use crate::flights::NOWHERE;
+use crate::breaker::in_flight::NOWHERE;
+use crate::breaker::permit::{Admission, Cause, Permit, Request};
+use crate::breaker::view::View;
+use crate::circuit::ramp;
+use crate::circuit::record::Phase;
 use crate::host::{Fault, Host};
-use crate::metrics;
-use crate::permit::{Admission, Cause, Permit, Request};
 use crate::policy::Mode;
-use crate::ramp;
-use crate::record::Phase;
-use crate::view::View;
-use crate::vm::Vm;
+use crate::shared::vm::Vm;
+use crate::telemetry::metrics;
 
 /// Rounds of one admission. Each further one means that the circuit changed under it: its state, which goes at most from OPEN
 /// to probe to ramp to CLOSED, or who has its probe slots.
@@ -92,7 +92,7 @@ impl<H: Host> Breaker<H> {
             return Ok(obey(view, now));
         }
         if !retired && is_due(view, now) {
-            let tally = view.words.tally(&vm.host)?;
+            let tally = view.counts.tally(&vm.host)?;
             view.advance(vm, now, tally, 0)?;
         }
         if view.record.phase != Phase::Closed {
@@ -160,7 +160,7 @@ fn lease<H: Host>(view: &mut View, vm: &Vm<H>, circuit: u32, whole: bool, now: u
     let leased = view.change(vm, now, &mut |sight| {
         let (record, given) = sight.record.lease(sight.policy, sight.at.now, whole)?;
         number = given;
-        Some(crate::circuit::Change { record, reason: None })
+        Some(crate::circuit::transitions::Change { record, reason: None })
     })?;
     Ok(match leased {
         Some(change) => Decision::Pass(Permit::Probe { circuit, generation: change.record.generation, lease: number }),

@@ -10,8 +10,8 @@
 use std::rc::Rc;
 
 use super::index;
+use crate::breaker::view::View;
 use crate::names::{self, Index};
-use crate::view::View;
 
 #[derive(Default)]
 pub(super) struct Circuits {

@@ -4,12 +4,12 @@ use std::rc::Rc;
 
 use super::circuits::Circuits;
 use super::{Breaker, index, policy_of};
+use crate::breaker::view::View;
+use crate::circuit::record::{Record, Slot};
 use crate::host::{ABSENT, Fault, Host, TRIES};
-use crate::key::{record_key, slots_key};
+use crate::keys::{record_key, slots_key};
 use crate::policy::Mode;
-use crate::record::{Record, Slot};
-use crate::slots::{Addition, Slots};
-use crate::view::View;
+use crate::shared::slots::{Addition, Slots};
 
 /// What a VM does at one tick to meet circuits, in units of what it costs to take one over from an older configuration (some
 /// 10 us): so many take a worker a few milliseconds, a thousand circuits are taken over within two seconds, and ten thousand
@@ -124,10 +124,10 @@ impl<H: Host> Breaker<H> {
         self.vm.meet(now)?;
         let upstream = &addition.upstream;
         let known = View::known(&self.vm, self.remembered.take(upstream), upstream)?;
-        let fresh = Record::fresh(addition.born, now, known.words.tally(&self.vm.host)?);
+        let fresh = Record::fresh(addition.born, now, known.counts.tally(&self.vm.host)?);
         // Lost to another worker, which has finished it: as good.
         if self.vm.host.swap(&key, &fresh.encode(upstream), cas)? {
-            known.words.epoch.add_one(&self.vm.host)?;
+            known.counts.epoch.add_one(&self.vm.host)?;
             self.vm.advance()?;
         }
         self.remembered.keep(upstream.as_str().into(), known, self.config.max_circuits);

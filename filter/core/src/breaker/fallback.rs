@@ -2,14 +2,14 @@
 //! [`crate::fallback`].
 
 use super::Breaker;
+use crate::breaker::landing::{Landing, Place};
+use crate::breaker::permit::{Admission, Origin, Permit, Request};
+use crate::breaker::view::View;
 use crate::clock;
-use crate::config::SECOND;
-use crate::fallback::{Landing, Place};
+use crate::clock::SECOND;
 use crate::host::{ABSENT, Fault, Host};
-use crate::metrics;
-use crate::permit::{Admission, Origin, Permit, Request};
-use crate::view::View;
-use crate::vm::Vm;
+use crate::shared::vm::Vm;
+use crate::telemetry::metrics;
 
 /// A scout that has not landed after so long is lost (its client left, its worker trapped): another one may go.
 const SCOUT_LOST: u64 = SECOND;
@@ -138,7 +138,7 @@ fn learn<H: Host>(view: &mut View, vm: &Vm<H>, configuration: u32, upstream: &st
             &format!(
                 "circuit_breaker fallback of {} leads back to itself: no route matches its headers, and requests are \
                  rejected instead",
-                crate::text::quoted(&view.name)
+                crate::json::quoted(&view.name)
             ),
         );
     }

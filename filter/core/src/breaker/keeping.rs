@@ -9,12 +9,12 @@
 //! waiting, may take long for it. What it cannot do in that time the others do bit by bit, one at a time.
 
 use super::Breaker;
-use crate::config::MILLISECOND;
+use crate::circuit::record::Slot;
+use crate::clock::MILLISECOND;
 use crate::host::{ABSENT, Fault, Host};
-use crate::key::{kept_key, process_key, slots_key};
-use crate::ledger::Ledger;
-use crate::record::Slot;
-use crate::slots::Slots;
+use crate::keys::{kept_key, process_key, slots_key};
+use crate::shared::slots::Slots;
+use crate::telemetry::ledger::Ledger;
 
 /// How long the first VM of a new module is at it, at most. Longer than that nobody should wait for the main thread.
 const FIRST: u64 = 500 * MILLISECOND;

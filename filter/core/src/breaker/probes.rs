@@ -6,12 +6,12 @@
 //! only then the upstream's time begins to run. So a client that stalls costs nobody a probe and the upstream no verdict.
 
 use super::Breaker;
-use crate::circuit::{Change, Verdict};
-use crate::config::SECOND;
-use crate::flights::Early;
+use crate::breaker::in_flight::Early;
+use crate::breaker::permit::{Admission, Permit, Request};
+use crate::circuit::transitions::{Change, Verdict};
+use crate::clock::SECOND;
 use crate::host::{Fault, Host};
-use crate::outcome::{Answer, FailureKind, Outcome};
-use crate::permit::{Admission, Permit, Request};
+use crate::policy::classify::{Answer, FailureKind, Outcome};
 
 /// A call with good headers is good if nothing breaks it off for so long: a download or an event stream must not hold
 /// the only probe slot, and an upstream that dies right after its headers must not pass.

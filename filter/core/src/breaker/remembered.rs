@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::breaker::view::Known;
 use crate::names::{Index, same};
-use crate::view::Known;
 
 #[derive(Clone)]
 pub(super) struct Remembered<T = Known> {

@@ -1,9 +1,9 @@
 //! Room for another circuit where a proxy has as many as it may have.
 
 use super::Breaker;
+use crate::breaker::idle::RECENTLY;
+use crate::circuit::record::Phase;
 use crate::host::{Fault, Host};
-use crate::idle::RECENTLY;
-use crate::record::Phase;
 
 /// Circuits that are asked to make room for one: what this VM knows of their use may be a bucket of their windows old.
 const ASKED: usize = 8;

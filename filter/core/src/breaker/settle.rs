@@ -1,17 +1,17 @@
 //! What each call came to.
 
 use super::Breaker;
-use crate::config::MILLISECOND;
-use crate::flights::{Call, Early, Ended};
+use crate::breaker::in_flight::{Call, Early, Ended};
+use crate::breaker::permit::Permit;
+use crate::breaker::view::View;
+use crate::circuit::record::Phase;
+use crate::clock::MILLISECOND;
 use crate::host::{Fault, Host};
-use crate::metrics;
 use crate::names;
-use crate::outcome::{Answer, Ending, FailureKind, Outcome};
-use crate::permit::Permit;
+use crate::policy::classify::{Answer, Ending, FailureKind, Outcome};
 use crate::policy::{Length, Mode};
-use crate::record::Phase;
-use crate::view::View;
-use crate::vm::Vm;
+use crate::shared::vm::Vm;
+use crate::telemetry::metrics;
 
 impl<H: Host> Breaker<H> {
     /// Settles a request that went well, where that changes nothing but a count: it is in the circuit that it was admitted
@@ -35,7 +35,7 @@ impl<H: Host> Breaker<H> {
         let latency = view.latency(vm, first_byte);
         let counted = match call.map(|call| call.end().early) {
             Some(Some(_)) => Ok(()),
-            _ => view.words.add_success(&vm.host),
+            _ => view.counts.add_success(&vm.host),
         };
         self.noted(latency);
         self.noted(counted);
@@ -165,7 +165,7 @@ impl View {
     /// Whether a good call changes nothing but a count.
     #[inline(always)]
     fn is_plain<H: Host>(&self, vm: &Vm<H>, permit: Permit, first_byte: Option<u64>) -> bool {
-        self.is_plainly_in_time(first_byte) && self.is_current(permit) && self.words.watch.get(&vm.host) == Ok(0)
+        self.is_plainly_in_time(first_byte) && self.is_current(permit) && self.counts.watch.get(&vm.host) == Ok(0)
     }
 
     #[inline]
@@ -279,22 +279,22 @@ impl View {
     ) -> Result<(), Fault> {
         self.is_used(vm.ticked.get());
         let over = outcome != Outcome::Neutral && self.is_over(waited);
-        let watched = self.words.watch.get(&vm.host)? != 0;
+        let watched = self.counts.watch.get(&vm.host)? != 0;
         if !watched && !over && outcome == Outcome::Success && self.is_current(permit) {
-            return self.words.add_success(&vm.host);
+            return self.counts.add_success(&vm.host);
         }
         self.refresh(vm, now)?;
         if !self.is_current(permit) {
             return self.count_late(vm, outcome);
         }
         if matches!(self.policy.trip.window, Length::Calls(_)) {
-            let tally = self.words.tally(&vm.host)?;
+            let tally = self.counts.tally(&vm.host)?;
             self.roll(vm, now, tally)?;
         }
         self.count(vm, outcome)?;
         if over {
-            self.words.add_over(&vm.host)?;
-            self.words.watch.set(&vm.host, 1)?;
+            self.counts.add_over(&vm.host)?;
+            self.counts.watch.set(&vm.host, 1)?;
         }
         match outcome {
             Outcome::Neutral => Ok(()),
@@ -306,12 +306,12 @@ impl View {
                 if self.record.phase != Phase::Ramp {
                     return Ok(());
                 }
-                let tally = self.words.tally(&vm.host)?;
+                let tally = self.counts.tally(&vm.host)?;
                 self.advance(vm, now, tally, 1)
             }
             Outcome::Failure(_) | Outcome::Slow => {
                 self.streak(vm)?.add_one(&vm.host)?;
-                self.words.watch.set(&vm.host, 1)?;
+                self.counts.watch.set(&vm.host, 1)?;
                 self.judge(vm, now)
             }
         }
@@ -336,11 +336,11 @@ impl View {
     /// Counts a call.
     pub(crate) fn count<H: Host>(&mut self, vm: &Vm<H>, outcome: Outcome) -> Result<(), Fault> {
         match outcome {
-            Outcome::Success => self.words.add_success(&vm.host),
-            Outcome::Slow => self.words.add_slow(&vm.host),
+            Outcome::Success => self.counts.add_success(&vm.host),
+            Outcome::Slow => self.counts.add_slow(&vm.host),
             Outcome::Neutral => Ok(self.series.count(&vm.host, &metrics::CALLS, &self.name, "neutral")?),
             Outcome::Failure(kind) => {
-                self.words.add_failure(&vm.host)?;
+                self.counts.add_failure(&vm.host)?;
                 Ok(self.series.count(&vm.host, &metrics::FAILURES, &self.name, kind.word())?)
             }
         }

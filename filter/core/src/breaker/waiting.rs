@@ -3,11 +3,11 @@
 
 use super::Breaker;
 use super::probes::{SETTLED_AFTER, SETTLED_AFTER_BODY};
-use crate::flights::{Early, Held, Old};
+use crate::breaker::in_flight::{Early, Held, Old};
+use crate::breaker::permit::Permit;
 use crate::host::{Fault, Host, Progress};
-use crate::outcome::Outcome;
-use crate::permit::Permit;
 use crate::policy::Mode;
+use crate::policy::classify::Outcome;
 
 /// Parts of `slowCallDuration` after which a call that another filter holds back is looked at again: it waits for its
 /// upstream from the look at which it had been sent, and so a quarter late at most.

@@ -8,7 +8,7 @@ use super::fields::{
     BODILESS, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_VALUE, MOST_HEADERS, MOST_UPSTREAMS,
 };
 use super::node::{Node, decimal};
-use crate::text::quoted;
+use crate::json::quoted;
 
 /// Percents and factors are kept as millionths: whole numbers compare exactly.
 pub(super) const MILLION: u32 = 1_000_000;
@@ -88,7 +88,7 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
         }
         (Kind::Status, _) => refuse(STATUS),
         (Kind::Paths, Node::List(items)) => items.iter().enumerate().try_for_each(|(at, item)| match item {
-            Node::Text(text) if crate::paths::is_valid(text) => Ok(()),
+            Node::Text(text) if crate::policy::exempt::is_valid(text) => Ok(()),
             _ => Err(ConfigError::new(&format!("{path}[{at}]"), item, PATH)),
         }),
         (Kind::Paths, _) => refuse("a list of paths"),

@@ -1,9 +1,6 @@
 //! Durations as DestinationRule writes them: `"30s"`, `"500ms"`, `"1m30s"`, `"1.5s"`.
 
-/// Nanoseconds in a second; every time in this crate is in nanoseconds.
-pub const SECOND: u64 = 1_000_000_000;
-/// Nanoseconds in a millisecond.
-pub const MILLISECOND: u64 = 1_000_000;
+use crate::clock::{MILLISECOND, SECOND};
 
 /// No duration of a policy is longer than a day: beyond it a typing error is likelier than a wish.
 pub(super) const LONGEST: u64 = 86_400 * SECOND;

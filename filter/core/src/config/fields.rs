@@ -77,8 +77,6 @@ pub const BODILESS: [u32; 3] = [204, 205, 304];
 const LONGEST_BODY: u32 = 4096;
 /// Longest text of a matcher: Envoy's cluster names are far shorter.
 const LONGEST_NAME: u32 = 512;
-/// As many leases as a record has room for; more probes than this are traffic, which is what the ramp is for.
-pub const MOST_PROBES: u32 = 16;
 /// The smallest share but none, in percent: shares are kept as millionths of the whole.
 pub const LEAST_PERCENT: f64 = 0.0001;
 /// Headers that belong to the connection or to the protocol: setting them would break the message, not describe it.
@@ -195,7 +193,7 @@ static TRIP: &[Field] = &[
 
 static WINDOW: &[Field] = &[
     // Ten buckets of a tick each, and a tick is never shorter than 100 ms.
-    field("duration", Kind::Duration { min: super::duration::SECOND }, "", "the last so many seconds, in ten buckets"),
+    field("duration", Kind::Duration { min: crate::clock::SECOND }, "", "the last so many seconds, in ten buckets"),
     field(
         "calls",
         Kind::Integer { min: 10, max: MOST_CALLS },
@@ -272,11 +270,11 @@ pub static GRPC_CODES: [&str; 17] = [
 ];
 
 static OPEN: &[Field] = &[
-    field("baseDuration", Kind::Duration { min: 100 * super::duration::MILLISECOND }, r#""30s""#, "the first OPEN"),
+    field("baseDuration", Kind::Duration { min: 100 * crate::clock::MILLISECOND }, r#""30s""#, "the first OPEN"),
     field("multiplier", Kind::Factor { min: 1.0, max: 100.0 }, "2", "n-th trip in a row: base x multiplier^(n-1)"),
     field(
         "maxDuration",
-        Kind::Duration { min: 100 * super::duration::MILLISECOND },
+        Kind::Duration { min: 100 * crate::clock::MILLISECOND },
         r#""300s""#,
         "cap of it, before the jitter",
     ),
@@ -292,14 +290,14 @@ static OPEN: &[Field] = &[
 static HALF_OPEN: &[Field] = &[
     field(
         "maxConcurrentProbes",
-        Kind::Integer { min: 1, max: MOST_PROBES },
+        Kind::Integer { min: 1, max: crate::policy::MOST_PROBES },
         "1",
         "probes in flight over all workers of the proxy",
     ),
     field("successThreshold", Kind::Integer { min: 1, max: 1000 }, "3", "good probes before the ramp"),
     field(
         "probeTimeout",
-        Kind::Duration { min: 100 * super::duration::MILLISECOND },
+        Kind::Duration { min: 100 * crate::clock::MILLISECOND },
         "",
         "a probe that waits so long for its answer has failed; if not given, `slowCallDuration`, or 60s where that is off",
     ),
@@ -344,7 +342,7 @@ static LIMITS: &[Field] = &[
     ),
     field(
         "idleCircuit",
-        Kind::Duration { min: super::duration::SECOND },
+        Kind::Duration { min: crate::clock::SECOND },
         r#""1h""#,
         "a circuit that no request was for in so long ends, unless it is OPEN; the next request begins another one",
     ),

@@ -51,7 +51,7 @@ impl fmt::Display for Node {
             Node::Null => write!(f, "null"),
             Node::Flag(flag) => write!(f, "{flag}"),
             Node::Number(number) => f.write_str(&decimal(*number)),
-            Node::Text(text) => write!(f, "{}", crate::text::quoted(text)),
+            Node::Text(text) => write!(f, "{}", crate::json::quoted(text)),
             Node::List(_) => write!(f, "a list"),
             Node::Map(_) => write!(f, "a section"),
         }

@@ -3,9 +3,9 @@
 use super::check::Reader;
 use super::node::{Node, decimal};
 use super::{CONFIG, Config, ConfigError, check, defaults, fields, matcher, read};
-use crate::key::{Matcher, Upstream};
+use crate::json::quoted_whole;
 use crate::policy::Mode;
-use crate::text::quoted_whole;
+use crate::policy::upstream::{Matcher, Upstream};
 
 /// The policy of `upstream` under `document`, with all defaults, as a `pluginConfig` of its own.
 ///

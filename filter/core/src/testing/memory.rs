@@ -7,11 +7,11 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use crate::circuit::record::{Phase, Record, Slot};
 use crate::host::{ABSENT, Host, HostError, Level, MetricKind, Progress};
-use crate::key;
-use crate::metrics::{Metric, SHARED, stat};
-use crate::outcome::Answer;
-use crate::record::{Phase, Record, Slot};
+use crate::keys;
+use crate::policy::classify::Answer;
+use crate::telemetry::metrics::{Metric, SHARED, stat};
 
 #[derive(Debug, Default)]
 struct Store {
@@ -133,7 +133,7 @@ impl Memory {
     /// A number that the workers of this process share.
     fn shared(&self, upstream: &str, component: &str) -> u64 {
         let store = self.0.borrow();
-        let process = store.data.get(&key::process_key()).and_then(|(bytes, _)| bytes.first_chunk());
+        let process = store.data.get(&keys::process_key()).and_then(|(bytes, _)| bytes.first_chunk());
         let process = process.map_or(0, |bytes| u32::from_le_bytes(*bytes));
         let value = store.value(&stat(&SHARED, upstream, &format!("{component}-{process:08x}")));
         value & u64::from(u32::MAX)
@@ -274,7 +274,7 @@ impl Memory {
     /// The upstreams that have a circuit, by slot.
     #[must_use]
     pub fn circuits(&self) -> Vec<String> {
-        let slots = (0..).map(|slot| self.0.borrow().data.get(&key::record_key(slot)).cloned());
+        let slots = (0..).map(|slot| self.0.borrow().data.get(&keys::record_key(slot)).cloned());
         let records = slots.map_while(|record| record);
         let upstream = |(bytes, _): (Vec<u8>, u32)| match Slot::read(Some(&bytes)) {
             Slot::Taken(upstream) => Some(upstream),
@@ -286,7 +286,7 @@ impl Memory {
     /// How the circuit of an upstream stands by its record: the byte of its phase, and its transitions so far.
     #[must_use]
     pub fn circuit(&self, upstream: &str) -> Option<(u8, u64)> {
-        let records = self.shared_data(key::RECORDS).into_iter();
+        let records = self.shared_data(keys::RECORDS).into_iter();
         let mut own = records.filter_map(|bytes| Some((*bytes.get(2)?, Record::decode(&bytes, upstream)?)));
         let (phase, record) = own.find(|(_, record)| record.phase != Phase::Ended)?;
         Some((phase, record.transitions()))

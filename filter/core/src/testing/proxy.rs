@@ -2,9 +2,10 @@
 
 use super::memory::Memory;
 use crate::breaker::Breaker;
-use crate::config::{Config, MILLISECOND, SECOND};
-use crate::outcome::{Answer, Ending, FailureKind, Outcome};
-use crate::permit::{Admission, Origin, Permit, Request};
+use crate::breaker::permit::{Admission, Origin, Permit, Request};
+use crate::clock::{MILLISECOND, SECOND};
+use crate::config::Config;
+use crate::policy::classify::{Answer, Ending, FailureKind, Outcome};
 
 /// A proxy: one host, a VM per worker, and the time.
 pub struct Proxy {
@@ -195,7 +196,7 @@ impl Proxy {
     /// The state as the gauge tells it: 0 CLOSED, 1 HALF_OPEN, 2 OPEN.
     #[must_use]
     pub fn state(&self, upstream: &str) -> u64 {
-        self.host.value(&crate::metrics::STATE, upstream, "")
+        self.host.value(&crate::telemetry::metrics::STATE, upstream, "")
     }
 
     /// The reasons of all transitions so far.

@@ -1,7 +1,7 @@
 //! Every query that a document shows asks for series that exist.
 
 use circuit_breaker_core::host::MetricKind;
-use circuit_breaker_core::metrics;
+use circuit_breaker_core::telemetry::metrics;
 
 use crate::markdown::{Document, documents};
 

@@ -11,10 +11,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::metrics::{CALLS, FAILURES, Metric, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT};
-use circuit_breaker_core::outcome::Answer;
-use circuit_breaker_core::permit::Permit;
+use circuit_breaker_core::breaker::permit::Permit;
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::policy::classify::Answer;
+use circuit_breaker_core::telemetry::metrics::{
+    CALLS, FAILURES, Metric, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT,
+};
 use circuit_breaker_core::testing::Memory;
 use shuttle::scheduler::RandomScheduler;
 

@@ -1,6 +1,6 @@
 //! Whoever is left must still trip, probe and recover, whatever the others have left behind, and within bounded time.
 
-use circuit_breaker_core::metrics::SHARED;
+use circuit_breaker_core::telemetry::metrics::SHARED;
 
 use super::crowd::{CLOSED, Crowd, OPEN, RAMP, UPSTREAMS};
 use super::member::{End, HOUR, Member};

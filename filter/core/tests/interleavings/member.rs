@@ -6,9 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::config::{MILLISECOND, SECOND};
-use circuit_breaker_core::outcome::{Answer, Ending};
-use circuit_breaker_core::permit::{Admission, Cause, Permit, Request};
+use circuit_breaker_core::breaker::permit::{Admission, Cause, Permit, Request};
+use circuit_breaker_core::clock::{MILLISECOND, SECOND};
+use circuit_breaker_core::policy::classify::{Answer, Ending};
 use circuit_breaker_core::testing::Memory;
 
 use super::crowd::{Crowd, Moved, UPSTREAMS};

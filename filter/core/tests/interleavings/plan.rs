@@ -1,6 +1,7 @@
 //! What the seed of a schedule chooses: how many workers and upstreams, under which policies, and which faults.
 
-use circuit_breaker_core::config::{Config, MILLISECOND, SECOND};
+use circuit_breaker_core::clock::{MILLISECOND, SECOND};
+use circuit_breaker_core::config::Config;
 use circuit_breaker_core::policy::{Length, Mode, Policy};
 
 /// Numbers from a seed (xorshift64).

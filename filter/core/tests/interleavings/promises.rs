@@ -1,7 +1,9 @@
 //! What must be true whenever the workers rest, and which fault weakens it how far.
 
-use circuit_breaker_core::config::MILLISECOND;
-use circuit_breaker_core::metrics::{CALLS, CIRCUITS, INTERNAL_ERRORS, REJECTED, SHARED, TRIPS, WOULD_REJECT};
+use circuit_breaker_core::clock::MILLISECOND;
+use circuit_breaker_core::telemetry::metrics::{
+    CALLS, CIRCUITS, INTERNAL_ERRORS, REJECTED, SHARED, TRIPS, WOULD_REJECT,
+};
 
 use super::crowd::{CLOSED, Crowd, UPSTREAMS};
 use super::member::{HOUR, Member};

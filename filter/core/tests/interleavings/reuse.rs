@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::metrics::{CALLS, INTERNAL_ERRORS, STATE, UNPROTECTED};
-use circuit_breaker_core::outcome::Outcome;
-use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Permit};
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::policy::classify::Outcome;
+use circuit_breaker_core::telemetry::metrics::{CALLS, INTERNAL_ERRORS, STATE, UNPROTECTED};
 use circuit_breaker_core::testing::{Memory, Proxy, answer};
 
 use circuit_breaker_core::testing::Touch;

@@ -8,8 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use circuit_breaker_core::metrics::SHARED;
-use circuit_breaker_core::outcome::Outcome;
+use circuit_breaker_core::policy::classify::Outcome;
+use circuit_breaker_core::telemetry::metrics::SHARED;
 use circuit_breaker_core::testing::Touch;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 

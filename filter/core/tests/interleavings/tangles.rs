@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use circuit_breaker_core::outcome::Outcome;
+use circuit_breaker_core::policy::classify::Outcome;
 
 use super::is_diluted;
 use super::workers::{BAD, Operation, STARTS, Start, in_order, perform, prepare, seen};

@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use circuit_breaker_core::breaker::Breaker;
-use circuit_breaker_core::config::SECOND;
-use circuit_breaker_core::metrics::{CALLS, REJECTED, TRIPS};
-use circuit_breaker_core::outcome::{FailureKind, Outcome};
-use circuit_breaker_core::permit::{Admission, Permit};
+use circuit_breaker_core::breaker::permit::{Admission, Permit};
+use circuit_breaker_core::clock::SECOND;
+use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics::{CALLS, REJECTED, TRIPS};
 use circuit_breaker_core::testing::{Memory, Proxy, answer};
 
 pub(crate) const A: &str = "outbound|80||a.default.svc.cluster.local";
@@ -196,7 +196,7 @@ pub(crate) fn seen(start: Start, host: &Memory, workers: &[Shared], now: u64, to
     let mut counts: Vec<u64> = CALLS.components.iter().map(|component| host.value(&CALLS, A, component)).collect();
     let rejected: u64 = REJECTED.components.iter().map(|cause| host.value(&REJECTED, A, cause)).sum();
     let trips: u64 = TRIPS.components.iter().map(|reason| host.value(&TRIPS, A, reason)).sum();
-    let state = host.value(&circuit_breaker_core::metrics::STATE, A, "");
+    let state = host.value(&circuit_breaker_core::telemetry::metrics::STATE, A, "");
     // Two workers that make two transitions at once may log them in the other order.
     let mut generations: Vec<String> = host
         .log_lines()

@@ -73,6 +73,14 @@ impl Tally {
     }
 }
 
+/// How far apart two moments are, in the unit of `length`.
+pub(crate) fn between(length: Length, earlier: (u64, Tally), later: (u64, Tally)) -> u64 {
+    match length {
+        Length::Time(_) => later.0.saturating_sub(earlier.0),
+        Length::Calls(_) => later.1.since(earlier.1).calls(),
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sample {
     at: u64,
@@ -122,7 +130,7 @@ impl Window {
     /// may all be older than a window of time.
     pub(crate) fn since(then: (u64, Tally), now: (u64, Tally), length: Length) -> Window {
         let reaches = match length {
-            Length::Time(whole) => length.between(then, now) <= whole && !clock::stepped_back(now.0, then.0),
+            Length::Time(whole) => between(length, then, now) <= whole && !clock::stepped_back(now.0, then.0),
             Length::Calls(_) => true,
         };
         let (at, tally) = if reaches && !now.1.is_before(then.1) { then } else { now };
@@ -142,7 +150,7 @@ impl Window {
         if !by_time {
             self.part(sample, streak, length.bucket());
         }
-        if length.between((self.newest.at, self.newest.tally), (now, tally)) >= length.bucket() {
+        if between(length, (self.newest.at, self.newest.tally), (now, tally)) >= length.bucket() {
             self.push(sample);
         }
     }

@@ -12,48 +12,8 @@
 //! - *How long it took*: from the request's last byte to the answer's first. A call that has none after `slowCallDuration`
 //!   is *hung*: slow, and one more failure in the streak, at once and not when it ends.
 
-use crate::policy::{Failures, RateLimited};
-
-/// How an upstream failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureKind {
-    /// It answered with a 5xx status.
-    Http,
-    /// It answered with a failing gRPC status.
-    Grpc,
-    /// No connection to it could be made.
-    Connect,
-    /// It did not answer in time.
-    Timeout,
-    /// It broke off an exchange.
-    Reset,
-    /// Envoy had no healthy host of it left.
-    NoHealthyUpstream,
-    /// Envoy's own limits for it (`connectionPool`) were full.
-    Overflow,
-    /// The client waited too long for it and left, where the policy counts that.
-    ClientCancel,
-    /// It said that there are too many requests, where the policy counts that.
-    RateLimited,
-}
-
-impl FailureKind {
-    /// The word for labels.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            FailureKind::Http => "http",
-            FailureKind::Grpc => "grpc",
-            FailureKind::Connect => "connect",
-            FailureKind::Timeout => "timeout",
-            FailureKind::Reset => "reset",
-            FailureKind::NoHealthyUpstream => "no_healthy_upstream",
-            FailureKind::Overflow => "overflow",
-            FailureKind::ClientCancel => "client_cancel",
-            FailureKind::RateLimited => "rate_limited",
-        }
-    }
-}
+pub use super::failures::FailureKind;
+use super::failures::{Failures, RateLimited};
 
 /// What one call came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 use std::cell::RefCell;
 
 use crate::host::{Fault, Host, HostError};
-use crate::ledger::{Ledger, OfMetric};
-use crate::metrics::{LATENCY, Metric, stat};
+use crate::telemetry::ledger::{Ledger, OfMetric};
+use crate::telemetry::metrics::{LATENCY, Metric, stat};
 
 /// A histogram that most requests record into, beside the other series so that nobody has to look for it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,9 +10,8 @@
 use std::cell::Cell;
 
 use crate::host::{ABSENT, Fault, Host, HostError, TRIES};
-use crate::key::series_key;
-use crate::metrics::{self, Metric, stat};
-use crate::words;
+use crate::keys::series_key;
+use crate::telemetry::metrics::{self, Metric, shared_name, stat};
 
 /// The first bit of each metric; those of its components follow in their order. Other versions of the module read them: a
 /// bit never changes its meaning, and new components come behind the old ones.
@@ -124,7 +123,7 @@ impl Ledger {
         for (_, (metric, component)) in places().filter(|(bit, _)| there & bit != 0) {
             let shared = std::ptr::eq(metric, &raw const metrics::SHARED);
             let name =
-                if shared { words::name(process, upstream, component) } else { stat(metric, upstream, component) };
+                if shared { shared_name(process, upstream, component) } else { stat(metric, upstream, component) };
             host.define(metric.kind, &name)?;
         }
         Ok(())

@@ -2,13 +2,14 @@
 
 use std::cell::{Cell, OnceCell};
 
-use crate::config::MILLISECOND;
-use crate::host::{ABSENT, Fault, Gauge, Host, Level};
-use crate::key;
-use crate::metrics;
+use crate::clock::MILLISECOND;
+use crate::host::{ABSENT, Fault, Host, Level};
+use crate::keys;
 use crate::random::Random;
-use crate::series::Series;
-use crate::words;
+use crate::shared::counts;
+use crate::shared::number::Gauge;
+use crate::telemetry::metrics;
+use crate::telemetry::series::Series;
 
 pub(crate) struct Vm<H> {
     pub(crate) host: H,
@@ -51,13 +52,13 @@ impl<H: Host> Vm<H> {
         if self.process.get().is_some() {
             return Ok(());
         }
-        let key = key::process_key();
+        let key = keys::process_key();
         // A new process begins a millisecond after its parent at the earliest.
         let own = u32::try_from((now / MILLISECOND) & u64::from(u32::MAX)).unwrap_or_default();
         self.host.swap(&key, &own.to_le_bytes(), ABSENT)?;
         let (bytes, _) = self.host.get(&key)?.ok_or(Fault::Host)?;
         let number = bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        let epoch = words::gauge(&self.host, number, "", "epoch")?;
+        let epoch = counts::gauge(&self.host, number, "", "epoch")?;
         self.look_whether_blind();
         let _ = self.process.set(Process { number, epoch });
         self.series.keep(&self.host, "", |_, _| Ok(false))
@@ -132,12 +133,12 @@ impl<H: Host> Vm<H> {
 
     /// Whether some worker has said it.
     pub(crate) fn is_said(&self, what: &str) -> bool {
-        matches!(self.host.get(&key::said_key(what)), Ok(Some(_)))
+        matches!(self.host.get(&keys::said_key(what)), Ok(Some(_)))
     }
 
     /// Logs a warning about an upstream, once as long as nothing else of this kind is said under the same key.
     pub(crate) fn say_once_of(&self, what: &str, upstream: &str, line: &str) {
-        let key = key::said_key(what);
+        let key = keys::said_key(what);
         let Ok(said) = self.host.get(&key) else { return };
         let (said, cas) = said.unwrap_or((Vec::new(), ABSENT));
         if said != upstream.as_bytes() && self.host.swap(&key, upstream.as_bytes(), cas) == Ok(true) {
@@ -147,7 +148,7 @@ impl<H: Host> Vm<H> {
 
     /// Logs a warning once a proxy.
     pub(crate) fn say_once(&self, what: &str, line: &str) {
-        if let Ok(true) = self.host.swap(&key::said_key(what), &[1], ABSENT) {
+        if let Ok(true) = self.host.swap(&keys::said_key(what), &[1], ABSENT) {
             self.host.log(Level::Warn, line);
         }
     }

@@ -5,15 +5,12 @@
 //! schedule while the upstream is healthy, and stays where it is when nobody knows. A step begins where the one before was
 //! over and not where a tick found it so ([`next_begins`]): late ticks do not add up.
 
-use crate::backoff::part;
 use crate::clock;
 use crate::policy::HalfOpen;
+use crate::share::{ALL, part};
 
 /// Steps of a ramp. Ten evidence gates: fine enough for a smooth growth, coarse enough that each sees calls.
 pub(crate) const STEPS: u32 = 10;
-
-/// The whole, in millionths.
-pub(crate) const ALL: u32 = 1_000_000;
 
 /// Length of one step.
 pub(crate) fn step_length(policy: &HalfOpen) -> u64 {

@@ -10,7 +10,7 @@
 //!
 //! **No name has two slots.** Who adds a name knows all additions up to the one whose place it takes by compare-and-swap.
 //!
-//! The end of a circuit is not written here: one compare-and-swap of its record ends it ([`crate::record::Phase::Ended`]),
+//! The end of a circuit is not written here: one compare-and-swap of its record ends it ([`crate::circuit::record::Phase::Ended`]),
 //! and its slot is free until an addition takes it.
 
 /// This version's layout of the list. An unknown one is left alone, and new upstreams then pass unprotected.

@@ -1,6 +1,6 @@
 //! What a request carries between its admission and its settling.
 
-use crate::flights::NOWHERE;
+use crate::breaker::in_flight::NOWHERE;
 
 /// A request that asks for admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

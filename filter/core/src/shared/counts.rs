@@ -18,12 +18,13 @@
 
 use std::cell::OnceCell;
 
-use crate::host::{Counter, Fault, Gauge, Host};
-use crate::metrics::{self, stat};
-use crate::window::Tally;
+use crate::circuit::window::Tally;
+use crate::host::{Fault, Host};
+use crate::shared::number::{Counter, Gauge};
+use crate::telemetry::metrics::{self, stat};
 
 #[derive(Clone, Debug)]
-pub(crate) struct Words {
+pub(crate) struct Counts {
     pub(crate) epoch: Gauge,
     pub(crate) watch: Gauge,
     /// Met when the first failure is counted: most upstreams never have one, and Envoy takes memory for each metric.
@@ -37,11 +38,11 @@ pub(crate) struct Words {
     over: Option<Counter>,
 }
 
-impl Words {
+impl Counts {
     /// The words of `upstream` in the process of this number.
-    pub(crate) fn of<H: Host>(host: &H, process: u32, upstream: &str) -> Result<Words, Fault> {
+    pub(crate) fn of<H: Host>(host: &H, process: u32, upstream: &str) -> Result<Counts, Fault> {
         let counter = |component| Counter::meet(host, &stat(&metrics::CALLS, upstream, component));
-        Ok(Words {
+        Ok(Counts {
             epoch: gauge(host, process, upstream, "epoch")?,
             watch: gauge(host, process, upstream, "watch")?,
             streak: OnceCell::new(),
@@ -126,10 +127,5 @@ fn late(gauge: &OnceCell<Gauge>, meet: impl FnOnce() -> Result<Gauge, Fault>) ->
 
 /// One of the gauges of the process of this number; without an upstream, of the whole proxy.
 pub(crate) fn gauge<H: Host>(host: &H, process: u32, upstream: &str, component: &str) -> Result<Gauge, Fault> {
-    Gauge::meet(host, &name(process, upstream, component))
-}
-
-/// Its stat name.
-pub(crate) fn name(process: u32, upstream: &str, component: &str) -> String {
-    stat(&metrics::SHARED, upstream, &format!("{component}-{process:08x}"))
+    Gauge::meet(host, &metrics::shared_name(process, upstream, component))
 }

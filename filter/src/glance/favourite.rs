@@ -25,7 +25,7 @@ const CLEAR: u32 = 4;
 
 /// Guesses the upstream of the next call by those before.
 #[derive(Debug, Default)]
-pub struct Favourite {
+pub(crate) struct Favourite {
     guess: Option<Rc<str>>,
     /// Answers for which the guess held.
     held: u32,
@@ -39,17 +39,17 @@ pub struct Favourite {
 impl Favourite {
     /// The upstream that is guessed at present, if any.
     #[must_use]
-    pub fn guess(&self) -> Option<&Rc<str>> {
+    pub(crate) fn guess(&self) -> Option<&Rc<str>> {
         self.guess.as_ref()
     }
 
     /// A call has ended, and the guess held.
-    pub fn held(&mut self) {
+    pub(crate) fn held(&mut self) {
         self.held = self.held.saturating_add(1);
     }
 
     /// A call has ended, and its upstream was told by name.
-    pub fn told(&mut self, upstream: &str) {
+    pub(crate) fn told(&mut self, upstream: &str) {
         self.told = self.told.saturating_add(1);
         if self.leader == upstream {
             self.lead = self.lead.saturating_add(1);
@@ -62,7 +62,7 @@ impl Favourite {
     }
 
     /// From time to time: guesses what is best guessed now. True: that is another upstream than before, or none.
-    pub fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         let answers = self.held.saturating_add(self.told);
         if answers < SAMPLE {
             return false;

@@ -10,10 +10,10 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::permit::{Permit, Request};
+use crate::breaker::permit::{Permit, Request};
 
 /// No place: the call is not among those in flight.
-pub(crate) const NOWHERE: u32 = u32::MAX;
+pub(super) const NOWHERE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Flight {
@@ -32,7 +32,7 @@ struct Flight {
 
 /// What is known of how long other filters have held a call back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Held {
+pub(super) enum Held {
     /// Nobody has looked: that it was sent at once is the rule.
     Unknown,
     /// It had not been sent at `since`.
@@ -94,7 +94,7 @@ enum State {
 
 /// What the tick has settled a call as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Early {
+pub(super) enum Early {
     /// Good: its answer had begun well. That stays counted, and a failure that comes later is counted too.
     Good,
     /// Hung: nothing more is counted of it.
@@ -103,38 +103,38 @@ pub(crate) enum Early {
 
 /// How a call ended, as far as its place tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub(super) struct Ended {
     /// What the tick has settled it as.
-    pub(crate) early: Option<Early>,
+    pub(super) early: Option<Early>,
     /// Since when it had waited for the upstream.
-    pub(crate) since: u64,
+    pub(super) since: u64,
 }
 
 impl Ended {
     /// Of a call without a place.
-    pub(crate) const UNKNOWN: Ended = Ended { early: None, since: u64::MAX };
+    pub(super) const UNKNOWN: Ended = Ended { early: None, since: u64::MAX };
 
     /// Nanoseconds that it has waited.
-    pub(crate) fn waited(&self, now: u64) -> Option<u64> {
+    pub(super) fn waited(&self, now: u64) -> Option<u64> {
         (self.since != u64::MAX).then(|| now.saturating_sub(self.since))
     }
 }
 
 /// A call that the tick must look at.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Old {
-    pub(crate) flight: u32,
-    pub(crate) permit: Permit,
+pub(super) struct Old {
+    pub(super) flight: u32,
+    pub(super) permit: Permit,
     /// When its request's last byte came.
-    pub(crate) since: u64,
+    pub(super) since: u64,
     /// When its answer began, or else `since`.
-    pub(crate) at: u64,
-    pub(crate) stream: u32,
-    pub(crate) held: Held,
+    pub(super) at: u64,
+    pub(super) stream: u32,
+    pub(super) held: Held,
 }
 
 /// A call in flight.
-pub(crate) struct Call<'a> {
+pub(super) struct Call<'a> {
     flight: &'a mut Flight,
     free: &'a mut u32,
     place: u32,
@@ -143,13 +143,13 @@ pub(crate) struct Call<'a> {
 impl Call<'_> {
     /// When it was let go unseen, as the tick has set it right.
     #[inline]
-    pub(crate) fn unseen_since(&self) -> u64 {
+    pub(super) fn unseen_since(&self) -> u64 {
         self.flight.unseen_since()
     }
 
     /// It has ended: its place is free.
     #[inline]
-    pub(crate) fn end(self) -> Ended {
+    pub(super) fn end(self) -> Ended {
         let early = match self.flight.state {
             State::Settled(early) => Some(early),
             _ => None,
@@ -161,25 +161,25 @@ impl Call<'_> {
 }
 
 #[derive(Debug)]
-pub(crate) struct Flights {
+pub(super) struct Flights {
     places: Vec<Flight>,
     /// The first free place.
     free: u32,
 }
 
 impl Flights {
-    pub(crate) fn new() -> Flights {
+    pub(super) fn new() -> Flights {
         Flights { places: Vec::new(), free: NOWHERE }
     }
 
     /// A call begins that is let go unseen: its place.
     #[inline]
-    pub(crate) fn begin_unseen(&mut self, request: Request, start: u64) -> u32 {
+    pub(super) fn begin_unseen(&mut self, request: Request, start: u64) -> u32 {
         self.begin(request, start, Admitted::Unseen)
     }
 
     /// A call of a circuit begins, admitted in `generation`: its place.
-    pub(crate) fn begin_seen(&mut self, request: Request, start: u64, circuit: u32, generation: u64) -> u32 {
+    pub(super) fn begin_seen(&mut self, request: Request, start: u64, circuit: u32, generation: u64) -> u32 {
         self.begin(request, start, Admitted::By { circuit, generation })
     }
 
@@ -212,7 +212,7 @@ impl Flights {
 
     /// The call in a place, where one is there.
     #[inline]
-    pub(crate) fn call(&mut self, place: u32) -> Option<Call<'_>> {
+    pub(super) fn call(&mut self, place: u32) -> Option<Call<'_>> {
         let flight = self.places.get_mut(place as usize)?;
         match flight.state {
             State::Free { .. } => None,
@@ -221,12 +221,12 @@ impl Flights {
     }
 
     /// When the call in a place was let go, as the tick has set it right.
-    pub(crate) fn start_of(&self, place: u32) -> Option<u64> {
+    pub(super) fn start_of(&self, place: u32) -> Option<u64> {
         self.places.get(place as usize).map(Flight::unseen_since)
     }
 
     /// The request's last byte has come: from now on the upstream is waited for.
-    pub(crate) fn complete(&mut self, place: u32, now: u64) {
+    pub(super) fn complete(&mut self, place: u32, now: u64) {
         if let Some(flight) = self.places.get_mut(place as usize)
             && flight.state == State::Sending
         {
@@ -237,7 +237,7 @@ impl Flights {
     /// Its answer has begun: it no longer waits. Nanoseconds for which its upstream was waited for: none, where the request
     /// is still coming. `None`: there is no such call.
     #[inline]
-    pub(crate) fn arrive(&mut self, place: u32, now: u64) -> Option<u64> {
+    pub(super) fn arrive(&mut self, place: u32, now: u64) -> Option<u64> {
         let flight = self.places.get_mut(place as usize)?;
         let waited = now.saturating_sub(flight.since);
         match flight.state {
@@ -255,7 +255,7 @@ impl Flights {
     }
 
     /// Nobody minds any longer how long it takes.
-    pub(crate) fn forget(&mut self, place: u32) {
+    pub(super) fn forget(&mut self, place: u32) {
         if let Some(flight) = self.places.get_mut(place as usize)
             && matches!(flight.state, State::Waiting { .. } | State::Answered { .. })
         {
@@ -264,7 +264,7 @@ impl Flights {
     }
 
     /// The tick need not look at it before this time.
-    pub(crate) fn look_later(&mut self, place: u32, at: u64) {
+    pub(super) fn look_later(&mut self, place: u32, at: u64) {
         if let Some(flight) = self.places.get_mut(place as usize)
             && let State::Waiting { look_at } = &mut flight.state
         {
@@ -273,14 +273,14 @@ impl Flights {
     }
 
     /// Something held it back: the upstream is waited for from now on at the earliest.
-    pub(crate) fn held_back(&mut self, place: u32, now: u64, held: Held) {
+    pub(super) fn held_back(&mut self, place: u32, now: u64, held: Held) {
         if let Some(flight) = self.places.get_mut(place as usize) {
             (flight.since, flight.held) = (now, held);
         }
     }
 
     /// The tick has settled it.
-    pub(crate) fn settled(&mut self, place: u32, early: Early) {
+    pub(super) fn settled(&mut self, place: u32, early: Early) {
         if let Some(flight) = self.places.get_mut(place as usize)
             && !matches!(flight.state, State::Free { .. })
         {
@@ -290,7 +290,7 @@ impl Flights {
 
     /// The clock has stepped back: what began later than now waits from now on, and where only its start tells in which
     /// generation it was admitted, it was in an older one than any that there is.
-    pub(crate) fn rebase(&mut self, now: u64) {
+    pub(super) fn rebase(&mut self, now: u64) {
         for flight in &mut self.places {
             if flight.admitted == Admitted::Unseen && flight.start > now {
                 flight.admitted = Admitted::Before;
@@ -304,7 +304,7 @@ impl Flights {
     }
 
     /// The clock has leapt ahead, or the worker was stopped: nobody has waited for that time.
-    pub(crate) fn leap(&mut self, by: u64) {
+    pub(super) fn leap(&mut self, by: u64) {
         for flight in &mut self.places {
             flight.since = flight.since.saturating_add(by);
             match &mut flight.state {
@@ -316,7 +316,7 @@ impl Flights {
 
     /// Gives up the free places at the end. Those that are left are used again from the front, so that the end comes
     /// free as the calls there end.
-    pub(crate) fn trim(&mut self) {
+    pub(super) fn trim(&mut self) {
         let kept = self.places.iter().rposition(|flight| !matches!(flight.state, State::Free { .. }));
         let kept = kept.map_or(0, |last| last.saturating_add(1));
         if kept == self.places.len() {
@@ -332,7 +332,7 @@ impl Flights {
     }
 
     /// Calls that have waited at least `age`.
-    pub(crate) fn waiting_for(&self, now: u64, age: u64) -> Vec<Old> {
+    pub(super) fn waiting_for(&self, now: u64, age: u64) -> Vec<Old> {
         self.oldest(now, age, |flight| match flight.state {
             State::Waiting { look_at } if now >= look_at => Some(flight.since),
             _ => None,
@@ -340,7 +340,7 @@ impl Flights {
     }
 
     /// Calls whose answers began at least `age` ago, or `age_of_body` where the request had a body.
-    pub(crate) fn answered_since(&self, now: u64, age: u64, age_of_body: u64) -> Vec<Old> {
+    pub(super) fn answered_since(&self, now: u64, age: u64, age_of_body: u64) -> Vec<Old> {
         self.oldest(now, age, |flight| match flight.state {
             State::Answered { at } if flight.whole || now.saturating_sub(at) >= age_of_body => Some(at),
             _ => None,

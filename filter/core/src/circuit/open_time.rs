@@ -1,12 +1,7 @@
 //! How long a circuit stays OPEN.
 
 use crate::policy::Open;
-
-/// `share` millionths of `whole`, rounded down.
-pub(crate) fn part(whole: u64, share: u32) -> u64 {
-    let product = u128::from(whole).saturating_mul(u128::from(share));
-    u64::try_from(product / 1_000_000).unwrap_or(u64::MAX)
-}
+use crate::share::part;
 
 /// The open time of the `trips`-th trip in a row (the first is 1), in nanoseconds: base x multiplier^(n-1), capped,
 /// then lengthened by a random part of the jitter. Never shorter than without jitter, so that "30s" means at least 30 s.
@@ -25,7 +20,7 @@ pub(crate) fn open_time(open: &Open, trips: u32, random: u64) -> u64 {
 #[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
-    use crate::config::SECOND;
+    use crate::clock::SECOND;
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

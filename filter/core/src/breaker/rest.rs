@@ -5,13 +5,13 @@
 //! window of time holds no call, is looked at every two to four buckets. A call of this worker ends that at once. Where the
 //! first calls are other workers', this one's window begins up to four buckets too late once: it may miss the first of them.
 
+use crate::breaker::view::View;
+use crate::circuit::record::Phase;
+use crate::circuit::window::Tally;
 use crate::clock;
 use crate::host::{Fault, Host};
 use crate::policy::{Length, Mode};
-use crate::record::Phase;
-use crate::view::View;
-use crate::vm::Vm;
-use crate::window::Tally;
+use crate::shared::vm::Vm;
 
 /// Between two looks at an unused circuit, in half buckets: four, and up to four more, by its slot. Ticks are that far apart
 /// where the window is the shortest one; so they share the circuits.
@@ -20,7 +20,7 @@ const SPREAD: u64 = 5;
 
 impl View {
     /// Whether a tick need not look at it, where nobody has written its record. `idle`: after so many nanoseconds it ends.
-    pub(crate) fn is_at_rest(&self, now: u64, idle: u64) -> bool {
+    pub(super) fn is_at_rest(&self, now: u64, idle: u64) -> bool {
         let plain = matches!(self.policy.mode, Mode::Enforce | Mode::Observe) && self.told == self.epoch;
         plain && self.has_nothing_to_forget() && !self.is_due(now) && !self.is_idle(now, idle)
     }
@@ -41,7 +41,7 @@ impl View {
 
     /// A call of this worker has ended: its first one since its last tick, `ticked`, where the circuit was unused.
     #[inline]
-    pub(crate) fn is_used(&mut self, ticked: u64) {
+    pub(super) fn is_used(&mut self, ticked: u64) {
         if self.unused {
             self.unused = false;
             self.window.had_seen_all_by(ticked);
@@ -49,7 +49,7 @@ impl View {
     }
 
     /// Whether a circuit that was unused still is, as far as a look that is due tells: then nothing but the time is to be noted.
-    pub(crate) fn is_still_unused(&mut self, now: u64, tally: Tally) -> bool {
+    pub(super) fn is_still_unused(&mut self, now: u64, tally: Tally) -> bool {
         self.unused =
             self.unused && self.has_nothing_to_forget() && (!self.is_due(now) || self.window.has_seen(now, tally));
         self.unused
@@ -59,12 +59,12 @@ impl View {
     /// after it has counted itself and added to the streak: either this sees both, or it sets what this has cleared. The
     /// count alone would not tell: it may be older than `tally`, which was read before, and too old for the window of a
     /// worker that has not ticked for long.
-    pub(crate) fn rest<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
+    pub(super) fn rest<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
         let host = &vm.host;
         if self.record.phase != Phase::Closed {
             return Ok(());
         }
-        if self.words.watch.get(host)? == 0 {
+        if self.counts.watch.get(host)? == 0 {
             let length = self.policy.trip.window;
             self.unused = matches!(length, Length::Time(_)) && self.window.count(now, tally, length).calls() == 0;
             return Ok(());
@@ -72,16 +72,16 @@ impl View {
         if !self.window.is_healthy(now, tally, self.policy.trip.window) || self.streak(vm)?.get(host)? != 0 {
             return Ok(());
         }
-        let epoch = self.words.epoch.get(host)?;
-        self.words.watch.set(host, 0)?;
-        let after = self.words.tally(host)?;
+        let epoch = self.counts.epoch.get(host)?;
+        self.counts.watch.set(host, 0)?;
+        let after = self.counts.tally(host)?;
         let failed = !after.since(tally).is_healthy() || self.streak(vm)?.get(host)? != 0;
-        if failed || self.words.epoch.get(host)? != epoch {
-            self.words.watch.set(host, 1)?;
+        if failed || self.counts.epoch.get(host)? != epoch {
+            self.counts.watch.set(host, 1)?;
         }
         self.refresh(vm, now)?;
         if self.record.phase != Phase::Closed {
-            self.words.watch.set(host, 1)?;
+            self.counts.watch.set(host, 1)?;
         }
         Ok(())
     }

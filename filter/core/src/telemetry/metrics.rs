@@ -120,6 +120,12 @@ fn push_label(label: &mut String, upstream: &str) {
     }
 }
 
+/// Stat name of one of the gauges that the workers of the process of this number share; without an upstream, of the whole
+/// proxy.
+pub(crate) fn shared_name(process: u32, upstream: &str, component: &str) -> String {
+    stat(&SHARED, upstream, &format!("{component}-{process:08x}"))
+}
+
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects)]
 mod tests {

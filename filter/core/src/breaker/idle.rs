@@ -11,18 +11,18 @@
 //! moment goes to its upstream as one of a CLOSED circuit does, and when it ends it is counted in the upstream's next
 //! circuit, which begins then.
 
+use crate::breaker::view::View;
+use crate::circuit::record::Phase;
+use crate::circuit::window::Tally;
 use crate::clock;
-use crate::config::SECOND;
+use crate::clock::SECOND;
 use crate::host::{Fault, Host};
 use crate::policy::Length;
-use crate::record::Phase;
-use crate::view::View;
-use crate::vm::Vm;
-use crate::window::Tally;
+use crate::shared::vm::Vm;
 
 /// A circuit that was used this lately makes no room for another one: two upstreams that take turns would else begin anew
 /// each time, and neither ever trip.
-pub(crate) const RECENTLY: u64 = 60 * SECOND;
+pub(super) const RECENTLY: u64 = 60 * SECOND;
 
 /// Time between two entries into the gauge: what it is read for is counted in minutes.
 const OFTEN: u64 = SECOND;
@@ -33,7 +33,7 @@ const LEAST: u64 = 3 * SECOND;
 
 /// The last use of a circuit.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Used {
+pub(super) struct Used {
     at: u64,
     /// All calls counted by then.
     calls: u64,
@@ -43,12 +43,12 @@ pub(crate) struct Used {
 
 impl Used {
     /// A worker that meets a circuit cannot know since when it is idle.
-    pub(crate) fn at(now: u64, tally: Tally) -> Used {
+    pub(super) fn at(now: u64, tally: Tally) -> Used {
         Used { at: now, calls: tally.calls(), told: 0 }
     }
 
     /// Looks at the counters.
-    pub(crate) fn look(&mut self, now: u64, tally: Tally) {
+    pub(super) fn look(&mut self, now: u64, tally: Tally) {
         if tally.calls() != self.calls {
             self.calls = tally.calls();
             self.since(now);
@@ -56,23 +56,23 @@ impl Used {
     }
 
     /// Somebody has used it then. Between two ticks the clock may step back and forth again, unseen: what was known later stands.
-    pub(crate) fn since(&mut self, now: u64) {
+    pub(super) fn since(&mut self, now: u64) {
         self.at = self.at.max(now);
     }
 
     /// How long nobody has used it.
-    pub(crate) fn idle(&self, now: u64) -> u64 {
+    pub(super) fn idle(&self, now: u64) -> u64 {
         now.saturating_sub(self.at)
     }
 
     /// The clock has leapt ahead, or the worker was stopped: that was no time in which nobody used it. A request may have
     /// come since.
-    pub(crate) fn leap(&mut self, by: u64, now: u64) {
+    pub(super) fn leap(&mut self, by: u64, now: u64) {
         self.at = self.at.saturating_add(by).min(now);
     }
 
     /// The clock has stepped back.
-    pub(crate) fn rebase(&mut self, now: u64) {
+    pub(super) fn rebase(&mut self, now: u64) {
         self.at = self.at.min(now);
         self.told = self.told.min(now);
     }
@@ -80,7 +80,7 @@ impl Used {
 
 impl View {
     /// A request has found the circuit not CLOSED.
-    pub(crate) fn note_use<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
+    pub(super) fn note_use<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         self.used.since(now);
         if now.saturating_sub(self.used.told) < OFTEN {
             return Ok(());
@@ -90,7 +90,7 @@ impl View {
     }
 
     /// Whether nobody has used it for `idle` nanoseconds, as far as this worker knows.
-    pub(crate) fn is_idle(&self, now: u64, idle: u64) -> bool {
+    pub(super) fn is_idle(&self, now: u64, idle: u64) -> bool {
         // What has not left the window yet still counts.
         let window = match self.policy.trip.window {
             Length::Time(whole) => whole,
@@ -100,7 +100,7 @@ impl View {
     }
 
     /// Ends the circuit where nobody has used it for `idle` nanoseconds.
-    pub(crate) fn end_if_idle<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally, idle: u64) -> Result<(), Fault> {
+    pub(super) fn end_if_idle<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally, idle: u64) -> Result<(), Fault> {
         self.used.look(now, tally);
         if self.record.phase == Phase::Open || self.record.foreign || !self.is_idle(now, idle) {
             return Ok(());
@@ -114,9 +114,9 @@ impl View {
 
     /// Ends a CLOSED circuit to make room for another one, if nobody has used it lately. The generation that the next
     /// circuit of its slot begins with. `leap`: nanoseconds of a leap of the clock that no tick has seen.
-    pub(crate) fn make_room<H: Host>(&mut self, vm: &Vm<H>, now: u64, leap: u64) -> Result<Option<u64>, Fault> {
+    pub(super) fn make_room<H: Host>(&mut self, vm: &Vm<H>, now: u64, leap: u64) -> Result<Option<u64>, Fault> {
         self.refresh(vm, now)?;
-        let tally = self.words.tally(&vm.host)?;
+        let tally = self.counts.tally(&vm.host)?;
         self.used.look(now, tally);
         self.hear_of_use(vm, now)?;
         let makes_room = self.record.phase == Phase::Closed && self.used.idle(now.saturating_sub(leap)) >= RECENTLY;

@@ -16,8 +16,8 @@
 //! - What is no record at all is left alone too, and is counted as an error. Its slot is lost; its upstream begins another
 //!   circuit, CLOSED, in another one.
 
-use crate::config::MOST_PROBES;
-use crate::window::Tally;
+use crate::circuit::window::Tally;
+use crate::policy::MOST_PROBES;
 
 /// Places for leases in a record.
 pub(crate) const LEASES: usize = MOST_PROBES as usize;

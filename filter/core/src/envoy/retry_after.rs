@@ -1,7 +1,7 @@
 //! What an upstream says about when to come back: `Retry-After` (RFC 9110, 10.2.3) in seconds or as a date, and gRPC's
 //! pushback in milliseconds.
 
-use crate::config::{MILLISECOND, SECOND};
+use crate::clock::{MILLISECOND, SECOND};
 
 /// Nanoseconds from `now` that a `Retry-After` value asks for; `None` for what is neither seconds nor a date.
 #[must_use]

@@ -14,18 +14,18 @@
 
 /// What is known of a circuit's fallback. Lies in shared data, so that one worker's scout tells all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Landing {
+pub(super) struct Landing {
     /// The fingerprint of the configuration under which it was found out.
-    pub(crate) configuration: u32,
+    pub(super) configuration: u32,
     /// The generation that the circuit began with: an earlier one of its slot was another upstream's.
-    pub(crate) born: u64,
+    pub(super) born: u64,
     /// Where it leads.
-    pub(crate) place: Place,
+    pub(super) place: Place,
 }
 
 /// Where a fallback leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(super) enum Place {
     /// A request is under way to find out, since then.
     Scouted {
         /// Nanoseconds since 1970.
@@ -42,7 +42,7 @@ pub(crate) enum Place {
 
 impl Landing {
     /// The configuration, the circuit, a byte for the kind of place, a word, the name.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let (kind, word, name) = match &self.place {
             Place::Scouted { since } => (0, since, ""),
             Place::At { generation, upstream } => (1, generation, upstream.as_str()),
@@ -56,7 +56,7 @@ impl Landing {
     }
 
     /// `None` for bytes that this version does not know.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Landing> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Landing> {
         let (configuration, rest) = bytes.split_first_chunk()?;
         let (born, rest) = rest.split_first_chunk()?;
         let (kind, rest) = rest.split_first()?;

@@ -1,6 +1,6 @@
 //! A gRPC client's own deadline: the `grpc-timeout` header.
 
-use crate::config::{MILLISECOND, SECOND};
+use crate::clock::{MILLISECOND, SECOND};
 
 /// Nanoseconds that a `grpc-timeout` value gives (gRPC over HTTP/2, "Timeout": at most eight digits and a unit); `None` for
 /// what is no such value.

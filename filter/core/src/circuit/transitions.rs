@@ -1,0 +1,399 @@
+//! The state machine, as functions from a record to the next record. No host, no clock, no randomness, no side effect:
+//! whoever writes the result by compare-and-swap has made the change, and whoever loses decides again.
+//!
+//! ```text
+//!            a condition holds                    open time over
+//!  CLOSED ───────────────────────► OPEN ──────────────────────────► HALF_OPEN: probe
+//!    ▲                              ▲ ▲                                │        │
+//!    │ ramp done                    │ └────────── a probe failed ──────┘        │ enough good probes
+//!    └──── HALF_OPEN: ramp ─────────┘ a condition holds                         │
+//!                ▲──────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! CLOSED and HALF_OPEN end where nobody has used the upstream for long: then it has no circuit, and its next request
+//! begins another one, CLOSED. OPEN does not end: it is over by itself, and what a person has forced OPEN stays so.
+
+use crate::circuit::open_time::open_time;
+use crate::circuit::ramp;
+use crate::circuit::record::{LEASES, Lease, Phase, Record};
+use crate::circuit::window::{Tally, between};
+use crate::clock;
+use crate::clock::{MILLISECOND, SECOND};
+use crate::policy::{Length, Mode, Policy, Trip};
+
+/// Why a circuit changed its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// `consecutiveFailures` in a row.
+    Consecutive,
+    /// `failureRatePercent` of the window.
+    FailureRate,
+    /// `slowCallRatePercent` of the window.
+    SlowRate,
+    /// `latencyPercentile` of the window over `latencyThreshold`.
+    Latency,
+    /// A probe failed.
+    ProbeFailed,
+    /// A condition held in the ramp.
+    RampFailed,
+    /// The policy says `forceOpen`.
+    Forced,
+    /// OPEN lasted its time.
+    OpenOver,
+    /// The policy no longer says `forceOpen`.
+    ForceLifted,
+    /// Enough probes were good.
+    ProbesSucceeded,
+    /// The ramp came to its end.
+    RampDone,
+    /// Nobody has used the upstream for `limits.idleCircuit`.
+    Idle,
+}
+
+impl Reason {
+    /// The word for logs and labels.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Reason::Consecutive => "consecutive",
+            Reason::FailureRate => "failure_rate",
+            Reason::SlowRate => "slow_rate",
+            Reason::Latency => "latency",
+            Reason::ProbeFailed => "probe_failed",
+            Reason::RampFailed => "ramp_failed",
+            Reason::Forced => "forced",
+            Reason::OpenOver => "open_over",
+            Reason::ForceLifted => "force_lifted",
+            Reason::ProbesSucceeded => "probes_succeeded",
+            Reason::RampDone => "ramp_done",
+            Reason::Idle => "idle",
+        }
+    }
+}
+
+/// What the outside world contributes to a decision.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) now: u64,
+    /// The counters, read after the record.
+    pub(crate) tally: Tally,
+    /// Uniform over all of `u64`.
+    pub(crate) random: u64,
+    /// When the upstream wants to be asked again; 0 where it did not say.
+    pub(crate) retry_at: u64,
+}
+
+/// A new record, and why its state is another one; `None` where only details changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) record: Record,
+    pub(crate) reason: Option<Reason>,
+}
+
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Good,
+    Bad,
+    /// It said nothing: the slot is free again.
+    Nothing,
+}
+
+/// A lease outlives `probeTimeout` by this much: its owner judges the probe at its tick (at most a second apart), and
+/// nobody else may take the slot before.
+const LEASE_GRACE: u64 = 2 * SECOND;
+
+/// How long a request that is still coming may hold a probe slot. A body that is sent at once is here in a fraction of
+/// this; a client that stalls must not keep others from probing. It costs a slow upload nothing: what comes later than
+/// this asks for a slot again when it is complete.
+pub(crate) const TRIAL: u64 = 250 * MILLISECOND;
+
+/// The first condition that holds, if any. `streak` and `window` are of the present generation.
+pub(crate) fn condition(trip: &Trip, streak: u64, window: Tally) -> Option<Reason> {
+    if trip.consecutive_failures > 0 && streak >= u64::from(trip.consecutive_failures) {
+        return Some(Reason::Consecutive);
+    }
+    let enough = window.calls() >= u64::from(trip.minimum_calls);
+    let holds = |part: u64, share: u32| enough && share > 0 && at_least(part, window.calls(), share);
+    if holds(window.failure, trip.failure_rate) {
+        return Some(Reason::FailureRate);
+    }
+    if holds(window.slow, trip.slow_rate) {
+        return Some(Reason::SlowRate);
+    }
+    (enough && is_late(trip, window)).then_some(Reason::Latency)
+}
+
+/// Whether the percentile of the window's latencies is over the threshold. By nearest rank the p-th percentile of n
+/// calls is the one at rank ceil(p n / 100), and it is over the threshold exactly if more than n (100 - p) / 100 calls
+/// are. So the histogram that answers this needs no more than two buckets with the threshold between them: it is exact,
+/// two counters wide, and the counters of all workers are its merger.
+fn is_late(trip: &Trip, window: Tally) -> bool {
+    let over = u128::from(window.over).saturating_mul(1_000_000);
+    let enough = trip.latency_threshold > 0 && window.over >= u64::from(trip.least_over);
+    enough && over > u128::from(window.calls()).saturating_mul(u128::from(trip.over_share))
+}
+
+/// When the upstream wants to be asked again, as far as the policy lets it say so.
+fn asked_for(policy: &Policy, at: &Moment) -> u64 {
+    at.retry_at.min(at.now.saturating_add(policy.open.max_retry_after))
+}
+
+/// The conditions of the ramp: as few calls decide as end the probe stage. A circuit that is only coming back must not
+/// wait for a full sample before it protects the upstream again, nor reopen at a single unlucky call.
+pub(crate) fn ramp_conditions(policy: &Policy) -> Trip {
+    let few = policy.half_open.success_threshold;
+    let trip = &policy.trip;
+    let streak = if trip.consecutive_failures == 0 { few } else { trip.consecutive_failures.min(few) };
+    // A percentile of so few calls is their slowest one, and a single one is to decide nothing.
+    let minimum_calls = trip.minimum_calls.min(few);
+    Trip { consecutive_failures: streak, minimum_calls, least_over: few, ..trip.clone() }
+}
+
+/// Whether `part` is at least `share` millionths of `whole`.
+fn at_least(part: u64, whole: u64, share: u32) -> bool {
+    u128::from(part).saturating_mul(1_000_000) >= u128::from(whole).saturating_mul(u128::from(share))
+}
+
+impl Record {
+    /// Whether this is CLOSED or the ramp: the phases in which conditions are watched.
+    pub(crate) fn is_counting(&self) -> bool {
+        matches!(self.phase, Phase::Closed | Phase::Ramp) && !self.foreign
+    }
+
+    /// Calls that were admitted from then on, by their time alone, count in this generation. A circuit that never changed
+    /// its state has only one.
+    pub(crate) fn counts_since(&self) -> u64 {
+        match self.transitions() {
+            _ if !self.is_counting() => u64::MAX,
+            0 => 0,
+            _ => self.since,
+        }
+    }
+
+    /// Nanoseconds until OPEN is over. A longer time than the policy can have drawn comes from a clock that stepped
+    /// back or from an older policy: then it is over.
+    pub(crate) fn open_for(&self, policy: &Policy, now: u64) -> u64 {
+        clock::left(now, self.open_until, policy.longest_open())
+    }
+
+    /// The next generation, in `phase`.
+    fn moved(&self, phase: Phase, at: &Moment, reason: Reason) -> Change {
+        let record = Record {
+            phase,
+            forced: false,
+            generation: self.generation.wrapping_add(1),
+            since: at.now,
+            base: at.tally,
+            open_until: 0,
+            progress: 0,
+            mark_at: at.now,
+            mark: at.tally,
+            leases: Vec::new(),
+            ..self.clone()
+        };
+        Change { record, reason: Some(reason) }
+    }
+
+    /// OPEN, for longer with every trip in a row.
+    pub(crate) fn trip(&self, policy: &Policy, at: &Moment, reason: Reason) -> Change {
+        let mut change = self.moved(Phase::Open, at, reason);
+        let record = &mut change.record;
+        record.trips_in_a_row = self.trips_in_a_row.saturating_add(1);
+        let drawn = at.now.saturating_add(open_time(&policy.open, record.trips_in_a_row, at.random));
+        record.open_until = drawn.max(asked_for(policy, at));
+        if self.outage_since == 0 {
+            record.outage_since = at.now;
+        }
+        change
+    }
+
+    /// A longer OPEN, where the upstream asked for more than there is.
+    pub(crate) fn lengthen(&self, policy: &Policy, at: &Moment) -> Option<Change> {
+        let open_until = asked_for(policy, at);
+        // A little longer is not worth a write: each of a thousand late answers asks for a little more.
+        if self.phase != Phase::Open || self.forced || open_until <= self.open_until.saturating_add(SECOND) {
+            return None;
+        }
+        Some(Change { record: Record { open_until, ..self.clone() }, reason: None })
+    }
+
+    fn force_open(&self, at: &Moment) -> Change {
+        let mut change = self.moved(Phase::Open, at, Reason::Forced);
+        change.record.forced = true;
+        if self.outage_since == 0 {
+            change.record.outage_since = at.now;
+        }
+        change
+    }
+
+    fn close(&self, at: &Moment, reason: Reason) -> Change {
+        let mut change = self.moved(Phase::Closed, at, reason);
+        change.record.outage_since = 0;
+        change
+    }
+
+    /// No circuit any longer. That of a CLOSED one is no transition to anybody outside.
+    pub(crate) fn end(&self, at: &Moment) -> Change {
+        let mut change = self.moved(Phase::Ended, at, Reason::Idle);
+        change.reason = change.reason.filter(|_| self.phase != Phase::Closed);
+        change
+    }
+
+    /// What time, evidence and the policy alone make of this record now; `None` for nothing. So many good calls end right now.
+    pub(crate) fn due(&self, policy: &Policy, at: &Moment, latest: u64) -> Option<Change> {
+        let change = match (self.phase, policy.mode) {
+            (Phase::Ended, _) | (_, Mode::Disabled) => return None,
+            (_, Mode::ForceOpen) => (!self.forced).then(|| self.force_open(at)),
+            (Phase::Open, _) if self.forced => Some(self.moved(Phase::Probe, at, Reason::ForceLifted)),
+            (Phase::Open, _) => {
+                (self.open_for(policy, at.now) == 0).then(|| self.moved(Phase::Probe, at, Reason::OpenOver))
+            }
+            (Phase::Probe, _) => None,
+            (Phase::Ramp, _) => self.climb(policy, at, latest),
+            (Phase::Closed, _) => self.recover(policy, at),
+        };
+        change.or_else(|| clock::stepped_back(at.now, self.since).then(|| self.rebased(policy, at)))
+    }
+
+    /// The same state from now on, after the clock stepped back: calls that begin now must not pass for older than it. A
+    /// window of calls goes by no clock, and keeps those that it has.
+    fn rebased(&self, policy: &Policy, at: &Moment) -> Change {
+        let base = if matches!(policy.trip.window, Length::Time(_)) { at.tally } else { self.base };
+        let outage_since = self.outage_since.min(at.now);
+        Change { record: Record { since: at.now, base, outage_since, ..self.clone() }, reason: None }
+    }
+
+    /// The ramp's next step, where this one has run its time and shown enough good calls.
+    fn climb(&self, policy: &Policy, at: &Moment, latest: u64) -> Option<Change> {
+        if at.tally.is_before(self.mark) || clock::stepped_back(at.now, self.mark_at) {
+            return Some(self.marked(at, self.progress));
+        }
+        let good = at.tally.since(self.mark).success;
+        let took = ramp::over_after(&policy.half_open, at.now.saturating_sub(self.mark_at), good, latest)?;
+        let step = self.progress.saturating_add(1);
+        if step >= ramp::STEPS {
+            return Some(self.close(at, Reason::RampDone));
+        }
+        let mut change = self.marked(at, step);
+        change.record.mark_at = ramp::next_begins(&policy.half_open, self.mark_at, took, at.now);
+        Some(change)
+    }
+
+    /// One trip forgotten for each full healthy window: its time has passed, it has seen calls enough to mean
+    /// something, and they were good. Time alone forgets nothing.
+    fn recover(&self, policy: &Policy, at: &Moment) -> Option<Change> {
+        if self.trips_in_a_row == 0 {
+            return None;
+        }
+        if at.tally.is_before(self.mark) || clock::stepped_back(at.now, self.mark_at) {
+            return Some(self.marked(at, 0));
+        }
+        let seen = at.tally.since(self.mark);
+        let length = policy.trip.window;
+        let full = between(length, (self.mark_at, self.mark), (at.now, at.tally)) >= length.whole();
+        if !full || seen.calls() < u64::from(policy.trip.minimum_calls) {
+            return None;
+        }
+        let mut change = self.marked(at, 0);
+        if condition(&policy.trip, 0, seen).is_none() {
+            change.record.trips_in_a_row = self.trips_in_a_row.saturating_sub(1);
+        }
+        Some(change)
+    }
+
+    fn marked(&self, at: &Moment, progress: u32) -> Change {
+        let record = Record { progress, mark_at: at.now, mark: at.tally, ..self.clone() };
+        Change { record, reason: None }
+    }
+
+    /// Leases that are neither settled nor over. One that ends later than any lease could comes from a clock that
+    /// stepped back.
+    fn is_live(lease: &Lease, policy: &Policy, now: u64) -> bool {
+        let longest = policy.half_open.probe_timeout.saturating_add(LEASE_GRACE);
+        clock::left(now, lease.ends_at, longest) > 0
+    }
+
+    /// Whether a probe is out, as far as its lease tells.
+    pub(crate) fn has_live_lease(&self, policy: &Policy, now: u64) -> bool {
+        self.leases.iter().any(|lease| Self::is_live(lease, policy, now))
+    }
+
+    /// Whether a probe may be sent. `whole`: its request is complete, and so need not wait for one that is still coming.
+    pub(crate) fn has_slot(&self, policy: &Policy, now: u64, whole: bool) -> bool {
+        let taken = |lease: &&Lease| Self::is_live(lease, policy, now) && !(whole && lease.trial);
+        self.phase == Phase::Probe && self.leases.iter().filter(taken).count() < policy.half_open.max_probes as usize
+    }
+
+    /// Takes a probe slot: the record with the lease, and the lease's number.
+    pub(crate) fn lease(&self, policy: &Policy, now: u64, whole: bool) -> Option<(Record, u32)> {
+        if !self.has_slot(policy, now, whole) {
+            return None;
+        }
+        let mut next = self.clone();
+        // 0 means "no lease": the number skips it when it wraps.
+        let number = self.last_lease.checked_add(1).unwrap_or(1);
+        let longest = if whole { policy.half_open.probe_timeout.saturating_add(LEASE_GRACE) } else { TRIAL };
+        let lease = Lease { number, ends_at: now.saturating_add(longest), trial: !whole };
+        next.make_room(policy, now);
+        next.leases.push(lease);
+        next.last_lease = number;
+        Some((next, number))
+    }
+
+    /// One lease fewer where that is needed for another one: a trial where all slots are taken, one that is over where
+    /// all places are (its probe may still be out, and counts until then).
+    fn make_room(&mut self, policy: &Policy, now: u64) {
+        let live = self.leases.iter().filter(|lease| Self::is_live(lease, policy, now)).count();
+        let trial = self.leases.iter().position(|lease| lease.trial && Self::is_live(lease, policy, now));
+        if let Some(trial) = trial.filter(|_| live >= policy.half_open.max_probes as usize) {
+            self.leases.remove(trial);
+        }
+        let over = self.leases.iter().position(|lease| !Self::is_live(lease, policy, now));
+        if let Some(over) = over.filter(|_| self.leases.len() >= LEASES) {
+            self.leases.remove(over);
+        }
+    }
+
+    /// The request of a probe on trial is complete: its slot for good, or another one. `None` where it has none any
+    /// longer, or the circuit has moved on.
+    pub(crate) fn confirm(&self, policy: &Policy, now: u64, generation: u64, number: u32) -> Option<(Record, u32)> {
+        if self.generation != generation {
+            return None;
+        }
+        let mut next = self.clone();
+        next.leases.retain(|lease| lease.number != number);
+        next.lease(policy, now, true)
+    }
+
+    /// Ends a probe. `None` where its generation or its lease is over: a late answer changes nothing.
+    pub(crate) fn end_probe(
+        &self,
+        policy: &Policy,
+        at: &Moment,
+        generation: u64,
+        number: u32,
+        verdict: Verdict,
+    ) -> Option<Change> {
+        if self.phase != Phase::Probe || self.generation != generation {
+            return None;
+        }
+        let mut next = self.clone();
+        let lease = next.leases.iter().position(|lease| lease.number == number)?;
+        next.leases.remove(lease);
+        match verdict {
+            Verdict::Nothing => Some(Change { record: next, reason: None }),
+            Verdict::Bad => Some(self.trip(policy, at, Reason::ProbeFailed)),
+            Verdict::Good => {
+                next.progress = self.progress.saturating_add(1);
+                if next.progress < policy.half_open.success_threshold {
+                    Some(Change { record: next, reason: None })
+                } else if policy.half_open.ramp_duration == 0 {
+                    Some(self.close(at, Reason::ProbesSucceeded))
+                } else {
+                    Some(self.moved(Phase::Ramp, at, Reason::ProbesSucceeded))
+                }
+            }
+        }
+    }
+}
