@@ -15,6 +15,7 @@ mod change;
 mod circuits;
 mod directory;
 mod fallback;
+mod flight;
 mod idle;
 mod in_flight;
 mod keeping;
@@ -25,6 +26,7 @@ mod remembered;
 mod rest;
 mod room;
 mod settle;
+mod used;
 mod view;
 mod waiting;
 

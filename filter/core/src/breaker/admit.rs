@@ -1,8 +1,7 @@
 //! Who may pass.
 
 use super::{Breaker, come_back, policy_of};
-use crate::breaker::in_flight::NOWHERE;
-use crate::breaker::permit::{Admission, Cause, Permit, Request};
+use crate::breaker::permit::{Admission, Cause, NOWHERE, Permit, Request};
 use crate::breaker::view::View;
 use crate::circuit::ramp;
 use crate::circuit::record::Phase;

@@ -31,53 +31,6 @@ const OFTEN: u64 = SECOND;
 /// are in, and the time until it ticks.
 const LEAST: u64 = 3 * SECOND;
 
-/// The last use of a circuit.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Used {
-    at: u64,
-    /// All calls counted by then.
-    calls: u64,
-    /// When this worker entered it into the gauge last.
-    told: u64,
-}
-
-impl Used {
-    /// A worker that meets a circuit cannot know since when it is idle.
-    pub(super) fn at(now: u64, tally: Tally) -> Used {
-        Used { at: now, calls: tally.calls(), told: 0 }
-    }
-
-    /// Looks at the counters.
-    pub(super) fn look(&mut self, now: u64, tally: Tally) {
-        if tally.calls() != self.calls {
-            self.calls = tally.calls();
-            self.since(now);
-        }
-    }
-
-    /// Somebody has used it then. Between two ticks the clock may step back and forth again, unseen: what was known later stands.
-    pub(super) fn since(&mut self, now: u64) {
-        self.at = self.at.max(now);
-    }
-
-    /// How long nobody has used it.
-    pub(super) fn idle(&self, now: u64) -> u64 {
-        now.saturating_sub(self.at)
-    }
-
-    /// The clock has leapt ahead, or the worker was stopped: that was no time in which nobody used it. A request may have
-    /// come since.
-    pub(super) fn leap(&mut self, by: u64, now: u64) {
-        self.at = self.at.saturating_add(by).min(now);
-    }
-
-    /// The clock has stepped back.
-    pub(super) fn rebase(&mut self, now: u64) {
-        self.at = self.at.min(now);
-        self.told = self.told.min(now);
-    }
-}
-
 impl View {
     /// A request has found the circuit not CLOSED.
     pub(super) fn note_use<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {

@@ -9,7 +9,7 @@
 //! waiting, may take long for it. What it cannot do in that time the others do bit by bit, one at a time.
 
 use super::Breaker;
-use crate::circuit::record::Slot;
+use crate::circuit::layout::Slot;
 use crate::clock::MILLISECOND;
 use crate::host::{ABSENT, Fault, Host};
 use crate::keys::{kept_key, process_key, slots_key};

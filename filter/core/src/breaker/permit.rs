@@ -1,6 +1,7 @@
 //! What a request carries between its admission and its settling.
 
-use crate::breaker::in_flight::NOWHERE;
+/// No place: the call is not among those in flight.
+pub(super) const NOWHERE: u32 = u32::MAX;
 
 /// A request that asks for admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! only then the upstream's time begins to run. So a client that stalls costs nobody a probe and the upstream no verdict.
 
 use super::Breaker;
-use crate::breaker::in_flight::Early;
+use crate::breaker::flight::Early;
 use crate::breaker::permit::{Admission, Permit, Request};
 use crate::circuit::transitions::{Change, Verdict};
 use crate::clock::SECOND;

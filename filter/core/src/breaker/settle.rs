@@ -1,7 +1,8 @@
 //! What each call came to.
 
 use super::Breaker;
-use crate::breaker::in_flight::{Call, Early, Ended};
+use crate::breaker::flight::{Early, Ended};
+use crate::breaker::in_flight::Call;
 use crate::breaker::permit::Permit;
 use crate::breaker::view::View;
 use crate::circuit::record::Phase;

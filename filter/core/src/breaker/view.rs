@@ -7,8 +7,8 @@
 
 use std::rc::Rc;
 
-use crate::breaker::idle::Used;
 use crate::breaker::landing::Place;
+use crate::breaker::used::Used;
 use crate::circuit::ramp::Spread;
 use crate::circuit::record::{Phase, Record};
 use crate::circuit::transitions::{Moment, Reason, condition, ramp_conditions};

@@ -3,7 +3,7 @@
 
 use super::Breaker;
 use super::probes::{SETTLED_AFTER, SETTLED_AFTER_BODY};
-use crate::breaker::in_flight::{Early, Held, Old};
+use crate::breaker::flight::{Early, Held, Old};
 use crate::breaker::permit::Permit;
 use crate::host::{Fault, Host, Progress};
 use crate::policy::Mode;

@@ -7,7 +7,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use crate::circuit::record::{Phase, Record, Slot};
+use crate::circuit::layout::Slot;
+use crate::circuit::record::{Phase, Record};
 use crate::host::{ABSENT, Host, HostError, Level, MetricKind, Progress};
 use crate::keys;
 use crate::policy::classify::Answer;
