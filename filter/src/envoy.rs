@@ -58,8 +58,11 @@ pub(crate) trait Envoy: Host + Clone + 'static {
     /// The value of a header; `None`: absent or empty, which costs next to nothing.
     fn header(&self, map: Headers, name: &str) -> Option<Vec<u8>>;
 
-    /// Sets a header of the request in the place of all others of its name. Envoy then routes the request again.
+    /// Sets a header of the request in the place of all others of its name.
     fn set_request_header(&self, name: &str, value: &str) -> Result<(), HostError>;
+
+    /// Forgets the request's route, which is then looked for again by its headers as they are now.
+    fn clear_route_cache(&self) -> Result<(), HostError>;
 
     /// Makes an expression over the properties of a request (CEL), which Envoy keeps with the root context. `None`: this
     /// host has no expressions, or not such ones.

@@ -196,6 +196,11 @@ impl Envoy for Abi {
         ok(unsafe { proxy_replace_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len()) })
     }
 
+    /// Of the header itself Envoy takes notice only for modules of ABI 0.2.1 and older (`ContextBase::onHeadersModified`).
+    fn clear_route_cache(&self) -> Result<(), HostError> {
+        foreign("clear_route_cache", &[]).map(|_| ())
+    }
+
     fn create(&self, expression: &str) -> Option<Token> {
         let token = foreign("expr_create", expression.as_bytes()).ok()?;
         (!token.is_empty()).then_some(Token(token))

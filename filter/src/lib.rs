@@ -34,4 +34,17 @@ mod entry {
         // Also installs the panic hook that tells Envoy's log where we trapped.
         proxy_wasm::set_log_level(LogLevel::Info);
     }}
+
+    // As linked, the module has the SDK's callbacks, would load, and would do nothing. So it imports what no host has, whose
+    // name Envoy then says. The last step of the build (`filter/trim`) takes the export out, and the import with it.
+    #[link(wasm_import_module = "this circuit breaker is not finished, build it with `make build`")]
+    unsafe extern "C" {
+        #[link_name = "filter/trim"]
+        fn is_not_finished();
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn not_finished() {
+        unsafe { is_not_finished() }
+    }
 }

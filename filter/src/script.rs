@@ -28,6 +28,7 @@ struct State {
     headers: BTreeMap<(Headers, String), String>,
     replies: Vec<(u32, BTreeMap<String, String>)>,
     document: String,
+    routed_again: usize,
 }
 
 /// The scripted Envoy.
@@ -86,6 +87,11 @@ impl Script {
         state.now = state.now.saturating_add(nanoseconds);
     }
 
+    /// How often the request's route was to be looked for again.
+    pub(crate) fn routed_again(&self) -> usize {
+        self.state.borrow().routed_again
+    }
+
     /// Replies in an upstream's place so far.
     pub(crate) fn replies(&self) -> Vec<(u32, BTreeMap<String, String>)> {
         self.state.borrow().replies.clone()
@@ -111,6 +117,11 @@ impl Envoy for Script {
 
     fn set_request_header(&self, name: &str, value: &str) -> Result<(), HostError> {
         self.sends(Headers::Request, name, value);
+        Ok(())
+    }
+
+    fn clear_route_cache(&self) -> Result<(), HostError> {
+        self.state.borrow_mut().routed_again += 1;
         Ok(())
     }
 

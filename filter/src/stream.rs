@@ -330,6 +330,7 @@ impl<E: Envoy> Stream<E> {
             // The request is on its way: what the host will not do leaves it where it was, which the landing tells.
             let _ = self.envoy.set_request_header(name, value);
         }
+        let _ = self.envoy.clear_route_cache();
         (self.permit, self.fell_from) = (Some(permit), Some(origin));
         true
     }

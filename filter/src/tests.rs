@@ -8,7 +8,7 @@ use std::rc::Rc;
 use circuit_breaker_core::clock::{MILLISECOND, SECOND};
 use circuit_breaker_core::telemetry::metrics::{CALLS, FAILURES, INTERNAL_ERRORS, LATENCY, STATE};
 
-use crate::envoy::Headers;
+use crate::envoy::{Envoy, Headers};
 use crate::root::{Configurations, Root};
 use crate::script::{Script, Value};
 use crate::stream::Stream;
@@ -344,4 +344,18 @@ fn a_newer_configuration_retires_the_older_one_until_it_goes() {
     drop(new);
     world.pass(SECOND);
     assert_eq!(world.state(A), 1);
+}
+
+#[test]
+fn a_request_that_falls_back_is_routed_again() {
+    let document = r#"{"default": {"fallback": {"headers": {"x-fallback": "yes", "x-from": "breaker"}}}}"#;
+    everywhere(document, |world| {
+        (0..5).for_each(|_| assert!(world.get(A, 500, 0, "via_upstream")));
+        assert_eq!(world.envoy.routed_again(), 0);
+        let (_stream, goes_on) = world.begin(A, &[], true);
+        assert!(goes_on, "to its fallback");
+        let carried = world.envoy.header(Headers::Request, "x-fallback");
+        assert_eq!(carried.as_deref(), Some(&b"yes"[..]));
+        assert_eq!(world.envoy.routed_again(), 1, "once, when all headers are set");
+    });
 }

@@ -1,8 +1,8 @@
-//! Many updates of the configuration: none costs memory for good.
+//! Updates of the configuration and of the module: none costs memory for good, and a module that cannot work is refused.
 
 use circuit_breaker_integration::bootstrap::Cluster;
 use circuit_breaker_integration::client;
-use circuit_breaker_integration::envoy::Delivery;
+use circuit_breaker_integration::envoy::{Delivery, module};
 use circuit_breaker_integration::scenario::{LISTENER, Scenario};
 use circuit_breaker_integration::wait::until;
 
@@ -48,4 +48,16 @@ async fn an_update_costs_no_memory_for_good() {
     update(&scenario, UPDATES).await;
     let more = allocated(&scenario).await.saturating_sub(before);
     assert!(more < 1 << 20, "{more} bytes more after {UPDATES} updates");
+}
+
+/// As the linker leaves it, the module has the SDK's callbacks: it would load, and do nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_without_the_last_step_of_its_build_is_refused_and_says_what_is_missing() {
+    let scenario = Scenario::start(1, "").await;
+    let linked = module().with_file_name("deps").join("circuit_breaker.wasm");
+    let delivery = scenario.envoy.replace_module(LISTENER, &linked, "").await.unwrap();
+    assert_eq!(delivery, Delivery::Refused, "{}", scenario.envoy.log());
+    let log = scenario.envoy.log();
+    assert!(log.contains("this circuit breaker is not finished, build it with `make build`"), "{log}");
+    assert_eq!(scenario.get("/sick").await.status, 200, "the finished one goes on");
 }
