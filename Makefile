@@ -64,10 +64,13 @@ tools: rust-target ## Install the pinned tools that the tests need
 	@$(INSTALL) envoy wasm-bindgen cargo-deny
 
 .PHONY: lint
-lint: rust-target ## Check format, lints and dependencies
+lint: rust-target ## Check format, lints, links of code documentation, and dependencies
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --locked -- -D warnings
 	@cargo clippy -p circuit-breaker-filter --target $(WASM) --locked -- -D warnings
+	@for part in "--workspace --exclude circuit-breaker-check" "-p circuit-breaker-check"; do \
+	  RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+	    cargo doc --quiet $$part --no-deps --document-private-items --locked; done # apart: two things are called circuit-breaker
 	@$(INSTALL) cargo-deny
 	@PATH="$$(dirname "$$($(INSTALL) path cargo-deny)"):$$PATH" cargo deny --log-level error check bans licenses sources
 	@integration/tools/module-dependencies

@@ -16,7 +16,7 @@ use favourite::Favourite;
 mod favourite;
 
 /// How a request ended.
-pub(crate) struct Ended {
+pub(crate) struct Seen {
     /// Where it went last; `None`: nowhere.
     pub(crate) upstream: Option<Rc<str>>,
     pub(crate) status: u32,
@@ -58,23 +58,23 @@ impl<E: Envoy> Glance<E> {
     }
 
     /// What the head of an answer says that comes by. `None`: the host does not say.
-    pub(crate) fn head(&self) -> Option<Ended> {
+    pub(crate) fn head(&self) -> Option<Seen> {
         match self.head.as_ref()?.evaluate()? {
-            Evaluated::Null => Some(Ended::WELL),
-            Evaluated::Text(told) => Ended::told(&told),
+            Evaluated::Null => Some(Seen::WELL),
+            Evaluated::Text(told) => Seen::told(&told),
         }
     }
 
     /// How a request ended, and where. `None`: the host does not say; ask for each by itself.
-    pub(crate) fn look(&mut self) -> Option<Ended> {
+    pub(crate) fn look(&mut self) -> Option<Seen> {
         let told = match self.guessed.as_ref().unwrap_or(&self.named).evaluate()? {
             Evaluated::Text(told) => told,
             Evaluated::Null => {
                 self.favourite.held();
-                return Some(Ended { upstream: self.favourite.guess().cloned(), ..Ended::WELL });
+                return Some(Seen { upstream: self.favourite.guess().cloned(), ..Seen::WELL });
             }
         };
-        let ended = Ended::told(&told)?;
+        let ended = Seen::told(&told)?;
         if let Some(upstream) = ended.upstream.as_deref().filter(|_| !self.exactly) {
             self.favourite.told(upstream);
         }
@@ -126,36 +126,36 @@ impl<E: Envoy> Drop for Expression<E> {
     }
 }
 
-impl Ended {
+impl Seen {
     /// As most do.
-    const WELL: Ended = Ended { upstream: None, status: 200, flags: 0, details: Details::ViaUpstream };
+    const WELL: Seen = Seen { upstream: None, status: 200, flags: 0, details: Details::ViaUpstream };
 
     pub(crate) fn is_well(&self) -> bool {
         (1..400).contains(&self.status) && self.details == Details::ViaUpstream
     }
 
     /// What an expression says: all, or the upstream alone, where all went well.
-    fn told(told: &str) -> Option<Ended> {
+    fn told(told: &str) -> Option<Seen> {
         match told.strip_prefix('\n') {
-            Some(all) => Ended::parse(all),
-            None => (!told.is_empty()).then(|| Ended { upstream: Some(Rc::from(told)), ..Ended::WELL }),
+            Some(all) => Seen::parse(all),
+            None => (!told.is_empty()).then(|| Seen { upstream: Some(Rc::from(told)), ..Seen::WELL }),
         }
     }
 
-    fn parse(told: &str) -> Option<Ended> {
+    fn parse(told: &str) -> Option<Seen> {
         let mut parts = told.splitn(4, ' ');
         let (status, flags) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         let (details, flags) = envoy::read(parts.next()?, flags);
-        Some(Ended { upstream: parts.next().map(Rc::from), status, flags, details })
+        Some(Seen { upstream: parts.next().map(Rc::from), status, flags, details })
     }
 
     /// Asked property by property.
-    pub(crate) fn read(host: &impl Envoy) -> Ended {
+    pub(crate) fn read(host: &impl Envoy) -> Seen {
         let status = host.number("response\0code").and_then(|code| u32::try_from(code).ok()).unwrap_or(0);
         let flags = host.number("response\0flags").unwrap_or(0);
         let details = host.text("response\0code_details").unwrap_or_default();
         let (details, flags) = envoy::read(&details, flags);
-        Ended { upstream: host.text(CLUSTER).map(Rc::from), status, flags, details }
+        Seen { upstream: host.text(CLUSTER).map(Rc::from), status, flags, details }
     }
 }
 
@@ -165,14 +165,14 @@ mod tests {
 
     #[test]
     fn what_an_expression_says_is_read_back() {
-        let well = Ended::told("outbound|80||a").unwrap();
+        let well = Seen::told("outbound|80||a").unwrap();
         assert!(well.is_well());
         assert_eq!(well.upstream.as_deref(), Some("outbound|80||a"));
-        let all = Ended::told("\n503 0 fault_filter_abort outbound|80|| a b").unwrap();
+        let all = Seen::told("\n503 0 fault_filter_abort outbound|80|| a b").unwrap();
         assert_eq!((all.status, all.flags, all.details), (503, 0, Details::Other));
         assert_eq!(all.upstream.as_deref(), Some("outbound|80|| a b"));
         for odd in ["", "\n", "\n503", "\n503 x via_upstream a"] {
-            assert!(Ended::told(odd).is_none(), "{odd:?}");
+            assert!(Seen::told(odd).is_none(), "{odd:?}");
         }
     }
 

@@ -15,7 +15,7 @@ use circuit_breaker_core::host::{Host, HostError, Level, MetricKind, Progress};
 use circuit_breaker_core::policy::classify::{Answer, Ending};
 
 use crate::envoy::{CLUSTER, Envoy, Evaluated, FLAGS, Headers, LocalReply, Token};
-use crate::glance::Ended;
+use crate::glance::Seen;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -313,7 +313,7 @@ impl Host for Abi {
 
     fn answer_of(&self, stream: u32) -> Option<(String, Answer)> {
         self.looking_at(stream, || {
-            let ended = Ended::read(self);
+            let ended = Seen::read(self);
             // Whoever asks only trusts what is good and the upstream's own.
             let own = ended.details == Details::ViaUpstream;
             let ending = if own { Ending::Answered } else { Ending::Elsewhere };

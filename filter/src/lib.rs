@@ -19,6 +19,7 @@ mod reply;
 mod root;
 #[cfg(test)]
 mod script;
+mod shared;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -6,24 +6,15 @@ use std::rc::{Rc, Weak};
 use circuit_breaker_core::breaker::{self, Breaker};
 use circuit_breaker_core::clock::MILLISECOND;
 use circuit_breaker_core::config::Config;
-use circuit_breaker_core::envoy::Details;
 
 use crate::envoy::Envoy;
-use crate::glance::{Ended, Glance};
+use crate::glance::Glance;
 use crate::heads::Heads;
+use crate::shared::Shared;
 use crate::stream::Stream;
 
 /// Nanoseconds after which a VM goes on with what an older version of the module has counted.
 const PAUSE: u64 = 4 * MILLISECOND;
-
-/// What the streams of one configuration share.
-pub(crate) struct Shared<E: Envoy> {
-    envoy: E,
-    pub(crate) breaker: Rc<RefCell<Breaker<E>>>,
-    /// `None` where the host has no expressions.
-    pub(crate) glance: RefCell<Option<Glance<E>>>,
-    pub(crate) heads: Heads,
-}
 
 /// A configuration in use in this VM.
 struct InUse<E: Envoy> {
@@ -50,24 +41,6 @@ pub(crate) struct Root<E: Envoy> {
     keeps: bool,
     shared: Option<Rc<Shared<E>>>,
     configurations: Rc<RefCell<Configurations<E>>>,
-}
-
-impl<E: Envoy> Shared<E> {
-    /// The status of the head that comes by, if it is to be looked at and is the upstream's own.
-    pub(crate) fn own_status(&self) -> Option<u32> {
-        if !self.heads.is_due() {
-            return None;
-        }
-        let told = self.glance.try_borrow().ok().and_then(|glance| glance.as_ref()?.head());
-        let head = told.unwrap_or_else(|| Ended::read(&self.envoy));
-        (head.details == Details::ViaUpstream).then_some(head.status)
-    }
-
-    /// How the present request ended, and where.
-    pub(crate) fn ended(&self) -> Ended {
-        let told = self.glance.try_borrow_mut().ok().and_then(|mut glance| glance.as_mut()?.look());
-        told.unwrap_or_else(|| Ended::read(&self.envoy))
-    }
 }
 
 impl<E: Envoy> Root<E> {

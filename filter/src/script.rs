@@ -121,7 +121,8 @@ impl Envoy for Script {
     }
 
     fn clear_route_cache(&self) -> Result<(), HostError> {
-        self.state.borrow_mut().routed_again += 1;
+        let mut state = self.state.borrow_mut();
+        state.routed_again = state.routed_again.saturating_add(1);
         Ok(())
     }
 

@@ -19,10 +19,10 @@ use circuit_breaker_core::envoy::{grpc_timeout::grpc_timeout, retry_after};
 use circuit_breaker_core::policy::classify::{Answer, Ending};
 
 use crate::envoy::{ADDRESS, ATTEMPTS, CLUSTER, Envoy, FLAGS, Headers};
-use crate::glance::Ended;
+use crate::glance::Seen;
 use crate::heads::Heads;
 use crate::reply;
-use crate::root::Shared;
+use crate::shared::Shared;
 
 /// The router's own header: milliseconds from the request's last byte, as the router had it, to the answer's first.
 const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
@@ -219,7 +219,7 @@ impl<E: Envoy> Stream<E> {
         let waited = breaker.arrived(permit, now).unwrap_or_else(here);
         self.first_byte = Some(self.time_to_first_byte(breaker, waited));
         if matches!(permit, Permit::Probe { .. }) {
-            let ended = Ended::read(&self.envoy);
+            let ended = Seen::read(&self.envoy);
             let answer = self.answer(&ended, false);
             let upstream = ended.upstream.as_deref();
             self.permit = Some(breaker.answered(permit, upstream, &answer, self.first_byte, now));
@@ -227,7 +227,7 @@ impl<E: Envoy> Stream<E> {
     }
 
     /// What the breaker is to know of how this request ended.
-    fn answer(&self, ended: &Ended, count_attempts: bool) -> Answer {
+    fn answer(&self, ended: &Seen, count_attempts: bool) -> Answer {
         let ending = self.exchange(ended).ending();
         let attempts = if count_attempts { self.envoy.number(ATTEMPTS) } else { None };
         let attempts = attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1);
@@ -236,8 +236,8 @@ impl<E: Envoy> Stream<E> {
         Answer { ending, status: ended.status, grpc_status: self.grpc_status, attempts, retry_after, injected_delay }
     }
 
-    fn exchange(&self, ended: &Ended) -> Exchange {
-        let Ended { status, flags, details, .. } = *ended;
+    fn exchange(&self, ended: &Seen) -> Exchange {
+        let Seen { status, flags, details, .. } = *ended;
         let open = details == Details::Other && envoy::client_is_gone(flags);
         Exchange {
             details,
@@ -294,7 +294,7 @@ impl<E: Envoy> Stream<E> {
     }
 
     /// The upstream's own status, where a filter on the answer's way has made another one of it.
-    fn as_the_head_says(&self, ended: Ended, heads: &Heads, breaker: &Breaker<E>) -> Ended {
+    fn as_the_head_says(&self, ended: Seen, heads: &Heads, breaker: &Breaker<E>) -> Seen {
         if ended.details == Details::ViaUpstream && ended.status >= 500 {
             heads.failed();
         }
@@ -305,7 +305,7 @@ impl<E: Envoy> Stream<E> {
                     heads.changed();
                     breaker.answers_are_changed();
                 }
-                Ended { status, details: Details::ViaUpstream, ..ended }
+                Seen { status, details: Details::ViaUpstream, ..ended }
             }
             _ => ended,
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::envoy::module;
+use crate::places::module;
 
 /// Where requests are routed to.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::bootstrap::{Bootstrap, filter_file, listeners_file};
 use crate::client;
+pub use crate::places::{later_module, module, tool, workspace};
 use crate::wait::{PATIENCE, until};
 
 /// A running Envoy. Killed when dropped; where a test is failing, it first prints what it knows.
@@ -34,36 +35,6 @@ pub enum Delivery {
     Taken,
     /// It was refused, and the old one goes on.
     Refused,
-}
-
-/// The module that `make build` made.
-#[must_use]
-pub fn module() -> PathBuf {
-    std::env::var_os("CIRCUIT_BREAKER_MODULE")
-        .map_or_else(|| workspace().join("target/wasm32-unknown-unknown/release/circuit_breaker.wasm"), PathBuf::from)
-}
-
-/// A later version of the module, made up: the record of its circuits has this layout. `make build-later` makes 2 and 3.
-#[must_use]
-pub fn later_module(layout: u8) -> PathBuf {
-    workspace().join(format!("target/layout-{layout}/circuit_breaker.wasm"))
-}
-
-/// The root of the repository.
-#[must_use]
-pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
-}
-
-/// Where an installed tool lies, as `integration/tools/install` says it.
-///
-/// # Errors
-/// The tool is not there.
-pub fn tool(name: &str) -> Result<PathBuf> {
-    let output = Command::new(workspace().join("integration/tools/install")).args(["path", name]).output()?;
-    let path = PathBuf::from(String::from_utf8(output.stdout)?.trim());
-    ensure!(path.is_file(), "{name} is not installed: run `integration/tools/install {name}`");
-    Ok(path)
 }
 
 impl Envoy {

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod envoy;
 pub mod faulty;
 pub mod grpc;
+pub mod places;
 pub mod scenario;
 pub mod soak;
 pub mod upstream;

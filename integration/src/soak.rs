@@ -9,6 +9,7 @@ pub mod chance;
 pub mod churn;
 pub mod counters;
 pub mod evidence;
+pub mod fault;
 pub mod http2;
 pub mod invariants;
 pub mod journal;

@@ -18,7 +18,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::upstreams::{Fault, SLOW};
+use super::fault::{Fault, SLOW};
 use crate::grpc::BrokenOff;
 use crate::upstream::{bound, serve};
 

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::upstreams::Fault;
+use super::fault::Fault;
 
 /// Seconds since the run began.
 pub type At = f64;

@@ -6,10 +6,11 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::evidence::Evidence;
+use super::fault::Fault;
 use super::journal::{At, Span, What};
 use super::log::Stretch;
 use super::report::phases;
-use super::upstreams::{Fault, UPSTREAMS};
+use super::upstreams::UPSTREAMS;
 use crate::scenario::State;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;

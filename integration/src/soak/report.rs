@@ -1,10 +1,11 @@
 //! The table at the end.
 
 use super::evidence::Evidence;
+use super::fault::Fault;
 use super::invariants::Finding;
 use super::journal::{Call, End, Span};
 use super::log::Stretch;
-use super::upstreams::{Fault, UPSTREAMS};
+use super::upstreams::UPSTREAMS;
 use crate::scenario::State;
 
 /// Breaches of one invariant that are told in full.

@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 use super::chance::Chance;
 use super::counters::Counters;
 use super::evidence::Round;
+use super::fault::Fault;
 use super::journal::Span;
 use super::stage::Stage;
 use super::stop::{Stop, stop};
 use super::updates::{Limit, Updates};
-use super::upstreams::Fault;
 use crate::wait::PATIENCE;
 
 /// What comes in a round.

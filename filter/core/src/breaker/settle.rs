@@ -32,11 +32,13 @@ impl<H: Host> Breaker<H> {
         if !view.is_plain(vm, by_this_clock(permit, call.as_ref()), first_byte) {
             return false;
         }
-        view.is_used(vm.ticked.get());
         let latency = view.latency(vm, first_byte);
         let counted = match call.map(|call| call.end().early) {
             Some(Some(_)) => Ok(()),
-            _ => view.counts.add_success(&vm.host),
+            _ => {
+                view.is_used(vm.ticked.get());
+                view.counts.add_success(&vm.host)
+            }
         };
         self.noted(latency);
         self.noted(counted);

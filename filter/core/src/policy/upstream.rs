@@ -62,12 +62,12 @@ pub struct Matcher(Pattern);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Pattern {
     Cluster(String),
-    Parts { host: Host, port: Option<u16>, subset: Option<String> },
+    Parts { host: HostPattern, port: Option<u16>, subset: Option<String> },
 }
 
 /// In lower case, so that two which match the same are equal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Host {
+enum HostPattern {
     Any,
     Exact(String),
     /// Ends with this, which begins with a dot.
@@ -82,12 +82,12 @@ impl Matcher {
     /// `None` where `host` is neither a name nor a name behind a leading `*` label. Its letters' case says nothing.
     pub(crate) fn parts(host: Option<&str>, port: Option<u16>, subset: Option<String>) -> Option<Matcher> {
         let host = match host {
-            None | Some("*") => Host::Any,
+            None | Some("*") => HostPattern::Any,
             Some(name) => match name.strip_prefix('*') {
                 Some(tail) if tail.starts_with('.') && tail.len() > 1 && !tail.contains('*') => {
-                    Host::Under(tail.to_ascii_lowercase())
+                    HostPattern::Under(tail.to_ascii_lowercase())
                 }
-                None if !name.is_empty() && !name.contains('*') => Host::Exact(name.to_ascii_lowercase()),
+                None if !name.is_empty() && !name.contains('*') => HostPattern::Exact(name.to_ascii_lowercase()),
                 _ => return None,
             },
         };
@@ -99,9 +99,9 @@ impl Matcher {
             Pattern::Cluster(name) => name == upstream.cluster,
             Pattern::Parts { host, port, subset } => {
                 let host = match host {
-                    Host::Any => true,
-                    Host::Exact(name) => name.eq_ignore_ascii_case(upstream.host),
-                    Host::Under(tail) => ends_with(upstream.host, tail),
+                    HostPattern::Any => true,
+                    HostPattern::Exact(name) => name.eq_ignore_ascii_case(upstream.host),
+                    HostPattern::Under(tail) => ends_with(upstream.host, tail),
                 };
                 host && port.is_none_or(|port| upstream.port == Some(port))
                     && subset.as_deref().is_none_or(|subset| upstream.subset == Some(subset))
@@ -113,7 +113,7 @@ impl Matcher {
     pub(crate) fn names(&self, upstream: &Upstream<'_>) -> bool {
         match &self.0 {
             Pattern::Cluster(name) => name == upstream.cluster,
-            Pattern::Parts { host: Host::Exact(name), .. } => name.eq_ignore_ascii_case(upstream.host),
+            Pattern::Parts { host: HostPattern::Exact(name), .. } => name.eq_ignore_ascii_case(upstream.host),
             Pattern::Parts { .. } => false,
         }
     }
@@ -130,9 +130,9 @@ impl Matcher {
             Pattern::Cluster(_) => (1, 0, 0, false, false),
             Pattern::Parts { host, port, subset } => {
                 let (kind, length) = match host {
-                    Host::Any => (0, 0),
-                    Host::Under(tail) => (1, tail.len()),
-                    Host::Exact(name) => (2, name.len()),
+                    HostPattern::Any => (0, 0),
+                    HostPattern::Under(tail) => (1, tail.len()),
+                    HostPattern::Exact(name) => (2, name.len()),
                 };
                 (0, kind, length, subset.is_some(), port.is_some())
             }
@@ -147,9 +147,9 @@ impl std::fmt::Display for Matcher {
             Pattern::Cluster(name) => write!(f, "{name}"),
             Pattern::Parts { host, port, subset } => {
                 match host {
-                    Host::Any => write!(f, "*")?,
-                    Host::Exact(name) => write!(f, "{name}")?,
-                    Host::Under(tail) => write!(f, "*{tail}")?,
+                    HostPattern::Any => write!(f, "*")?,
+                    HostPattern::Exact(name) => write!(f, "{name}")?,
+                    HostPattern::Under(tail) => write!(f, "*{tail}")?,
                 }
                 port.map_or(Ok(()), |port| write!(f, ":{port}"))?;
                 subset.as_ref().map_or(Ok(()), |subset| write!(f, " subset {subset}"))

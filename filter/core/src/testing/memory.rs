@@ -63,10 +63,10 @@ impl std::fmt::Debug for Watcher {
 
 /// What another worker does in the middle of a worker's decision, and before which host call.
 #[derive(Default)]
-struct Interference(Option<(Moment, Box<dyn FnOnce()>)>);
+struct Interference(Option<(When, Box<dyn FnOnce()>)>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Moment {
+enum When {
     NextWrite,
     /// The call that comes after so many others.
     Call(u64),
@@ -208,7 +208,7 @@ impl Memory {
 
     /// Right before the next write of shared data, `act` happens: another worker was faster.
     pub fn before_next_write(&self, act: impl FnOnce() + 'static) {
-        self.0.borrow_mut().interference.0 = Some((Moment::NextWrite, Box::new(act)));
+        self.0.borrow_mut().interference.0 = Some((When::NextWrite, Box::new(act)));
     }
 
     /// Right before the host call that comes after `others` more, of any kind, `act` happens: a worker is stopped there
@@ -216,7 +216,7 @@ impl Memory {
     pub fn before_call(&self, others: u64, act: impl FnOnce() + 'static) {
         let mut store = self.0.borrow_mut();
         let at = store.calls.words.saturating_add(store.calls.bytes).saturating_add(others);
-        store.interference.0 = Some((Moment::Call(at), Box::new(act)));
+        store.interference.0 = Some((When::Call(at), Box::new(act)));
     }
 
     /// Right before every host call `watch` is told what the call touches, and how.
@@ -239,7 +239,7 @@ impl Memory {
         }
     }
 
-    fn interfere(&self, now: Moment) {
+    fn interfere(&self, now: When) {
         let mut store = self.0.borrow_mut();
         let due = matches!(&store.interference.0, Some((moment, _)) if *moment == now);
         let act = if due { store.interference.0.take() } else { None };
@@ -251,7 +251,7 @@ impl Memory {
 
     fn interfere_at_call(&self) {
         let calls = self.calls();
-        self.interfere(Moment::Call(calls.words.saturating_add(calls.bytes)));
+        self.interfere(When::Call(calls.words.saturating_add(calls.bytes)));
     }
 
     /// Sets every counter to 0, as Envoy's `/reset_counters` does.
@@ -346,7 +346,7 @@ impl Host for Memory {
 
     fn swap(&self, key: &str, value: &[u8], expected: u32) -> Result<bool, HostError> {
         self.touch(key, Touch::Write);
-        self.interfere(Moment::NextWrite);
+        self.interfere(When::NextWrite);
         let mut store = self.bytes_call()?;
         let fits = store.data.get(key).map_or(expected == ABSENT, |(_, cas)| *cas == expected);
         if fits {

@@ -3,9 +3,10 @@
 use super::Finding;
 use crate::scenario::State;
 use crate::soak::evidence::Evidence;
+use crate::soak::fault::Fault;
 use crate::soak::journal::{At, Span, What};
 use crate::soak::updates::bound;
-use crate::soak::upstreams::{Fault, UPSTREAMS};
+use crate::soak::upstreams::UPSTREAMS;
 
 /// A probe that was lost with its VM holds its place until its lease ends: `probeTimeout`, and 2 s for its owner's tick.
 const LOST_LEASE: f64 = 3.0;
