@@ -275,7 +275,7 @@ impl<H: Host> Breaker<H> {
         }
         self.look_again(now);
         let found = self.learn(now);
-        let mut quiet = self.noted(found) == Some(true)
+        let mut calm = self.noted(found) == Some(true)
             && !self.follows_redirects
             && !self.config.policies().any(|p| p.mode == Mode::ForceOpen);
         let unwritten = epoch.is_some() && self.ticked_at == epoch;
@@ -286,9 +286,9 @@ impl<H: Host> Breaker<H> {
                 continue;
             }
             match tick_circuit(view, &self.vm, now, idle) {
-                Ok(closed) => quiet &= closed,
+                Ok(closed) => calm &= closed,
                 Err(fault) => {
-                    quiet = false;
+                    calm = false;
                     self.vm.failed(fault);
                 }
             }
@@ -297,7 +297,7 @@ impl<H: Host> Breaker<H> {
         if some_ended {
             self.clear_ended();
         }
-        self.calm = if quiet { epoch } else { None };
+        self.calm = if calm { epoch } else { None };
         self.vm.circuits(self.circuits.held());
     }
 
@@ -370,7 +370,7 @@ fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64, idle: u64) -> Re
     if !still {
         view.roll(vm, now, tally)?;
         view.advance(vm, now, tally, 0)?;
-        view.rest(vm, now, tally)?;
+        view.stop_watching(vm, now, tally)?;
     }
     view.end_if_idle(vm, now, tally, idle)?;
     view.tell(vm)?;

@@ -11,6 +11,7 @@ mod fields;
 mod node;
 mod print;
 mod protobuf;
+mod reader;
 
 use std::rc::Rc;
 
@@ -29,8 +30,8 @@ use crate::policy::classify::FailureKind;
 use crate::policy::exempt::Paths;
 use crate::policy::upstream::{Matcher, Upstream};
 use crate::policy::{Failures, HalfOpen, Length, Mode, Open, Policy, RateLimited, Rejection, Trip};
-use check::Reader;
 use node::Node;
+use reader::{Reader, field};
 
 /// A whole configuration.
 #[derive(Clone, Debug)]
@@ -62,17 +63,19 @@ impl Config {
         check::section(&given, CONFIG, "")?;
         let mut whole = defaults(CONFIG);
         whole.overlay(&given, |name| name != "upstreams" && fields::merges(name));
-        let default = whole.get("default").cloned().unwrap_or(Node::Null);
+        let read = Reader(Some(&whole));
+        let limits = read.at(field!("limits"));
+        let default = read.at(field!("default")).0.cloned().unwrap_or(Node::Null);
         let policy = policy(&default, "default")?;
         Ok(Config {
             catch_all: Rc::new(Policy { mode: Mode::Disabled, ..policy.clone() }),
             default: Rc::new(policy),
-            upstreams: upstreams(&whole, &default)?,
+            upstreams: upstreams(read, &default)?,
             fingerprint: names::hash(document),
-            exempt: Paths::new(Reader(whole.get("exempt")).words("paths")),
-            max_circuits: Reader(whole.get("limits")).integer("maxCircuits"),
-            idle_circuit: Reader(whole.get("limits")).duration("idleCircuit"),
-            latency_histograms: Reader(whole.get("limits")).integer("latencyHistograms"),
+            exempt: Paths::new(read.at(field!("exempt")).words(field!("paths"))),
+            max_circuits: limits.integer(field!("maxCircuits")),
+            idle_circuit: limits.duration(field!("idleCircuit")),
+            latency_histograms: limits.integer(field!("latencyHistograms")),
         })
     }
 
@@ -145,12 +148,12 @@ fn defaults(table: &[Field]) -> Node {
     )
 }
 
-fn upstreams(whole: &Node, default: &Node) -> Result<Vec<(Matcher, Rc<Policy>)>, ConfigError> {
-    let Some(Node::List(entries)) = whole.get("upstreams") else { return Ok(Vec::new()) };
+fn upstreams(whole: Reader<'_>, default: &Node) -> Result<Vec<(Matcher, Rc<Policy>)>, ConfigError> {
+    let Some(Node::List(entries)) = whole.at(field!("upstreams")).0 else { return Ok(Vec::new()) };
     let mut found: Vec<(Matcher, Rc<Policy>)> = Vec::with_capacity(entries.len());
     for (at, entry) in entries.iter().enumerate() {
         let path = format!("upstreams[{at}]");
-        let matcher = matcher(Reader(entry.get("match")), &path)?;
+        let matcher = matcher(Reader(Some(entry)).at(field!("match")), &path)?;
         // Put in its place at once: a general sort would be a twentieth of the whole module.
         let Err(place) = found.binary_search_by(|(known, _)| known.order(&matcher)) else {
             return Err(ConfigError::said(
@@ -167,17 +170,18 @@ fn upstreams(whole: &Node, default: &Node) -> Result<Vec<(Matcher, Rc<Policy>)>,
 
 fn matcher(given: Reader<'_>, path: &str) -> Result<Matcher, ConfigError> {
     let at = format!("{path}.match");
-    let port = given.at("port").is_given().then(|| u16::try_from(given.integer("port")).unwrap_or(u16::MAX));
-    let subset = given.at("subset").is_given().then(|| given.text("subset").to_owned());
-    let host = given.at("host").is_given().then(|| given.text("host"));
-    if given.at("cluster").is_given() {
+    let port =
+        given.at(field!("port")).is_given().then(|| u16::try_from(given.integer(field!("port"))).unwrap_or(u16::MAX));
+    let subset = given.at(field!("subset")).is_given().then(|| given.text(field!("subset")).to_owned());
+    let host = given.at(field!("host")).is_given().then(|| given.text(field!("host")));
+    if given.at(field!("cluster")).is_given() {
         if host.is_some() || port.is_some() || subset.is_some() {
             return Err(ConfigError::said(
                 &at,
                 "cluster stands with host, port or subset; allowed: cluster alone, or the others",
             ));
         }
-        return Ok(Matcher::cluster(given.text("cluster")));
+        return Ok(Matcher::cluster(given.text(field!("cluster"))));
     }
     if host.is_none() && port.is_none() && subset.is_none() {
         return Err(ConfigError::said(&at, "nothing to match; allowed: host, port, subset, or cluster alone"));
@@ -191,47 +195,47 @@ fn matcher(given: Reader<'_>, path: &str) -> Result<Matcher, ConfigError> {
 /// Turns a merged policy section into a [`Policy`]. `path` is where its author wrote it.
 fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
     let policy = Reader(Some(node));
-    let (trip, open, half_open) = (policy.at("trip"), policy.at("open"), policy.at("halfOpen"));
-    if open.duration("maxDuration") < open.duration("baseDuration") {
-        let value = Node::Text(open.text("maxDuration").to_owned());
-        let allowed = format!("at least baseDuration, which is {}", open.text("baseDuration"));
+    let (trip, open, half_open) = (policy.at(field!("trip")), policy.at(field!("open")), policy.at(field!("halfOpen")));
+    if open.duration(field!("maxDuration")) < open.duration(field!("baseDuration")) {
+        let value = Node::Text(open.text(field!("maxDuration")).to_owned());
+        let allowed = format!("at least baseDuration, which is {}", open.text(field!("baseDuration")));
         return Err(ConfigError::new(&format!("{path}.open.maxDuration"), &value, &allowed));
     }
     Ok(Policy {
-        mode: match policy.text("mode") {
+        mode: match policy.text(field!("mode")) {
             "observe" => Mode::Observe,
             "forceOpen" => Mode::ForceOpen,
             "disabled" => Mode::Disabled,
             _ => Mode::Enforce,
         },
         trip: Trip {
-            consecutive_failures: trip.integer("consecutiveFailures"),
-            failure_rate: trip.share("failureRatePercent"),
+            consecutive_failures: trip.integer(field!("consecutiveFailures")),
+            failure_rate: trip.share(field!("failureRatePercent")),
             slow_rate: slow_rate(trip),
-            slow_duration: trip.duration("slowCallDuration"),
-            over_share: 1_000_000_u32.saturating_sub(trip.share("latencyPercentile")),
+            slow_duration: trip.duration(field!("slowCallDuration")),
+            over_share: 1_000_000_u32.saturating_sub(trip.share(field!("latencyPercentile"))),
             latency_threshold: latency_threshold(trip, path)?,
             least_over: 1,
-            minimum_calls: trip.integer("minimumCalls"),
-            window: window(trip.at("window"), trip.integer("minimumCalls"), path)?,
+            minimum_calls: trip.integer(field!("minimumCalls")),
+            window: window(trip.at(field!("window")), trip.integer(field!("minimumCalls")), path)?,
         },
-        failures: failures(policy.at("failure")),
+        failures: failures(policy.at(field!("failure"))),
         open: Open {
-            base: open.duration("baseDuration"),
-            multiplier: open.number("multiplier"),
-            max: open.duration("maxDuration"),
-            jitter: open.share("jitterPercent"),
-            max_retry_after: open.duration("maxRetryAfter"),
+            base: open.duration(field!("baseDuration")),
+            multiplier: open.number(field!("multiplier")),
+            max: open.duration(field!("maxDuration")),
+            jitter: open.share(field!("jitterPercent")),
+            max_retry_after: open.duration(field!("maxRetryAfter")),
         },
         half_open: HalfOpen {
-            max_probes: half_open.integer("maxConcurrentProbes"),
-            success_threshold: half_open.integer("successThreshold"),
+            max_probes: half_open.integer(field!("maxConcurrentProbes")),
+            success_threshold: half_open.integer(field!("successThreshold")),
             probe_timeout: probe_timeout(half_open, trip),
-            ramp_initial: half_open.at("ramp").share("initialPercent"),
-            ramp_duration: half_open.at("ramp").duration("duration"),
+            ramp_initial: half_open.at(field!("ramp")).share(field!("initialPercent")),
+            ramp_duration: half_open.at(field!("ramp")).duration(field!("duration")),
         },
-        rejection: rejection(policy.at("rejection")),
-        fallback: policy.at("fallback").headers("headers"),
+        rejection: rejection(policy.at(field!("rejection"))),
+        fallback: policy.at(field!("fallback")).headers(field!("headers")),
     })
 }
 
@@ -240,8 +244,8 @@ const LONGEST_PROBE: u64 = 60 * SECOND;
 
 /// A probe may take as long as any good call, if nobody says otherwise: what is fine while CLOSED must not be fatal now.
 fn probe_timeout(half_open: Reader<'_>, trip: Reader<'_>) -> u64 {
-    match (half_open.at("probeTimeout").is_given(), trip.duration("slowCallDuration")) {
-        (true, _) => half_open.duration("probeTimeout"),
+    match (half_open.at(field!("probeTimeout")).is_given(), trip.duration(field!("slowCallDuration"))) {
+        (true, _) => half_open.duration(field!("probeTimeout")),
         (false, 0) => LONGEST_PROBE,
         (false, slow) => slow.max(SHORTEST_PROBE),
     }
@@ -252,12 +256,12 @@ const SHORTEST_PROBE: u64 = 100 * MILLISECOND;
 
 /// Either field switches the condition off.
 fn slow_rate(trip: Reader<'_>) -> u32 {
-    if trip.duration("slowCallDuration") == 0 { 0 } else { trip.share("slowCallRatePercent") }
+    if trip.duration(field!("slowCallDuration")) == 0 { 0 } else { trip.share(field!("slowCallRatePercent")) }
 }
 
 /// Percentile and threshold mean nothing alone: whoever gives one has forgotten the other.
 fn latency_threshold(trip: Reader<'_>, path: &str) -> Result<u64, ConfigError> {
-    let (percentile, threshold) = (trip.share("latencyPercentile"), trip.duration("latencyThreshold"));
+    let (percentile, threshold) = (trip.share(field!("latencyPercentile")), trip.duration(field!("latencyThreshold")));
     let (missing, given, allowed) = match (percentile > 0, threshold > 0) {
         (true, false) => ("latencyThreshold", "latencyPercentile", "a duration such as \"800ms\""),
         (false, true) => ("latencyPercentile", "latencyThreshold", "a percentile such as 95"),
@@ -269,14 +273,14 @@ fn latency_threshold(trip: Reader<'_>, path: &str) -> Result<u64, ConfigError> {
 
 fn window(window: Reader<'_>, minimum_calls: u32, path: &str) -> Result<Length, ConfigError> {
     let at = format!("{path}.trip.window");
-    match (window.at("duration").is_given(), window.at("calls").is_given()) {
-        (true, false) => Ok(Length::Time(window.duration("duration"))),
-        (false, true) if window.integer("calls") < minimum_calls => {
-            let value = Node::Number(f64::from(window.integer("calls")));
+    match (window.at(field!("duration")).is_given(), window.at(field!("calls")).is_given()) {
+        (true, false) => Ok(Length::Time(window.duration(field!("duration")))),
+        (false, true) if window.integer(field!("calls")) < minimum_calls => {
+            let value = Node::Number(f64::from(window.integer(field!("calls"))));
             let allowed = format!("at least minimumCalls, which is {minimum_calls}");
             Err(ConfigError::new(&format!("{at}.calls"), &value, &allowed))
         }
-        (false, true) => Ok(Length::Calls(u64::from(window.integer("calls")))),
+        (false, true) => Ok(Length::Calls(u64::from(window.integer(field!("calls"))))),
         (true, true) => Err(ConfigError::said(&at, "duration and calls are given; allowed: one of them")),
         (false, false) => Err(ConfigError::said(&at, "nothing is given; allowed: duration or calls")),
     }
@@ -284,26 +288,26 @@ fn window(window: Reader<'_>, minimum_calls: u32, path: &str) -> Result<Length, 
 
 fn failures(given: Reader<'_>) -> Failures {
     let mut failures = Failures {
-        client_cancel: match given.text("clientCancel") {
+        client_cancel: match given.text(field!("clientCancel")) {
             "neutral" => None,
             "failure" => Some(0),
-            _ => Some(given.duration("clientCancel")),
+            _ => Some(given.duration(field!("clientCancel"))),
         },
-        injected_faults: given.text("injectedFaults") == "failure",
-        rate_limited: match given.text("rateLimited") {
+        injected_faults: given.text(field!("injectedFaults")) == "failure",
+        rate_limited: match given.text(field!("rateLimited")) {
             "failure" => RateLimited::Failure,
             "ignore" => RateLimited::Ignore,
             _ => RateLimited::Soft,
         },
-        all_attempts: given.text("attempts") == "all",
+        all_attempts: given.text(field!("attempts")) == "all",
         ..Failures::default()
     };
-    given.statuses("httpStatus").for_each(|status| failures.add_http(status));
-    for word in given.words("grpcStatus") {
+    given.statuses(field!("httpStatus")).for_each(|status| failures.add_http(status));
+    for word in given.words(field!("grpcStatus")) {
         let code = (0..).zip(fields::GRPC_CODES).find(|(_, name)| *name == word);
         code.into_iter().for_each(|(code, _)| failures.add_grpc(code));
     }
-    for word in given.words("upstreamErrors") {
+    for word in given.words(field!("upstreamErrors")) {
         failures.add_kind(match word {
             "connect" => FailureKind::Connect,
             "timeout" => FailureKind::Timeout,
@@ -317,10 +321,10 @@ fn failures(given: Reader<'_>) -> Failures {
 
 fn rejection(rejection: Reader<'_>) -> Rejection {
     Rejection {
-        status: rejection.integer("status"),
-        body: rejection.text("body").to_owned(),
-        content_type: rejection.text("contentType").to_owned(),
-        headers: rejection.headers("headers"),
-        retry_after: rejection.flag("retryAfter"),
+        status: rejection.integer(field!("status")),
+        body: rejection.text(field!("body")).to_owned(),
+        content_type: rejection.text(field!("contentType")).to_owned(),
+        headers: rejection.headers(field!("headers")),
+        retry_after: rejection.flag(field!("retryAfter")),
     }
 }

@@ -59,7 +59,7 @@ impl View {
     /// after it has counted itself and added to the streak: either this sees both, or it sets what this has cleared. The
     /// count alone would not tell: it may be older than `tally`, which was read before, and too old for the window of a
     /// worker that has not ticked for long.
-    pub(super) fn rest<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
+    pub(super) fn stop_watching<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
         let host = &vm.host;
         if self.record.phase != Phase::Closed {
             return Ok(());

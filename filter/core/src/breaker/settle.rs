@@ -35,10 +35,7 @@ impl<H: Host> Breaker<H> {
         let latency = view.latency(vm, first_byte);
         let counted = match call.map(|call| call.end().early) {
             Some(Some(_)) => Ok(()),
-            _ => {
-                view.is_used(vm.ticked.get());
-                view.counts.add_success(&vm.host)
-            }
+            _ => view.count_success(vm),
         };
         self.noted(latency);
         self.noted(counted);
@@ -284,7 +281,7 @@ impl View {
         let over = outcome != Outcome::Neutral && self.is_over(waited);
         let watched = self.counts.watch.get(&vm.host)? != 0;
         if !watched && !over && outcome == Outcome::Success && self.is_current(permit) {
-            return self.counts.add_success(&vm.host);
+            return self.count_success(vm);
         }
         self.refresh(vm, now)?;
         if !self.is_current(permit) {
@@ -336,10 +333,17 @@ impl View {
         self.count(vm, outcome)
     }
 
+    /// Counts one more good call.
+    #[inline(always)]
+    fn count_success<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
+        self.is_used(vm.ticked.get());
+        self.counts.add_success(&vm.host)
+    }
+
     /// Counts a call.
     pub(crate) fn count<H: Host>(&mut self, vm: &Vm<H>, outcome: Outcome) -> Result<(), Fault> {
         match outcome {
-            Outcome::Success => self.counts.add_success(&vm.host),
+            Outcome::Success => self.count_success(vm),
             Outcome::Slow => self.counts.add_slow(&vm.host),
             Outcome::Neutral => Ok(self.series.count(&vm.host, &metrics::CALLS, &self.name, "neutral")?),
             Outcome::Failure(kind) => {

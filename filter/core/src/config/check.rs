@@ -220,93 +220,13 @@ const LONGEST_PLAIN: usize = 64;
 
 /// `number` as millionths, `None` where it is not one within `u32`.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn millionths(number: f64) -> Option<u32> {
+pub(super) fn millionths(number: f64) -> Option<u32> {
     let scaled = (number * f64::from(MILLION)).round();
     (0.0..=f64::from(u32::MAX)).contains(&scaled).then_some(scaled as u32)
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn whole(number: f64, min: u32, max: u32) -> Option<u32> {
+pub(super) fn whole(number: f64, min: u32, max: u32) -> Option<u32> {
     let fits = number.trunc() == number && (f64::from(min)..=f64::from(max)).contains(&number);
     fits.then_some(number as u32)
-}
-
-/// Reads fields of a section that [`section`] has accepted, with the defaults already under it.
-///
-/// An absent or mistyped field reads as zero, empty or false: after the check neither exists.
-#[derive(Clone, Copy)]
-pub(super) struct Reader<'a>(pub(super) Option<&'a Node>);
-
-impl<'a> Reader<'a> {
-    pub(super) fn at(self, name: &str) -> Reader<'a> {
-        Reader(self.0.and_then(|node| node.get(name)))
-    }
-
-    pub(super) fn is_given(self) -> bool {
-        self.0.is_some()
-    }
-
-    pub(super) fn number(self, name: &str) -> f64 {
-        match self.at(name).0 {
-            Some(Node::Number(number)) => *number,
-            _ => 0.0,
-        }
-    }
-
-    pub(super) fn integer(self, name: &str) -> u32 {
-        whole(self.number(name), 0, u32::MAX).unwrap_or(0)
-    }
-
-    /// A percent as millionths of the whole.
-    pub(super) fn share(self, name: &str) -> u32 {
-        millionths(self.number(name) / 100.0).unwrap_or(0)
-    }
-
-    pub(super) fn text(self, name: &str) -> &'a str {
-        match self.at(name).0 {
-            Some(Node::Text(text)) => text,
-            _ => "",
-        }
-    }
-
-    pub(super) fn duration(self, name: &str) -> u64 {
-        duration::parse(self.text(name)).unwrap_or(0)
-    }
-
-    pub(super) fn flag(self, name: &str) -> bool {
-        matches!(self.at(name).0, Some(Node::Flag(true)))
-    }
-
-    /// The words of a list.
-    pub(super) fn words(self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.items(name).iter().filter_map(|item| match item {
-            Node::Text(text) => Some(text.as_str()),
-            _ => None,
-        })
-    }
-
-    /// All statuses that a list stands for.
-    pub(super) fn statuses(self, name: &str) -> impl Iterator<Item = u32> {
-        self.items(name).iter().filter_map(statuses).flatten()
-    }
-
-    fn items(self, name: &str) -> &'a [Node] {
-        match self.at(name).0 {
-            Some(Node::List(items)) => items,
-            _ => &[],
-        }
-    }
-
-    pub(super) fn headers(self, name: &str) -> Vec<(String, String)> {
-        match self.at(name).0 {
-            Some(Node::Map(entries)) => entries
-                .iter()
-                .filter_map(|(key, value)| match value {
-                    Node::Text(text) => Some((key.clone(), text.clone())),
-                    _ => None,
-                })
-                .collect(),
-            _ => Vec::new(),
-        }
-    }
 }

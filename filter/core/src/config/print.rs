@@ -1,7 +1,7 @@
 //! The effective policy of an upstream, as a document that reads as the same policy.
 
-use super::check::Reader;
 use super::node::{Node, decimal};
+use super::reader::{Reader, field};
 use super::{CONFIG, Config, ConfigError, check, defaults, fields, matcher, read};
 use crate::json::quoted_whole;
 use crate::policy::Mode;
@@ -26,7 +26,7 @@ pub fn effective(document: &[u8], upstream: &str) -> Result<String, ConfigError>
         _ if upstream.is_catch_all() => put(&mut policy, "mode", Node::Text(Mode::Disabled.word().to_owned())),
         _ => {}
     }
-    let given = Reader(Some(&policy)).at("halfOpen").at("probeTimeout").is_given();
+    let given = Reader(Some(&policy)).at(field!("halfOpen")).at(field!("probeTimeout")).is_given();
     if !given {
         let timeout = super::policy(&policy, "default")?.half_open.probe_timeout;
         let text = Node::Text(super::print_duration(timeout));
