@@ -11,6 +11,7 @@
 
 pub mod grpc_timeout;
 pub mod retry_after;
+pub(crate) mod stat_name;
 
 use crate::policy::classify::{Ending, FailureKind};
 

@@ -7,7 +7,8 @@
 //! - [`clock`], `share`, `random`, `json`, `names`, `keys`: a few lines that all use.
 //! - [`policy`]: what a circuit is told to do, for which upstreams, and what a call's outcome is.
 //! - [`config`]: from `pluginConfig` to policies, with one message for what is refused.
-//! - [`envoy`]: Envoy's own words, read as endings of calls. Another host has a room of its own in its place.
+//! - [`envoy`]: what is Envoy's own: its words for how a call ended, headers, names of metrics. Another host has a room of
+//!   its own in its place.
 //! - `circuit`: one circuit as pure functions: its record, its transitions, its window, open time and ramp.
 //! - [`host`]: what the breaker needs of its host, as a trait.
 //! - [`telemetry`]: what the outside hears: metrics and the transition line.
