@@ -70,7 +70,7 @@ lint: rust-target ## Check format, lints, links of code documentation, and depen
 	@cargo clippy -p circuit-breaker-filter --target $(WASM) --locked -- -D warnings
 	@for part in "--workspace --exclude circuit-breaker-check" "-p circuit-breaker-check"; do \
 	  RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
-	    cargo doc --quiet $$part --no-deps --document-private-items --locked; done # apart: two things are called circuit-breaker
+	    cargo doc --quiet $$part --no-deps --document-private-items --locked || exit 1; done # apart: two things are called circuit-breaker
 	@$(INSTALL) cargo-deny
 	@PATH="$$(dirname "$$($(INSTALL) path cargo-deny)"):$$PATH" cargo deny --log-level error check bans licenses sources
 	@integration/tools/module-dependencies

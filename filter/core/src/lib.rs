@@ -14,7 +14,7 @@
 //! - [`telemetry`]: what the outside hears: metrics and the transition line.
 //! - `shared`: what all workers share beside the records: numbers, the list of slots, the process.
 //! - [`breaker`]: one worker's breaker: its views of the circuits, who may pass, what each call came to, and the tick.
-//! - [`testing`]: a host in memory, and a proxy over it.
+//! - `testing`: a host in memory, and a proxy over it.
 
 pub mod breaker;
 mod circuit;

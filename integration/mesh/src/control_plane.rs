@@ -1,6 +1,6 @@
 //! What delivers: etcd, Kubernetes' API server and istiod, each the real program.
 //!
-//! There are no nodes and no controllers: nothing schedules pods or finds the endpoints of a Service. [`crate::workload`]
+//! There are no nodes and no controllers: nothing schedules pods or finds the endpoints of a Service. [`crate::service`]
 //! writes what those would have written.
 
 use std::fs;

@@ -1,5 +1,5 @@
 //! Requests that a circuit does not want and that may go elsewhere. Where that is, and why it must be found out:
-//! [`crate::fallback`].
+//! [`super::landing`].
 
 use super::Breaker;
 use crate::breaker::landing::{Landing, Place};
