@@ -1,12 +1,13 @@
-//! The breaker of one proxy as one VM has it: the circuits, who may pass, what each call came to, and the tick.
+//! The breaker of one proxy, as one VM has it: its circuits, the admission and settling of calls, and the tick.
 //!
-//! **The healthy path.** `epoch` is one gauge that moves whenever any worker writes any record. A tick that finds all
-//! circuits CLOSED remembers the epoch it began with: as long as that stands, the proxy is *calm*, and a request is let
-//! go without even knowing its upstream. A success then costs two words more: `watch` is read, `success` is added to.
+//! **The healthy path.** The gauge `epoch` moves whenever a worker writes a record. A tick that finds all circuits
+//! CLOSED remembers the epoch that it began with. As long as the epoch stays there, the proxy is *calm*: a request
+//! passes, and nobody even reads its upstream. A success then costs two steps more: it reads `watch` and adds to
+//! `success`.
 //!
-//! **The circuits** of a proxy stand in a list that all workers share (`slots`), so that a worker that sees no traffic
-//! still moves a circuit on, and so that the number of keys is bounded by `limits.maxCircuits` over all workers. A circuit
-//! that nobody uses ends, and another one gets its slot (`idle`).
+//! **The circuits** of a proxy are in a list that all workers share (`shared/slots`). So a worker without traffic
+//! still moves a circuit on, and `limits.maxCircuits` bounds the number of keys over all workers. A circuit that
+//! nobody uses ends, and its slot goes to another one (`breaker/idle`).
 //!
 //! **Errors of our own** let traffic pass and are counted.
 
@@ -57,12 +58,12 @@ pub struct Breaker<H> {
     circuits: Circuits,
     /// Additions to the shared list that this VM knows of.
     additions: u64,
-    /// All slots are being read.
+    /// How far this VM has read all slots; `None` while it reads none.
     reading: Option<Reading>,
     remembered: Remembered,
-    /// No circuit could make room for another one, and no more are asked before the next tick.
+    /// No circuit could make room for another one. The breaker asks no more of them before the next tick.
     crowded: bool,
-    /// What rejects for want of a circuit.
+    /// The policy whose reply is given where a request without a circuit is rejected.
     without_circuit: Option<Rc<Policy>>,
     /// The epoch at which all circuits were CLOSED.
     calm: Option<u64>,
@@ -78,11 +79,12 @@ pub struct Breaker<H> {
     shortest_slow: Option<u64>,
     /// Time between two ticks.
     period: u64,
-    /// A newer configuration has taken over: this one only serves the requests it has left.
+    /// A newer configuration has taken over: this one only serves the requests that it still has.
     retired: bool,
-    /// Envoy follows redirects itself: where a call went is only known for certain when it is let go.
+    /// Envoy follows redirects itself. Then only the moment at which a call is let go tells for certain where it
+    /// went.
     follows_redirects: bool,
-    /// The shortest time to a first byte that may be more than in time, under any policy.
+    /// The shortest time to a first byte that may count as slow or over the threshold, under any policy.
     shortest_patience: u64,
     keeping: Keeping,
 }
@@ -91,27 +93,29 @@ pub struct Breaker<H> {
 const LONGEST_TICK: u64 = 500 * MILLISECOND;
 const SHORTEST_TICK: u64 = 50 * MILLISECOND;
 
-/// What says so in shared data.
+/// The key in shared data that says that a filter changes answers.
 const CHANGED: &str = "changed_answers";
 
-/// Ticks in which each record is read once though nobody has said that it was written. The writer may have died between the
-/// two; with ticks of half a second a trip is then known after ten seconds, and a thousand circuits cost 100 reads a second.
+/// In this many ticks each record is read once, even if nobody has said that it was written: its writer may have died
+/// in between. With ticks of half a second a trip is then known after ten seconds, and a thousand circuits cost 100
+/// reads a second.
 const ROUND: usize = 20;
 
-/// Periods after which a tick is no longer only late. A busy worker may well miss one.
+/// Periods after which the worker counts as stopped, and the tick as more than late. A busy worker may well miss one
+/// tick.
 const LATE: u64 = 3;
 
 impl<H: Host> Breaker<H> {
     /// A breaker under `config`. `now` in nanoseconds since 1970; `seed` differs between VMs.
     ///
-    /// It changes no circuit before its first request or tick: Envoy hands a configuration to every VM before it knows
-    /// whether it takes the whole update, and one that it takes back must not have acted.
+    /// It changes no circuit before its first request or tick. Envoy hands a configuration to every VM before it
+    /// knows whether it takes the whole update, and a configuration that Envoy takes back must not have acted.
     pub fn start(host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
         Breaker::of(Vm::new(host, seed, now), config)
     }
 
-    /// As [`Breaker::start`], in the place of an older configuration of this VM: what that one knows of the circuits need
-    /// not be learnt again.
+    /// As [`Breaker::start`], in the place of an older configuration of this VM. It takes over what the older one
+    /// knows of the circuits.
     pub fn start_after(older: &Breaker<H>, host: H, config: Config, now: u64, seed: u64) -> Breaker<H> {
         let mut breaker = Breaker::of(Vm::after(&older.vm, host, seed, now), config);
         breaker.inherit(older, now);
@@ -163,8 +167,8 @@ impl<H: Host> Breaker<H> {
         now.wrapping_sub(self.vm.ticked.get()) >= self.period
     }
 
-    /// A newer configuration takes over. Requests that this one has admitted are still settled here, and those that
-    /// still reach it are rejected as the record says; time and policy no longer move a circuit from here.
+    /// A newer configuration takes over. This one still settles the requests that it has admitted. It rejects those
+    /// that still reach it as the record says, but time and policy no longer move a circuit from here.
     pub fn retire(&mut self) {
         self.retired = true;
     }
@@ -191,13 +195,13 @@ impl<H: Host> Breaker<H> {
         policy.map(|policy| &policy.rejection)
     }
 
-    /// The upstream of a circuit: asked with this very name, the breaker need not compare it.
+    /// The name of a circuit's upstream. A caller that asks with this very name saves the breaker a comparison.
     #[must_use]
     pub fn upstream(&self, circuit: u32) -> Option<&Rc<str>> {
         self.circuits.get(circuit).map(|view| &view.name)
     }
 
-    /// Whether any path is exempt at all: only then the path need be known.
+    /// Whether any path is exempt. If none is, nobody needs to read the path.
     #[must_use]
     pub fn has_exempt_paths(&self) -> bool {
         !self.config.exempt.is_empty()
@@ -209,7 +213,7 @@ impl<H: Host> Breaker<H> {
         self.config.exempt.contains(path)
     }
 
-    /// An answer ended with another status than its upstream's: all workers are to know, and the operator.
+    /// An answer ended with another status than its upstream's. This tells all workers and the operator.
     pub fn answers_are_changed(&self) {
         self.vm.say_once(
             CHANGED,
@@ -301,7 +305,7 @@ impl<H: Host> Breaker<H> {
         self.vm.circuits(self.circuits.held());
     }
 
-    /// Nothing can be decided: no circuit is told to be in any state but CLOSED.
+    /// The breaker can decide nothing, so it shows every circuit as CLOSED.
     #[cold]
     fn let_all_pass(&mut self) {
         self.calm = None;
@@ -310,7 +314,7 @@ impl<H: Host> Breaker<H> {
         }
     }
 
-    /// A part of the circuits at each tick, so that all have had their turn after [`ROUND`] ticks.
+    /// Looks at a part of the circuits at each tick. After [`ROUND`] ticks each has had its turn.
     fn look_again(&mut self, now: u64) {
         let part = self.circuits.slots().div_ceil(ROUND);
         for view in self.circuits.next_of_round(part) {
@@ -320,8 +324,9 @@ impl<H: Host> Breaker<H> {
         }
     }
 
-    /// How much more time than a tick's has passed since the last one: the clock has leapt ahead, or this worker was
-    /// stopped. It could not see an answer then, so that nobody has waited for it. 0 where the tick is only late.
+    /// By how much the time since the last tick is longer than a period: the clock has leapt ahead, or this worker
+    /// was stopped. It could see no answer in that time, so no call counts as waiting in it. 0 where the tick is only
+    /// late.
     fn leap(&self, now: u64) -> u64 {
         let (passed, period) = (now.saturating_sub(self.vm.ticked.get()), self.period);
         if passed > period.saturating_mul(LATE) { passed.saturating_sub(period) } else { 0 }
@@ -339,12 +344,12 @@ impl<H: Host> Breaker<H> {
 
 /// Counts a configuration that was refused.
 pub fn count_refused<H: Host>(host: &H) {
-    // Nothing is left to do about an error that cannot be counted; the log line has it.
+    // An error that cannot be counted is only in the log line.
     let _ = Series::default().count(host, &metrics::INTERNAL_ERRORS, "", "config");
 }
 
-/// Time between two ticks in nanoseconds: twice a bucket of the shortest window, so that no bucket is much longer than it
-/// should be.
+/// Time between two ticks in nanoseconds. A bucket of the shortest window has two ticks, so that no bucket gets much
+/// longer than it should be.
 fn tick_period(config: &Config) -> u64 {
     let half_bucket = |policy: &Policy| match policy.trip.window {
         Length::Time(_) => Some(policy.trip.window.bucket() / 2),
@@ -381,7 +386,7 @@ fn index(circuit: u32) -> usize {
     usize::try_from(circuit).unwrap_or(usize::MAX)
 }
 
-/// A rejected request's answer to "when again" where no open time tells: HALF_OPEN admits more every moment, and only a
+/// What a rejected request is told to wait where no open time tells: HALF_OPEN admits more every moment, and only a
 /// person ends `forceOpen`.
 fn come_back(view: &View, cause: Cause, now: u64) -> u64 {
     match cause {

@@ -1,15 +1,15 @@
 //! Time as several workers tell it.
 //!
-//! Each worker reads the clock when its request begins and decides a little later, so a record may be a little younger
-//! than the "now" of the worker that reads it. That is no clock that stepped back.
+//! Each worker reads the clock when its request begins, and decides a little later. So a record may be a little
+//! younger than the "now" of the worker that reads it. That does not mean that the clock stepped back.
 
 /// Nanoseconds in a second; every time in this crate is in nanoseconds.
 pub const SECOND: u64 = 1_000_000_000;
 /// Nanoseconds in a millisecond.
 pub const MILLISECOND: u64 = 1_000_000;
 
-/// How far apart two workers' "now" may lie: as long as a worker may be kept from running between reading the clock and
-/// using it. A clock that really stepped back by less only makes a wait that much longer.
+/// How far apart the "now" of two workers may be. A worker may be kept from running for that long between reading the
+/// clock and using it. A clock that really stepped back by less only makes a wait longer by that much.
 pub(crate) const SKEW: u64 = 5 * SECOND;
 
 /// Whether the clock has stepped back since `earlier` was written.

@@ -1,8 +1,8 @@
-//! From `pluginConfig` to policies: strict, with one message for what is refused.
+//! From `pluginConfig` to policies. The reading is strict, and a refusal is one message.
 //!
-//! A document is read as it stands ([`node`]), checked against the field tables ([`fields`]), laid over the defaults
-//! section by section, and turned into [`Policy`] values whose invariants hold from then on. `upstreams` entries lie
-//! over `default` the same way; the most specific match wins.
+//! A document is read as it is written ([`node`]), checked against the field tables ([`fields`]), laid over the
+//! defaults section by section, and turned into [`Policy`] values whose invariants hold from then on. Entries of
+//! `upstreams` lie over `default` in the same way, and the most specific match wins.
 
 mod check;
 mod duration;
@@ -37,7 +37,7 @@ use reader::{Reader, field};
 #[derive(Clone, Debug)]
 pub struct Config {
     default: Rc<Policy>,
-    /// Of what is behind no service of its own, unless an entry names it.
+    /// The policy of clusters that are no service of their own, unless an entry names them.
     catch_all: Rc<Policy>,
     /// Most specific first.
     upstreams: Vec<(Matcher, Rc<Policy>)>,
@@ -49,7 +49,7 @@ pub struct Config {
     pub latency_histograms: u32,
     /// Requests that are never counted and never rejected.
     pub exempt: Paths,
-    /// Of the document: another one hardly ever has the same.
+    /// A fingerprint of the document: another document hardly ever has the same.
     pub(crate) fingerprint: u32,
 }
 
@@ -90,7 +90,7 @@ impl Config {
         }
     }
 
-    /// What is allowed and probably not meant, a sentence each, with its path.
+    /// Settings that are allowed but probably not meant: one sentence each, with its path.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let default = std::iter::once(("default".to_owned(), &self.default));
@@ -239,10 +239,11 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
     })
 }
 
-/// The probe timeout where nobody waits for anything: the default of `slowCallDuration`.
+/// The probe timeout where no call is slow: the default of `slowCallDuration`.
 const LONGEST_PROBE: u64 = 60 * SECOND;
 
-/// A probe may take as long as any good call, if nobody says otherwise: what is fine while CLOSED must not be fatal now.
+/// A probe may take as long as any good call, if nobody says otherwise: a call that is fine in CLOSED must not fail a
+/// probe.
 fn probe_timeout(half_open: Reader<'_>, trip: Reader<'_>) -> u64 {
     match (half_open.at(field!("probeTimeout")).is_given(), trip.duration(field!("slowCallDuration"))) {
         (true, _) => half_open.duration(field!("probeTimeout")),
@@ -251,7 +252,7 @@ fn probe_timeout(half_open: Reader<'_>, trip: Reader<'_>) -> u64 {
     }
 }
 
-/// As short as a probe's timeout can be written.
+/// The shortest probe timeout that a policy can set.
 const SHORTEST_PROBE: u64 = 100 * MILLISECOND;
 
 /// Either field switches the condition off.
@@ -259,7 +260,7 @@ fn slow_rate(trip: Reader<'_>) -> u32 {
     if trip.duration(field!("slowCallDuration")) == 0 { 0 } else { trip.share(field!("slowCallRatePercent")) }
 }
 
-/// Percentile and threshold mean nothing alone: whoever gives one has forgotten the other.
+/// Percentile and threshold mean nothing alone: an author who gives one has forgotten the other.
 fn latency_threshold(trip: Reader<'_>, path: &str) -> Result<u64, ConfigError> {
     let (percentile, threshold) = (trip.share(field!("latencyPercentile")), trip.duration(field!("latencyThreshold")));
     let (missing, given, allowed) = match (percentile > 0, threshold > 0) {

@@ -1,11 +1,11 @@
-//! What Envoy says of an ended exchange, read as who ended it and how. The only module that knows Envoy's own words: its
+//! What Envoy says of an ended exchange, read as who ended it and how. Only this module knows Envoy's own words: its
 //! response flags and its `response_code_details`.
 //!
-//! **Details decide first, flags second.** `via_upstream` means that the answer is the upstream's own and whole; then no
-//! flag says more. Flags stay from what came before it: a retry that found no room (UO), retries that ran out (URX), a
-//! delay that a fault filter injected (DI). Any other detail means that the answer is somebody else's, and flags tell
-//! whether Envoy gave it because it could not have the upstream's. Where neither says so it was another filter, Envoy's
-//! own limit or the client.
+//! **Details decide first, flags second.** `via_upstream` means that the answer is the upstream's own and whole, and
+//! then no flag says more. Flags stay from what came before: a retry that found no room (UO), retries that ran out
+//! (URX), a delay that a fault filter injected (DI). Any other detail means that the answer is somebody else's. Then
+//! flags tell whether Envoy gave it because it could not get the upstream's. Where neither says so, the answer came
+//! from another filter, from Envoy's own limit, or because of the client.
 //!
 //! Statuses and details: Envoy's `envoy/stream_info/stream_info.h` and `source/common/router/router.cc`, 1.33 to 1.40.
 
@@ -29,10 +29,10 @@ pub enum Details {
 /// The text of [`Details::ViaUpstream`].
 pub const VIA_UPSTREAM: &str = "via_upstream";
 const INTERNAL_REDIRECT: &str = "internal_redirect";
-/// A stream's longest time is over, by a route's `max_stream_duration`. Envoy 1.40 sets no flag for it.
+/// A stream's longest time is over (a route's `max_stream_duration`). Envoy 1.40 sets no flag for it.
 const MAX_DURATION: &str = "max_duration_timeout";
 
-/// `response_code_details` and `response.flags`, read: a flag that Envoy has and does not set is among them.
+/// `response_code_details` and `response.flags`, as the module reads them.
 #[must_use]
 pub fn read(details: &str, flags: u64) -> (Details, u64) {
     match details {
@@ -64,13 +64,13 @@ mod flag {
 }
 
 const CLIENT_GONE: u64 = flag::DOWNSTREAM_CONNECTION_TERMINATION | flag::DOWNSTREAM_REMOTE_RESET;
-/// Limits on the whole exchange: they say something about the upstream only while its answer has not begun.
+/// Limits on the whole exchange. They say something about the upstream only until its answer has begun.
 const STREAM_LIMIT: u64 = flag::STREAM_IDLE_TIMEOUT | flag::UPSTREAM_MAX_STREAM_DURATION | flag::DURATION_TIMEOUT;
-/// Timeouts that a client can bring about by a deadline of its own.
+/// Timeouts that a client can cause by a deadline of its own.
 const DEADLINE: u64 = flag::UPSTREAM_REQUEST_TIMEOUT | flag::DURATION_TIMEOUT;
 
-/// What Envoy could not have of the upstream; the first that is set decides. Connecting stands before resetting, because
-/// a connection that was never there was not broken off.
+/// Reasons why Envoy could not get the upstream's answer. The first one that is set decides. A failed connect comes
+/// before a reset: a connection that never existed was not broken off.
 const UNAVAILABLE: [(u64, FailureKind); 4] = [
     (flag::UPSTREAM_CONNECTION_FAILURE | flag::DNS_RESOLUTION_FAILED, FailureKind::Connect),
     (
@@ -98,13 +98,13 @@ pub struct Exchange {
     pub status: u32,
     /// The request's last byte has come.
     pub complete: bool,
-    /// The head of an answer has come by, the upstream's or anybody's.
+    /// The head of an answer has come, from the upstream or from anybody else.
     pub head: Head,
     /// The client's own deadline (`grpc-timeout`) has passed.
     pub deadline_passed: bool,
-    /// Envoy's router has had the request. Only asked where the client left.
+    /// Envoy's router has had the request. It is only asked where the client left.
     pub sent: bool,
-    /// Envoy had a host of the upstream for it. Only asked where the client left.
+    /// Envoy had a host of the upstream for it. It is only asked where the client left.
     pub host_chosen: bool,
 }
 
@@ -113,14 +113,13 @@ pub struct Exchange {
 pub enum Head {
     /// None came.
     None,
-    /// One came, with something to follow.
+    /// One came, with more to follow.
     Open,
-    /// One came that was all of the answer, as each of Envoy's own answers to a gRPC request is.
+    /// One came that was the whole answer. Each of Envoy's own answers to a gRPC request is like that.
     Whole,
 }
 
-/// Whether the client left: whoever reads the exchange then asks for what [`Exchange::sent`] and [`Exchange::host_chosen`]
-/// tell.
+/// Whether the client left. The caller then asks for [`Exchange::sent`] and [`Exchange::host_chosen`].
 #[must_use]
 pub fn client_is_gone(flags: u64) -> bool {
     flags & CLIENT_GONE != 0
@@ -138,14 +137,14 @@ pub fn is_deadline(flags: u64) -> bool {
     flags & DEADLINE != 0
 }
 
-/// Whether the time that ran out is that of the whole exchange, from the request's first byte on.
+/// Whether the whole exchange ran out of its time, which counts from the request's first byte.
 #[must_use]
 pub fn is_of_whole_exchange(flags: u64) -> bool {
     flags & STREAM_LIMIT != 0
 }
 
 impl Exchange {
-    /// The upstream's own answer, whole.
+    /// Whether this is the upstream's own answer, whole.
     #[must_use]
     pub fn answered(status: u32) -> Exchange {
         Exchange {
@@ -186,7 +185,8 @@ impl Exchange {
         }
     }
 
-    /// The client left, and Envoy then let go of the upstream, which may leave flags too: who left first decides.
+    /// The client left, and Envoy then let go of the upstream, which may set flags too. The one who left first
+    /// decides.
     fn left_before_any_head(&self) -> bool {
         self.has(CLIENT_GONE) && self.head == Head::None
     }
@@ -202,14 +202,14 @@ impl Exchange {
             return if self.has_begun() { Ending::Elsewhere } else { self.left_waiting() };
         }
         if !route && self.has_begun() {
-            // A stream that Envoy ends by its own limit, while the upstream was answering.
+            // Envoy ended the stream by its own limit, while the upstream was answering.
             return Ending::Elsewhere;
         }
         Ending::Failed(FailureKind::Timeout)
     }
 
-    /// Whether it is the upstream's answer that had begun. Envoy's own answers to a timeout are these two statuses, and
-    /// whole where they are gRPC's.
+    /// Whether the answer that had begun is the upstream's. Envoy itself answers a timeout with one of these two
+    /// statuses, and such an answer is whole where it is gRPC's.
     fn has_begun(&self) -> bool {
         self.head == Head::Open && !matches!(self.status, REQUEST_TIMEOUT | GATEWAY_TIMEOUT)
     }
@@ -218,7 +218,7 @@ impl Exchange {
         match (self.head, failed) {
             (Head::None, _) if !self.complete || !self.sent => Ending::Elsewhere,
             (Head::None, _) => self.left_waiting(),
-            // Envoy had said so before the client left.
+            // Envoy had given up before the client left.
             (_, Some(failed)) => failed,
             (_, None) => Ending::LeftAfterHead { own: self.host_chosen },
         }
@@ -244,8 +244,8 @@ mod tests {
         Exchange { details: Details::Other, flags, ..Exchange::answered(status) }
     }
 
-    /// What each of Envoy's thirty flags alone means, by its bit: before any answer of the upstream, and when its answer of
-    /// status 200 had begun.
+    /// The meaning of each of Envoy's thirty flags alone, by its bit: first before any answer of the upstream, then
+    /// after its answer of status 200 had begun.
     fn table() -> [(Ending, Ending); 30] {
         let failed = |kind| (Ending::Failed(kind), Ending::Failed(kind));
         let limit = (Ending::Failed(Timeout), Ending::Elsewhere);

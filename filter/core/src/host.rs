@@ -1,12 +1,12 @@
 //! What the breaker needs of its host.
 //!
-//! Envoy gives each worker a VM of its own. Two things reach all of them: **metrics**, process-wide atomics that cost
-//! about 0.07 us, and **shared data**, bytes under a key behind one mutex, about ten times as dear. Counts, streaks and
-//! epochs are therefore metrics; what must change together is a record in shared data (`record.rs`).
+//! Envoy gives each worker a VM of its own. Two things reach all of them. **Metrics** are process-wide atomics that
+//! cost about 0.07 us. **Shared data** is bytes under a key, behind one mutex, about ten times as dear. So counts,
+//! streaks and epochs are metrics, and what must change together is a record in shared data (`circuit/record`).
 
 use crate::policy::classify::Answer;
 
-/// A status that the host gave and that was not expected, by its number in the proxy-wasm ABI.
+/// A status that the host gave unexpectedly, by its number in the proxy-wasm ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostError(pub u32);
 
@@ -44,7 +44,7 @@ pub struct Progress {
 /// Compare-and-swap value that means "only if the key is absent": the host's own values never reach it.
 pub const ABSENT: u32 = u32::MAX;
 
-/// The host. Every method is one host call: between two of them any other VM may have made any of its own.
+/// The host. Every method is one host call. Between two calls of one VM any other VM may make calls of its own.
 pub trait Host {
     /// The value under `key` and its compare-and-swap number; `None` where the key is absent or empty.
     ///
@@ -52,7 +52,8 @@ pub trait Host {
     /// An unexpected status.
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError>;
 
-    /// Writes `value` if the key's number is still `expected` ([`ABSENT`]: if there is no such key). False: it was not.
+    /// Writes `value` if the key's number is still `expected` ([`ABSENT`]: if there is no such key). False: nothing
+    /// was written.
     ///
     /// # Errors
     /// An unexpected status.
@@ -82,17 +83,18 @@ pub trait Host {
     /// An unexpected status.
     fn read(&self, metric: u32) -> Result<u64, HostError>;
 
-    /// How far a request in flight has come, by Envoy's number of it; `None` where it has no upstream, or is over.
+    /// How far a request in flight has come, by Envoy's number of it. `None` where it has no upstream, or is over.
     fn progress_of(&self, stream: u32) -> Option<Progress>;
 
-    /// Where a request in flight went, and how its answer began; `None` where it has not, or the request is over.
+    /// Where a request in flight went, and how its answer began. `None` where its answer has not begun, or the
+    /// request is over.
     fn answer_of(&self, stream: u32) -> Option<(String, Answer)>;
 
     /// Writes a log line.
     fn log(&self, level: Level, line: &str);
 }
 
-/// Our own failure. Whoever meets one lets traffic flow and counts it.
+/// A failure of our own. The code that meets one lets traffic pass and counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The host gave an unexpected status.
@@ -111,6 +113,6 @@ impl From<HostError> for Fault {
     }
 }
 
-/// Tries of a compare-and-swap. Each loss means that another VM made progress; a proxy has few workers, and what loses
-/// this often is a host that does not work.
+/// Tries of a compare-and-swap. Each loss means that another VM made progress. A proxy has few workers, so a swap
+/// that loses this often means that the host does not work.
 pub(crate) const TRIES: u32 = 32;

@@ -38,7 +38,7 @@ fn write_quoted(out: &mut String, text: &str, longest: usize) -> fmt::Result {
     Ok(())
 }
 
-/// Whether a character without a shape of its own changes how the line looks: it ends it, or turns its direction.
+/// Whether a character that is not visible changes how the line looks: it ends the line, or turns its direction.
 fn hides(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

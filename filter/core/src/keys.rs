@@ -1,9 +1,9 @@
-//! The keys of shared data, in one place: no two things may lie under the same one.
+//! The keys of shared data, in one place: no two things may have the same key.
 
-/// Istio gives all plugins of a proxy one key space: every key of ours begins so.
+/// Istio gives all plugins of a proxy one key space, so every key of ours begins with this.
 const PREFIX: &str = "circuit_breaker:";
 
-/// What the shared-data keys of all records begin with.
+/// The first part of the keys of all records.
 #[cfg(feature = "testing")]
 pub(crate) const RECORDS: &str = "circuit_breaker:circuit:";
 
@@ -17,12 +17,13 @@ pub(crate) fn slots_key() -> String {
     format!("{PREFIX}slots")
 }
 
-/// Shared-data key of the page of the ledger of a place in the list of circuits; `None`: of the proxy's own.
+/// Shared-data key of a page of the ledger: the page of the circuit in a slot, or with `None` the page of the proxy
+/// itself.
 pub(crate) fn series_key(slot: Option<u32>) -> String {
     slot.map_or_else(|| format!("{PREFIX}series"), |slot| format!("{PREFIX}series:{slot}"))
 }
 
-/// Shared-data key of how far the VMs of a new module have come in keeping what was counted.
+/// Shared-data key of how far the VMs of a new module have come in defining what was counted (`breaker/keeping`).
 pub(crate) fn kept_key() -> String {
     format!("{PREFIX}kept")
 }
@@ -32,12 +33,12 @@ pub(crate) fn process_key() -> String {
     format!("{PREFIX}process")
 }
 
-/// Shared-data key of where the fallback of the circuit in a slot leads.
+/// Shared-data key of the landing of the fallback of the circuit in a slot (`breaker/landing`).
 pub(crate) fn fallback_key(slot: u32) -> String {
     format!("{PREFIX}fallback:{slot}")
 }
 
-/// Shared-data key that is there once something that is said once a proxy has been said.
+/// Shared-data key that exists once a message that is logged once a proxy has been logged.
 pub(crate) fn said_key(what: &str) -> String {
     format!("{PREFIX}said:{what}")
 }

@@ -4,7 +4,7 @@
 //! natively and on wasm32.
 //!
 //! **The rooms**, each of which knows only those before it:
-//! - [`clock`], `share`, `random`, `json`, `names`, `keys`: a few lines that all use.
+//! - [`clock`], `share`, `random`, `json`, `names`, `keys`: a few lines each, for all the others.
 //! - [`policy`]: what a circuit is told to do, for which upstreams, and what a call's outcome is.
 //! - [`config`]: from `pluginConfig` to policies, with one message for what is refused.
 //! - [`envoy`]: what is Envoy's own: its words for how a call ended, headers, names of metrics. Another host has a room of

@@ -1,11 +1,12 @@
 //! Names of upstreams: comparing them, and finding one among a thousand.
 //!
-//! An index is a list in the order of the names' hashes. A hash table would find a name in a step or two where this takes
-//! ten, of a few instructions each; but its code alone is a hundredth of the module, and a list of a thousand takes 8 KB.
-//! Operators give these names: nobody chooses them so that they collide, and a keyed hash would cost more than the rest.
+//! An index is a list in the order of the names' hashes. A search takes ten steps of a few instructions each. A hash
+//! table would need a step or two, but its code alone would be a hundredth of the module. A list of a thousand takes
+//! 8 KB. Operators give these names, and nobody chooses them so that they collide. A keyed hash would cost more than
+//! the rest.
 
-/// Whether two names are the same. They are of a few words' length, where calling the platform's comparison costs more
-/// than comparing; and whoever has the breaker's own name need not have it compared.
+/// Whether two names are the same. They are a few words long, and for that length a call of the platform's comparison
+/// costs more than comparing. A caller that has the breaker's own name pays for no comparison.
 #[inline]
 pub(crate) fn same(one: &str, other: &str) -> bool {
     if std::ptr::eq(one, other) {
@@ -17,7 +18,7 @@ pub(crate) fn same(one: &str, other: &str) -> bool {
         && rest.iter().zip(other_rest).all(|(byte, other)| byte == other)
 }
 
-/// Numbers by names. It knows the names by their hashes only: whoever asks compares.
+/// Numbers by names. It knows only the hashes of the names, so its callers compare the names.
 #[derive(Clone, Default)]
 pub(crate) struct Index {
     /// Hash and number, in order.
@@ -25,7 +26,7 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Adds a number. There is a moment's work for each that lies behind it; circuits are few, and most stay.
+    /// Adds a number. It moves each entry that comes after it. Circuits are few, and most stay.
     pub(crate) fn insert(&mut self, name: &str, number: u32) {
         let entry = (hash(name.as_bytes()), number);
         let place = self.entries.partition_point(|other| *other < entry);
@@ -39,7 +40,7 @@ impl Index {
         }
     }
 
-    /// Gives each number another one. These must be in the order of the old ones.
+    /// Gives each number a new one. The new numbers must be in the order of the old ones.
     pub(crate) fn renumber(&mut self, new: impl Fn(u32) -> u32) {
         self.entries.iter_mut().for_each(|(_, number)| *number = new(*number));
     }
@@ -57,8 +58,8 @@ impl Index {
     }
 }
 
-/// Eight bytes at a time, rotated and multiplied, as in Firefox's and rustc's `FxHasher`; the upper half, which depends on
-/// all of them.
+/// Eight bytes at a time, rotated and multiplied, as in Firefox's and rustc's `FxHasher`. It takes the upper half,
+/// which depends on all bytes.
 pub(crate) fn hash(name: &[u8]) -> u32 {
     /// An odd number without a pattern: 2^64 over the golden ratio.
     const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;

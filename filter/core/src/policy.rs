@@ -1,4 +1,4 @@
-//! The validated configuration of one circuit. Whoever holds a [`Policy`] need not check it again.
+//! The validated configuration of one circuit. Code that holds a [`Policy`] need not check it again.
 //!
 //! Times are nanoseconds, shares millionths. A condition that is switched off holds zero.
 
@@ -50,7 +50,7 @@ pub struct Policy {
     pub half_open: HalfOpen,
     /// What a rejected request gets.
     pub rejection: Rejection,
-    /// Headers that lead a request which the circuit does not want to somewhere else; none: it is rejected.
+    /// Headers that route a request which the circuit rejects to another place; none: it is rejected.
     pub fallback: Vec<(String, String)>,
 }
 
@@ -65,12 +65,11 @@ pub struct Trip {
     pub slow_rate: u32,
     /// A call that waits so long for the first byte of its answer is slow, and one more failure in the streak; 0 is off.
     pub slow_duration: u64,
-    /// Share of calls that may take longer than `latency_threshold`, in millionths: what is left of the whole beyond the
-    /// percentile.
+    /// Share of calls that may take longer than `latency_threshold`, in millionths: the whole less the percentile.
     pub over_share: u32,
     /// A call that takes longer for the first byte of its answer is over the threshold; 0 switches the condition off.
     pub latency_threshold: u64,
-    /// Calls over the threshold without which the percentile decides nothing.
+    /// The percentile decides nothing with fewer calls over the threshold than this.
     pub least_over: u32,
     /// Calls in the window before a rate means anything; at least 1.
     pub minimum_calls: u32,
@@ -99,7 +98,7 @@ impl Length {
         }
     }
 
-    /// One bucket, in its own unit: so many of them are never shorter than the whole.
+    /// One bucket, in its own unit: ten of them are never shorter than the whole.
     #[must_use]
     pub fn bucket(self) -> u64 {
         self.whole().div_ceil(Self::BUCKETS).max(1)
@@ -121,7 +120,7 @@ pub struct Open {
     pub max_retry_after: u64,
 }
 
-/// As many leases as a record has room for; more probes than this are traffic, which is what the ramp is for.
+/// The number of leases that a record has room for. More test traffic than this is what the ramp is for.
 pub const MOST_PROBES: u32 = 16;
 
 /// Probes and ramp.
@@ -155,8 +154,8 @@ pub struct Rejection {
 }
 
 impl Policy {
-    /// A good call whose answer began in less nanoseconds is nothing but one more good call: not slow, not over the
-    /// threshold. 0 where no call is counted at all.
+    /// A good call whose answer began in less nanoseconds changes nothing but the count of successes: it is not slow,
+    /// and not over the threshold. 0 where no call is counted at all.
     #[must_use]
     pub fn plain_below(&self) -> u64 {
         let slow = if self.trip.slow_duration > 0 { self.trip.slow_duration } else { u64::MAX };

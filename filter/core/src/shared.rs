@@ -1,4 +1,4 @@
-//! What all workers of a proxy share beside the records of circuits, as one of them sees it.
+//! What all workers of a proxy share beside the circuits' records, as one worker sees it.
 
 pub(crate) mod counts;
 pub(crate) mod number;

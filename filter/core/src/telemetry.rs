@@ -1,4 +1,4 @@
-//! What the outside hears of circuits: metrics, and one line a transition.
+//! What the outside learns of circuits: metrics, and one log line a transition.
 
 pub(crate) mod ledger;
 pub mod metrics;

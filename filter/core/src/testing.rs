@@ -1,4 +1,5 @@
-//! A proxy in memory, for tests: [`Memory`] is its host, [`Proxy`] any number of VMs over it and a clock that a test moves.
+//! A proxy in memory, for tests. [`Memory`] is its host. [`Proxy`] is any number of VMs over it, and a clock that a
+//! test moves.
 
 mod memory;
 mod proxy;

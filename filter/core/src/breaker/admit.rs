@@ -10,11 +10,11 @@ use crate::policy::Mode;
 use crate::shared::vm::Vm;
 use crate::telemetry::metrics;
 
-/// Rounds of one admission. Each further one means that the circuit changed under it: its state, which goes at most from OPEN
-/// to probe to ramp to CLOSED, or who has its probe slots.
+/// Rounds of one admission. Each further round means that the circuit has changed meanwhile. Its state goes at most
+/// from OPEN to probe to ramp to CLOSED; or its probe slots have gone to others.
 const ROUNDS: u32 = 4;
 
-/// The number of no circuit: `limits` are far below.
+/// A number that no circuit has: `limits` are far below.
 const NO_CIRCUIT: u32 = u32::MAX;
 
 enum Decision {
@@ -61,11 +61,11 @@ impl<H: Host> Breaker<H> {
                 None => return Admission::Pass(Permit::Uncounted),
             }
         }
-        // The slot that each round saw free was another's by then.
+        // In each round another worker took the slot that this one saw free.
         self.reject(admitted_by, Cause::ProbeLimit, now)
     }
 
-    /// Without a circuit nothing is known of an upstream, but what a person has said holds.
+    /// Without a circuit nothing is known of an upstream, but what the operator's policy forces still holds.
     #[cold]
     fn admit_without_circuit(&mut self, upstream: &str) -> Admission {
         let policy = policy_of(&self.config, upstream);
@@ -108,7 +108,7 @@ impl<H: Host> Breaker<H> {
         })
     }
 
-    /// A request that the circuit does not want; observe counts it and lets it pass all the same.
+    /// Rejects a request. In observe mode it only counts the request, and lets it pass.
     fn reject(&mut self, circuit: u32, cause: Cause, now: u64) -> Admission {
         let Some((view, vm)) = self.parts(circuit) else { return Admission::Pass(Permit::Uncounted) };
         if view.policy.mode != Mode::Observe {
@@ -129,8 +129,8 @@ impl<H: Host> Breaker<H> {
     }
 }
 
-/// Whether the circuit is to change before this request is decided and not only at the next tick. Asked for every request
-/// that is rejected, so it looks at nothing but the record.
+/// Whether the circuit is to change now, before this request is decided, and not only at the next tick. This runs for
+/// every rejected request, so it looks at nothing but the record.
 fn is_due(view: &View, now: u64) -> bool {
     let forced = view.record.forced;
     match view.policy.mode {
@@ -139,7 +139,7 @@ fn is_due(view: &View, now: u64) -> bool {
     }
 }
 
-/// A later version of the module rules here, but for what a person has said.
+/// A later version of the module owns this record, so only its phase and `forceOpen` decide.
 fn obey(view: &View, now: u64) -> Decision {
     match view.record.phase {
         _ if view.policy.mode == Mode::ForceOpen => Decision::Reject(Cause::Forced),
@@ -153,7 +153,7 @@ fn call(view: &View, circuit: u32) -> Permit {
     Permit::Call { circuit, generation: view.record.generation, flight: NOWHERE }
 }
 
-/// A probe slot is had only by a compare-and-swap that succeeded.
+/// Takes a probe slot. Only a compare-and-swap that succeeds gives one.
 fn lease<H: Host>(view: &mut View, vm: &Vm<H>, circuit: u32, whole: bool, now: u64) -> Result<Decision, Fault> {
     let mut number = 0;
     let leased = view.change(vm, now, &mut |sight| {

@@ -25,12 +25,12 @@ impl View {
         Ok(())
     }
 
-    /// Reads the record again although nobody has said that it was written: whoever wrote it may have died before it could
-    /// say so, or could not. What is found is told to all.
+    /// Reads the record again although nobody has said that it was written. Its writer may have died first, or its
+    /// host may have failed it. All workers are told of a change that is found.
     pub(super) fn look_again<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
         self.refresh(vm, now)?;
         if self.record.phase != Phase::Closed {
-            // Whoever set the gauges last may have died before it ended what they say, or told late.
+            // The worker that set the gauges last may have died halfway, or may have set them late.
             self.told = None;
         }
         let (record, _) = self.load(vm)?;
@@ -60,7 +60,7 @@ impl View {
             self.landing = None;
         }
         if moved_on {
-            // Its writer may have died before it could tell, and then no epoch says that the gauges are to be set.
+            // Its writer may have died before it told of the write. Then no epoch says that the gauges are to be set.
             self.told = None;
         }
         self.counts_since = record.counts_since();
@@ -72,13 +72,13 @@ impl View {
         }
     }
 
-    /// A window that begins with the record's generation, where that tells what is in it.
+    /// A window that begins with the record's generation, where the record tells what was counted by then.
     pub(super) fn window_since_record(&self, now: u64, tally: Tally) -> Window {
         Window::since((self.record.since, self.record.base), (now, tally), self.policy.trip.window)
     }
 
-    /// Changes the record as `decide` says, which is asked again with what is there now whenever another worker was
-    /// faster. `None`: it said that nothing is to be done.
+    /// Changes the record as `decide` says. Whenever another worker was faster, `decide` is asked again with the new
+    /// record. `None`: it said that nothing is to be done.
     pub(super) fn change<H: Host>(
         &mut self,
         vm: &Vm<H>,
@@ -100,7 +100,7 @@ impl View {
             let at = Moment { now, tally, random: vm.random.draw(), retry_at };
             let Some(change) = decide(&self.sight(at, streak)) else { return Ok(None) };
             if change.record.phase == Phase::Ended {
-                // Where this does not end it, the gauges are to be set again.
+                // If the swap does not end the circuit, the gauges are to be set again.
                 self.told = None;
             }
             self.prepare(vm, &change)?;
@@ -114,14 +114,15 @@ impl View {
         Err(Fault::Cas)
     }
 
-    /// What must be true before a change can be seen. While a circuit is not CLOSED every success looks closer; and a
-    /// phase that counts begins with no streak, which nobody adds to before it begins.
+    /// Does what must be done before a change can be seen. While a circuit is not CLOSED, every success looks closer.
+    /// A phase that counts begins with a streak of 0, and nobody adds to the streak before the phase begins.
     fn prepare<H: Host>(&self, vm: &Vm<H>, change: &Change) -> Result<(), Fault> {
         if change.record.phase == Phase::Ended {
-            // What the upstream's next circuit begins with. Whoever adds to it from now on has not noticed the end yet, and
-            // has seen a call that is as young as that circuit.
+            // The upstream's next circuit begins with this streak. A worker that adds to it from now on has not
+            // noticed the end yet, and its call is as young as that circuit.
             self.streak(vm)?.set(&vm.host, 0)?;
-            // Nobody may be left who knows of the circuit if this worker dies when it has ended it.
+            // This worker may die right after it has ended the circuit, and perhaps no other worker knows the
+            // circuit. So the gauges are set before.
             return if change.reason.is_some() { self.told_as().nothing(&vm.host) } else { Ok(()) };
         }
         if change.reason.is_none() {

@@ -1,10 +1,10 @@
 //! The circuits that one VM has, by slot and by name.
 //!
-//! A VM reads the names of all circuits of its proxy at once, and meets each circuit, which costs a hundred times as much,
-//! when a request goes there or when its turn comes at a tick. A circuit's number is its slot.
+//! A VM reads the names of all circuits of its proxy at once. To meet a circuit costs a hundred times as much, so a
+//! VM does it when a request goes there, or when the circuit's turn comes at a tick. A circuit's number is its slot.
 //!
-//! **A new configuration** meets them all again. What the older one knows of a circuit it shares with the new one until
-//! either changes it; only then is it copied. To copy ten thousand at once would keep requests waiting for a tenth of a
+//! **A new configuration** meets them all again. It shares what the older one knows of a circuit, until either of
+//! them changes it; only then is it copied. Copying ten thousand at once would keep requests waiting for a tenth of a
 //! second.
 
 use std::rc::Rc;
@@ -15,7 +15,8 @@ use crate::names::{self, Index};
 
 #[derive(Default)]
 pub(super) struct Circuits {
-    // Each by itself: a list of a thousand that grows would leave holes of its own size behind, and Wasm gives none back.
+    // Each has an allocation of its own. A list of a thousand that grows would leave holes of its own size, and Wasm
+    // gives none back.
     views: Vec<Option<Rc<View>>>,
     /// What an older configuration knows of circuits that are still to be met under this one.
     inherited: Vec<Option<Inherited>>,
@@ -26,7 +27,7 @@ pub(super) struct Circuits {
     last: u32,
     /// Where the round through all circuits goes on.
     round: usize,
-    /// All before it are met.
+    /// All slots before this one are met.
     met: usize,
     /// Slots that are not free.
     held: usize,
@@ -40,7 +41,8 @@ pub(super) struct Inherited {
 }
 
 impl Circuits {
-    /// The circuits of an older configuration, each still to be met. `leap`: nanoseconds that no tick of that one has seen.
+    /// The circuits of an older configuration, each still to be met. `leap`: nanoseconds that no tick of the older
+    /// one has seen.
     pub(super) fn inherit(older: &Circuits, leap: u64) -> Circuits {
         let own = |view: &Rc<View>| Inherited { view: Rc::clone(view), leap };
         let passed_on =
@@ -85,8 +87,8 @@ impl Circuits {
         self.views.get_mut(index(circuit))?.as_mut().map(Rc::make_mut)
     }
 
-    /// The circuit of this name, and its number. Requests mostly go where the one before went: then one comparison tells, and no search is
-    /// needed. (In the module, where size counts, there is one copy of it.)
+    /// The circuit of this name, and its number. Most requests go where the one before went, so that one comparison
+    /// tells and no search is needed. (In the module, where size counts, there is one copy of this function.)
     #[cfg_attr(not(target_arch = "wasm32"), inline)]
     #[cfg_attr(target_arch = "wasm32", inline(never))]
     pub(super) fn named(&mut self, name: &str) -> Option<(u32, &mut View)> {
@@ -105,7 +107,7 @@ impl Circuits {
         }
     }
 
-    // Apart, so that the comparison becomes a part of its callers.
+    // A function of its own, so that the comparison before it is inlined into its callers.
     #[inline(never)]
     fn look_up(&mut self, name: &str) -> Option<u32> {
         let is_its = |circuit: &u32| self.name(*circuit).is_some_and(|own| names::same(own, name));
@@ -117,8 +119,8 @@ impl Circuits {
         self.names.get(index(circuit))?.as_ref()
     }
 
-    /// Gives a slot to a circuit that is still to be met. What was known of the slot, or of another slot of this name, has
-    /// ended, and is handed back.
+    /// Gives a slot to a circuit that is still to be met. What was known of the slot, or of another slot of this
+    /// name, has ended. The caller gets it back.
     pub(super) fn put(&mut self, slot: u32, name: &str) -> Vec<Rc<View>> {
         if self.name(slot).is_some_and(|own| names::same(own, name)) {
             // The circuit has ended here, and begun anew in the same slot.
@@ -141,7 +143,7 @@ impl Circuits {
         ended
     }
 
-    /// There are so many slots at least. One that nobody has any longer is free, whoever had it.
+    /// From now on there are at least this many slots. A new one is free.
     pub(super) fn reach(&mut self, slots: usize) {
         if self.names.len() < slots {
             self.names.resize(slots, None);
@@ -200,7 +202,7 @@ impl Circuits {
         (0..).zip(&self.views).filter(gone).map(|(slot, _)| slot).collect()
     }
 
-    /// The next so many slots' circuits of an endless round through all.
+    /// The slots of the next few circuits in an endless round through all of them.
     pub(super) fn next_of_round(&mut self, count: usize) -> impl Iterator<Item = &mut View> {
         let from = if self.round < self.views.len() { self.round } else { 0 };
         self.round = from.saturating_add(count);
@@ -216,7 +218,7 @@ impl Circuits {
         self.views.iter_mut().flatten().map(Rc::make_mut)
     }
 
-    /// All that is known of circuits, by an older configuration too, with their slots.
+    /// All that is known of circuits, also by an older configuration, with their slots.
     pub(super) fn known(&self) -> impl Iterator<Item = (u32, &View)> {
         let own = (0..).zip(&self.views).filter_map(|(slot, view)| Some((slot, view.as_deref()?)));
         let inherited = (0..).zip(&self.inherited);

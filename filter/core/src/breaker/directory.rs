@@ -12,23 +12,24 @@ use crate::keys::{record_key, slots_key};
 use crate::policy::Mode;
 use crate::shared::slots::{Addition, Slots};
 
-/// What a VM does at one tick to meet circuits, in units of what it costs to take one over from an older configuration (some
-/// 10 us): so many take a worker a few milliseconds, a thousand circuits are taken over within two seconds, and ten thousand
-/// within twenty.
+/// How much a VM does at one tick to meet circuits. The unit is the cost of taking one over from an older
+/// configuration, some 10 us. So a tick takes a few milliseconds. A thousand circuits are taken over within two
+/// seconds, and ten thousand within twenty.
 const MET_AT_A_TICK: usize = 256;
 
 /// What it costs to meet a circuit that this VM has never known: some tens of host calls, and the names of six metrics.
 const NEVER_KNOWN: usize = 4;
 
-/// Slots that are read at one tick where the list does not tell which of them have changed. Each costs some microseconds.
+/// Slots that are read at one tick, where the list does not tell which of them have changed. A read costs some
+/// microseconds.
 const READ_AT_A_TICK: u32 = 512;
 
 /// A reading of all slots that goes on over several ticks.
 #[derive(Clone, Copy)]
 pub(super) struct Reading {
-    /// The additions that all slots show when they are read.
+    /// The number of additions that the slots are sure to show.
     additions: u64,
-    /// The next slot.
+    /// The next slot to read.
     next: u32,
 }
 
@@ -37,7 +38,7 @@ impl<H: Host> Breaker<H> {
     pub(super) fn inherit(&mut self, older: &Breaker<H>, now: u64) {
         self.additions = older.additions;
         self.remembered = older.remembered.clone();
-        // What has passed since its last tick, no tick of this one will see.
+        // No tick of this configuration will see the time that has passed since the older one's last tick.
         self.circuits = Circuits::inherit(&older.circuits, older.leap(now));
     }
 
@@ -55,8 +56,8 @@ impl<H: Host> Breaker<H> {
         Ok((list, cas))
     }
 
-    /// As [`Breaker::discover`], bit by bit where the list does not tell which slots have changed: a worker that has missed
-    /// many additions keeps no request waiting. False: there are more.
+    /// As [`Breaker::discover`]. Where the list does not tell which slots have changed it goes on bit by bit, so that
+    /// a worker that has missed many additions keeps no request waiting. False: there are more.
     fn discover_some(&mut self, now: u64) -> Result<bool, Fault> {
         let (list, _) = self.list_of_slots()?;
         if list.additions == self.additions {
@@ -77,7 +78,7 @@ impl<H: Host> Breaker<H> {
             self.reading = Some(Reading { additions, next: end });
             return Ok(false);
         }
-        // Slots that were read before others changed them are among the additions since.
+        // Another worker may have changed a slot after it was read. Such a change is among the additions since then.
         self.have_seen(list.used, additions);
         Ok(additions == list.additions)
     }
@@ -121,12 +122,12 @@ impl<H: Host> Breaker<H> {
             Slot::Free { born } if born <= addition.born => {}
             Slot::Free { .. } | Slot::Taken(_) | Slot::Foreign | Slot::Unknown => return Ok(()),
         }
-        // Whoever was failed by its host at first has not met the process.
+        // A VM whose host failed it at first has not met the process yet.
         self.vm.meet(now)?;
         let upstream = &addition.upstream;
         let known = View::known(&self.vm, self.remembered.take(upstream), upstream)?;
         let fresh = Record::fresh(addition.born, now, known.counts.tally(&self.vm.host)?);
-        // Lost to another worker, which has finished it: as good.
+        // Another worker was faster and has finished it, which is as good.
         if self.vm.host.swap(&key, &fresh.encode(upstream), cas)? {
             known.counts.epoch.add_one(&self.vm.host)?;
             self.vm.advance()?;
@@ -179,7 +180,8 @@ impl<H: Host> Breaker<H> {
         Err(Fault::Cas)
     }
 
-    /// As [`Breaker::find`], as its record is now: who settles a call must not do so in a circuit that has ended.
+    /// As [`Breaker::find`], with the circuit's record as it is now: a call must not be settled in a circuit that has
+    /// ended.
     pub(super) fn find_present(&mut self, upstream: &str, now: u64) -> Result<Option<u32>, Fault> {
         let Some(circuit) = self.find(upstream, now)? else { return Ok(None) };
         if let Some((view, vm)) = self.parts(circuit) {
@@ -273,7 +275,8 @@ impl<H: Host> Breaker<H> {
             None => {
                 let known = View::known(&self.vm, self.remembered.take(&name), &name)?;
                 let mut view = View::new(&self.vm, circuit, name, policy, known, now)?;
-                // The clock may have stepped back since the last tick, and may step forth again before the next one.
+                // The clock may have stepped back since the last tick, and may step forward again before the next
+                // one.
                 view.used.since(self.vm.ticked.get());
                 view
             }

@@ -11,14 +11,14 @@ use crate::host::{ABSENT, Fault, Host};
 use crate::shared::vm::Vm;
 use crate::telemetry::metrics;
 
-/// A scout that has not landed after so long is lost (its client left, its worker trapped): another one may go.
+/// A scout that has not landed by then is lost: its client left, or its worker trapped. Another one may go.
 const SCOUT_LOST: u64 = SECOND;
 
 /// Where the next request to a fallback would land.
 enum Ahead {
     /// In this upstream, or in none.
     Known(String),
-    /// That is for this request to find out.
+    /// Nobody knows: this request is to find out.
     Unknown,
     /// Nowhere that it may go.
     Closed,
@@ -31,10 +31,11 @@ impl<H: Host> Breaker<H> {
         self.circuits.get(circuit).map_or(&[], |view| &view.policy.fallback)
     }
 
-    /// Leave to send to the fallback what `circuit` does not want, and what [`Breaker::landed`] is to be told; `None`: its
-    /// own circuit does not want it either, or nobody knows yet where it leads and somebody is finding out.
+    /// Leave to send a request to the fallback that `circuit` rejects, and the origin that [`Breaker::landed`] is to
+    /// be told. `None`: the fallback's own circuit rejects it too, or a scout is still finding out where the fallback
+    /// leads.
     ///
-    /// Only for a request that does not carry the fallback's headers already: it goes elsewhere once and never twice.
+    /// Only for a request that does not carry the fallback's headers yet: it goes elsewhere once and never twice.
     pub fn fall_back(&mut self, request: impl Into<Request>, circuit: u32, now: u64) -> Option<(Permit, Origin)> {
         let request = request.into();
         let configuration = self.config.fingerprint;
@@ -51,14 +52,15 @@ impl<H: Host> Breaker<H> {
             Ahead::Known(upstream) => match self.admit_seen(request, &upstream, now) {
                 Admission::Reject { .. } => return None,
                 Admission::Pass(Permit::Call { circuit, generation, .. }) => {
-                    // As one let go unseen, so that the tick looks where the request really is.
+                    // It gets a place like a request that was let go unseen, so that the tick looks where it really
+                    // is.
                     let flight = self.admit_unseen(request, now).flight();
                     Permit::Call { circuit, generation, flight }
                 }
                 Admission::Pass(permit) => permit,
             },
         };
-        // It may have ended while the fallback's circuit was looked for. The request is let go all the same.
+        // The circuit may have ended while the fallback's one was looked for. The request is let go all the same.
         if let Some((view, vm)) = self.parts(circuit).filter(|(view, _)| view.record.born == origin.born)
             && let Err(error) = view.series.count(&vm.host, &metrics::FALLBACK, &view.name, "")
         {
@@ -67,8 +69,9 @@ impl<H: Host> Breaker<H> {
         Some((permit, origin))
     }
 
-    /// A request that was sent to the fallback of `from` has landed in `upstream` (empty: in none). What it is settled
-    /// with: another circuit's permit is given back, and the circuit of where it landed counts it instead.
+    /// A request that was sent to the fallback of `from` has landed in `upstream` (empty: in none). Returns the
+    /// permit that it is to be settled with. A permit of another circuit is given back, and the circuit of `upstream`
+    /// counts the request.
     pub fn landed(&mut self, from: Origin, permit: Permit, upstream: &str, now: u64) -> Permit {
         let configuration = self.config.fingerprint;
         let lives = self.lives(from.circuit, from.born, now);
@@ -102,8 +105,8 @@ fn ahead<H: Host>(view: &mut View, vm: &Vm<H>, configuration: u32, now: u64) -> 
     Ok(if vm.host.swap(&key, &scout, expected)? { Ahead::Unknown } else { Ahead::Closed })
 }
 
-/// What this worker knows. That the fallback leads back to where it comes from holds for one outage: the routes may be
-/// right in the next.
+/// What this worker knows. If the fallback leads back to its own upstream, that knowledge holds for one outage: the
+/// routes may be right in the next.
 fn known(view: &View) -> Option<Ahead> {
     match &view.landing {
         Some(Place::At { upstream, generation }) if **upstream == *view.name => {
@@ -128,7 +131,7 @@ fn learn<H: Host>(view: &mut View, vm: &Vm<H>, configuration: u32, upstream: &st
     }
     let key = view.fallback_key();
     let expected = vm.host.get(&key)?.map_or(ABSENT, |(_, cas)| cas);
-    // Lost to another worker, which has landed a moment ago too: as good.
+    // Another worker was faster: its request landed a moment ago, which is as good.
     let landing = Landing { configuration, born: view.record.born, place };
     vm.host.swap(&key, &landing.encode(), expected)?;
     if *upstream == *view.name {

@@ -1,4 +1,4 @@
-//! One call in flight, as far as the tick must know it.
+//! One call in flight, as far as the tick needs to know it.
 
 use super::permit::Permit;
 
@@ -8,12 +8,12 @@ pub(super) struct Flight {
     pub(super) admitted: Admitted,
     /// When it was admitted.
     pub(super) start: u64,
-    /// When its request's last byte came; its start while that has not.
+    /// When its request's last byte came. While that byte has not come, the call's start.
     pub(super) since: u64,
     pub(super) state: State,
     /// Envoy's number of the request.
     pub(super) stream: u32,
-    /// The request ended with its headers.
+    /// The request had no body: it ended with its headers.
     pub(super) whole: bool,
     pub(super) held: Held,
 }
@@ -21,7 +21,7 @@ pub(super) struct Flight {
 /// What is known of how long other filters have held a call back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
-    /// Nobody has looked: that it was sent at once is the rule.
+    /// Nobody has looked. Most calls are sent at once.
     Unknown,
     /// It had not been sent at `since`.
     Unsent,
@@ -29,12 +29,12 @@ pub(super) enum Held {
     Sent,
 }
 
-/// By what a call was let go.
+/// Under which circuit and generation a call was let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admitted {
-    /// Unseen: its start tells the generation.
+    /// Unseen: its start time tells the generation.
     Unseen,
-    /// Unseen, and before the clock stepped back: in an older generation than any that there is.
+    /// Unseen, and let go before the clock stepped back: its generation is older than all that there are.
     Before,
     By {
         circuit: u32,
@@ -43,7 +43,7 @@ pub(super) enum Admitted {
 }
 
 impl Flight {
-    /// What it was admitted with, as the tick has set it right.
+    /// The call's permit, corrected by the tick where the clock stepped back.
     pub(super) fn permit(&self, place: u32) -> Permit {
         match self.admitted {
             Admitted::By { circuit, generation } => Permit::Call { flight: place, circuit, generation },
@@ -61,20 +61,21 @@ impl Flight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Free {
-        /// The place that is free after it.
+        /// The next free place.
         next: u32,
     },
     /// The request is still coming: nobody waits for the upstream yet.
     Sending,
     Waiting {
-        /// When the tick is to look at it; it looks at every call once its age asks for it, and then at this time.
+        /// When the tick is to look at it. The tick looks at every call that has reached a certain age, and from then
+        /// on at this time.
         look_at: u64,
     },
     Answered {
         /// When its answer began.
         at: u64,
     },
-    /// Nobody minds any longer how long it takes.
+    /// No policy minds any longer how long it takes.
     Left,
     /// It was settled by the tick.
     Settled(Early),
@@ -83,7 +84,7 @@ pub(super) enum State {
 /// What the tick has settled a call as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Early {
-    /// Good: its answer had begun well. That stays counted, and a failure that comes later is counted too.
+    /// Good: its answer had begun well. This stays counted, and a later failure is counted too.
     Good,
     /// Hung: nothing more is counted of it.
     Hung,
@@ -94,12 +95,12 @@ pub(super) enum Early {
 pub(super) struct Ended {
     /// What the tick has settled it as.
     pub(super) early: Option<Early>,
-    /// Since when it had waited for the upstream.
+    /// Since when it has waited for the upstream.
     pub(super) since: u64,
 }
 
 impl Ended {
-    /// Of a call without a place.
+    /// The end of a call without a place.
     pub(super) const UNKNOWN: Ended = Ended { early: None, since: u64::MAX };
 
     /// Nanoseconds that it has waited.

@@ -1,15 +1,15 @@
-//! Circuits that nobody uses, which end.
+//! Circuits that nobody uses: when and how they end.
 //!
-//! A proxy sees names come and go for weeks: revisions, subsets, removed services. A circuit that has ended makes room for
-//! another, and no gauge speaks for ever of an upstream that was deleted while it was sick.
+//! A proxy sees names come and go for weeks: revisions, subsets, removed services. A circuit that has ended makes
+//! room for another one. So no gauge shows for ever an upstream that was deleted while it was sick.
 //!
-//! **Use** is any request, of any worker. Those of a CLOSED circuit are counted at their ends, in counters that all workers
-//! share: where these stand still there was none. One that finds the circuit not CLOSED, and may be rejected, leaves the
-//! time in a gauge.
+//! **Use** is any request of any worker. A request that finds the circuit CLOSED is counted at its end, in counters
+//! that all workers share. Where these stand still there was no such request. A request that finds the circuit not
+//! CLOSED may be rejected, so it leaves the time in a gauge.
 //!
-//! **One compare-and-swap ends a circuit** for all workers, on what was seen last. A request that is let go in that very
-//! moment goes to its upstream as one of a CLOSED circuit does, and when it ends it is counted in the upstream's next
-//! circuit, which begins then.
+//! **One compare-and-swap ends a circuit** for all workers, on the counts that were seen last. A request may be let
+//! go in that very moment. It goes to its upstream as under a CLOSED circuit, and at its end it is counted in the
+//! upstream's next circuit, which begins then.
 
 use crate::breaker::view::View;
 use crate::circuit::record::Phase;
@@ -20,15 +20,15 @@ use crate::host::{Fault, Host};
 use crate::policy::Length;
 use crate::shared::vm::Vm;
 
-/// A circuit that was used this lately makes no room for another one: two upstreams that take turns would else begin anew
-/// each time, and neither ever trip.
+/// A circuit that was used so recently makes no room for another one. Otherwise two upstreams that take turns would
+/// begin anew each time, and neither would ever trip.
 pub(super) const RECENTLY: u64 = 60 * SECOND;
 
-/// Time between two entries into the gauge: what it is read for is counted in minutes.
+/// Time between two writes of the gauge. Its readers count in minutes.
 const OFTEN: u64 = SECOND;
 
-/// No circuit ends sooner: so late a worker may hear of a use, by the time between two entries, the whole seconds that they
-/// are in, and the time until it ticks.
+/// No circuit ends sooner. A worker may hear of a use late by three times: the time between two writes, the whole
+/// seconds that they are in, and the time until its own tick.
 const LEAST: u64 = 3 * SECOND;
 
 impl View {
@@ -44,7 +44,7 @@ impl View {
 
     /// Whether nobody has used it for `idle` nanoseconds, as far as this worker knows.
     pub(super) fn is_idle(&self, now: u64, idle: u64) -> bool {
-        // What has not left the window yet still counts.
+        // A call that has not left the window yet still counts as use.
         let window = match self.policy.trip.window {
             Length::Time(whole) => whole,
             Length::Calls(_) => 0,
@@ -65,8 +65,8 @@ impl View {
         Ok(())
     }
 
-    /// Ends a CLOSED circuit to make room for another one, if nobody has used it lately. The generation that the next
-    /// circuit of its slot begins with. `leap`: nanoseconds of a leap of the clock that no tick has seen.
+    /// Ends a CLOSED circuit to make room for another one, if nobody has used it lately. Returns the generation that
+    /// the next circuit of its slot begins with. `leap`: nanoseconds of a leap of the clock that no tick has seen.
     pub(super) fn make_room<H: Host>(&mut self, vm: &Vm<H>, now: u64, leap: u64) -> Result<Option<u64>, Fault> {
         self.refresh(vm, now)?;
         let tally = self.counts.tally(&vm.host)?;
@@ -79,9 +79,9 @@ impl View {
         Ok(Some(self.record.generation.saturating_add(1)))
     }
 
-    /// Other workers may have rejected requests.
+    /// When other workers may have rejected requests of this circuit.
     fn hear_of_use<H: Host>(&mut self, vm: &Vm<H>, now: u64) -> Result<(), Fault> {
-        // A circuit that was never OPEN has rejected none.
+        // A circuit that was never OPEN has rejected no request.
         if self.record.transitions() == 0 {
             return Ok(());
         }
@@ -92,12 +92,12 @@ impl View {
         Ok(())
     }
 
-    /// Whether this ended it.
+    /// Ends the circuit, unless somebody used it meanwhile. Whether this call ended it.
     fn end<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<bool, Fault> {
         let generation = self.record.generation;
         let ended = self.change(vm, now, &mut |sight| {
             let unused = sight.record.generation == generation && sight.at.tally == tally;
-            // Whoever has sent a probe is to hear what it came to.
+            // A worker that has sent a probe still needs the circuit to learn the probe's result.
             let unused = unused && !sight.record.has_live_lease(sight.policy, sight.at.now);
             unused.then(|| sight.record.end(&sight.at))
         })?;

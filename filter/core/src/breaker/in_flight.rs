@@ -1,11 +1,11 @@
-//! Calls in flight, so that the tick finds those that have waited too long for their answers, and those whose answers have
-//! begun and do not end.
+//! Calls in flight. The tick finds here the calls that have waited too long for their answers, and those whose
+//! answers have begun and do not end.
 //!
-//! A hung upstream behind a route without a timeout ends no call, and a breaker that only looks at ended calls never
-//! trips on it; and an event stream that lives for hours is good long before it ends. So a call takes a place when it
-//! begins and gives it back when it ends, which is a write or two: requests are many. Ticks are few, so that it is they
-//! who look at every place and put the calls that are old in order, oldest first. A place takes 56 bytes and is used
-//! again; those that a burst leaves behind are given up as far as they lie at the end.
+//! A hung upstream behind a route without a timeout ends no call, so a breaker that only looks at ended calls never
+//! trips on it. And an event stream that lives for hours is good long before it ends. So a call takes a place when it
+//! begins, and gives it back when it ends. This costs a write or two, since requests are many. Ticks are few, so the
+//! tick looks at every place, and sorts the old calls, oldest first. A place takes 56 bytes and is used again. After
+//! a burst the free places at the end of the list are given up.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,7 +21,7 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// When it was let go unseen, as the tick has set it right.
+    /// When it was let go unseen, corrected by the tick where the clock stepped back.
     #[inline]
     pub(super) fn unseen_since(&self) -> u64 {
         self.flight.unseen_since()
@@ -52,13 +52,13 @@ impl Flights {
         Flights { places: Vec::new(), free: NOWHERE }
     }
 
-    /// A call begins that is let go unseen: its place.
+    /// Begins a call that is let go unseen. Returns its place.
     #[inline]
     pub(super) fn begin_unseen(&mut self, request: Request, start: u64) -> u32 {
         self.begin(request, start, Admitted::Unseen)
     }
 
-    /// A call of a circuit begins, admitted in `generation`: its place.
+    /// Begins a call of a circuit, admitted in `generation`. Returns its place.
     pub(super) fn begin_seen(&mut self, request: Request, start: u64, circuit: u32, generation: u64) -> u32 {
         self.begin(request, start, Admitted::By { circuit, generation })
     }
@@ -100,12 +100,12 @@ impl Flights {
         }
     }
 
-    /// When the call in a place was let go, as the tick has set it right.
+    /// When the call in a place was let go, corrected by the tick where the clock stepped back.
     pub(super) fn start_of(&self, place: u32) -> Option<u64> {
         self.places.get(place as usize).map(Flight::unseen_since)
     }
 
-    /// The request's last byte has come: from now on the upstream is waited for.
+    /// The request's last byte has come: from now on the call waits for its upstream.
     pub(super) fn complete(&mut self, place: u32, now: u64) {
         if let Some(flight) = self.places.get_mut(place as usize)
             && flight.state == State::Sending
@@ -114,8 +114,8 @@ impl Flights {
         }
     }
 
-    /// Its answer has begun: it no longer waits. Nanoseconds for which its upstream was waited for: none, where the request
-    /// is still coming. `None`: there is no such call.
+    /// Its answer has begun, so it no longer waits. Returns the nanoseconds that it waited for its upstream: 0 where
+    /// the request is still coming. `None`: there is no such call.
     #[inline]
     pub(super) fn arrive(&mut self, place: u32, now: u64) -> Option<u64> {
         let flight = self.places.get_mut(place as usize)?;
@@ -134,7 +134,7 @@ impl Flights {
         }
     }
 
-    /// Nobody minds any longer how long it takes.
+    /// No policy minds any longer how long it takes.
     pub(super) fn forget(&mut self, place: u32) {
         if let Some(flight) = self.places.get_mut(place as usize)
             && matches!(flight.state, State::Waiting { .. } | State::Answered { .. })
@@ -152,7 +152,7 @@ impl Flights {
         }
     }
 
-    /// Something held it back: the upstream is waited for from now on at the earliest.
+    /// Something has held it back: it waits for its upstream from now on at the earliest.
     pub(super) fn held_back(&mut self, place: u32, now: u64, held: Held) {
         if let Some(flight) = self.places.get_mut(place as usize) {
             (flight.since, flight.held) = (now, held);
@@ -168,8 +168,8 @@ impl Flights {
         }
     }
 
-    /// The clock has stepped back: what began later than now waits from now on, and where only its start tells in which
-    /// generation it was admitted, it was in an older one than any that there is.
+    /// The clock has stepped back. A call that began later than now waits from now on. If only its start told its
+    /// generation, it belongs to an older generation than all that there are.
     pub(super) fn rebase(&mut self, now: u64) {
         for flight in &mut self.places {
             if flight.admitted == Admitted::Unseen && flight.start > now {
@@ -183,7 +183,7 @@ impl Flights {
         }
     }
 
-    /// The clock has leapt ahead, or the worker was stopped: nobody has waited for that time.
+    /// The clock has leapt ahead, or the worker was stopped: no call counts as waiting in that time.
     pub(super) fn leap(&mut self, by: u64) {
         for flight in &mut self.places {
             flight.since = flight.since.saturating_add(by);
@@ -194,8 +194,8 @@ impl Flights {
         }
     }
 
-    /// Gives up the free places at the end. Those that are left are used again from the front, so that the end comes
-    /// free as the calls there end.
+    /// Gives up the free places at the end. The other free places are used again from the front, so that the end
+    /// comes free when the calls there end.
     pub(super) fn trim(&mut self) {
         let kept = self.places.iter().rposition(|flight| !matches!(flight.state, State::Free { .. }));
         let kept = kept.map_or(0, |last| last.saturating_add(1));

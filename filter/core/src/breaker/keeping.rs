@@ -1,12 +1,13 @@
-//! What a new version of the module does before the old one is gone: it defines all that was counted.
+//! What a VM of a new version of the module does before the old version is gone: it defines all that was counted.
 //!
-//! Envoy tries a new module in a VM of its own on the main thread, makes those of the workers, and drops the old ones. With
-//! the last of these it forgets every metric that no new VM has defined. A first tick would come too late. So a VM defines
-//! what is there as soon as it is configured. That changes no circuit: Envoy may still take the update back.
+//! Envoy first tries a new module in a VM of its own on the main thread. Then it makes the VMs of the workers, and
+//! drops the old ones. When the last old VM goes, Envoy forgets every metric that no new VM has defined, and a first
+//! tick would come too late. So a VM defines what is there as soon as it is configured. That changes no circuit:
+//! Envoy may still take the update back.
 //!
-//! The first definition of a name in a new module is dear (some 25 us, under a lock that all threads share), since Envoy
-//! tries all its patterns for labels on it. So it is done once and not by each VM, and the first VM, which keeps no request
-//! waiting, may take long for it. What it cannot do in that time the others do bit by bit, one at a time.
+//! The first definition of a name in a new module is dear: some 25 us, under a lock that all threads share, since
+//! Envoy tries all its patterns for labels on it. So one VM does it and not each. The first VM keeps no request
+//! waiting, so it may take long. The others do the rest bit by bit, one VM at a time.
 
 use super::Breaker;
 use crate::circuit::layout::Slot;
@@ -16,20 +17,21 @@ use crate::keys::{kept_key, process_key, slots_key};
 use crate::shared::slots::Slots;
 use crate::telemetry::ledger::Ledger;
 
-/// How long the first VM of a new module is at it, at most. Longer than that nobody should wait for the main thread.
+/// How long the first VM of a new module works on it, at most. Nobody should wait longer for the main thread.
 const FIRST: u64 = 500 * MILLISECOND;
 
-/// How long any other VM is: so long its worker keeps requests waiting.
+/// How long any other VM works on it at a time: its worker keeps requests waiting meanwhile.
 const OTHERS: u64 = 4 * MILLISECOND;
 
-/// What a circuit takes at least where its names are new to Envoy (200 us are usual). Names that Envoy knows take 10 us: then
-/// this VM is not the first one, but a worker's that has come late or in the place of one that trapped.
+/// The least time that a circuit takes where its names are new to Envoy (200 us are usual). Names that Envoy knows
+/// take 10 us. Then this VM is not the first one: its worker came late, or it replaces a VM that trapped.
 const DEAR: u64 = 50_000;
 
-/// Who has begun so long ago has left it to the others, or was ended in the middle of it.
+/// A VM whose last step is older than this has left the work to the others, or was ended in the middle of it.
 const LEFT: u64 = 10 * MILLISECOND;
 
-/// What was kept so long ago was kept for another module: Envoy configures all VMs of one within a fraction of it.
+/// Work that is older than this was done for another module: Envoy configures all VMs of one module within a fraction
+/// of it.
 const FRESH: u64 = 250 * MILLISECOND;
 
 /// Whether what an older version of the module has counted is defined yet.
@@ -65,21 +67,22 @@ impl Kept {
         [&self.at.to_le_bytes()[..], &self.slots.to_le_bytes()].concat()
     }
 
-    /// Whether it was so in the last `time` nanoseconds, or by another thread's clock will be. A clock that stepped back says no.
+    /// Whether `at` is less than `time` nanoseconds away, before or after `now`: another thread's clock may be ahead.
+    /// A clock that stepped back says no.
     fn is_within(self, time: u64, now: u64) -> bool {
         now.abs_diff(self.at) < time
     }
 }
 
 impl<H: Host> Breaker<H> {
-    /// Defines what an older version of the module has counted, for some milliseconds; for half a second where its names are new
-    /// to Envoy. False: nothing is left to be kept. True: this is to be called again after about as long.
-    /// `clock`: nanoseconds since 1970.
+    /// Defines what an older version of the module has counted. It works for some milliseconds, or for half a second
+    /// where the names are new to Envoy. False: nothing is left to do. True: the caller is to call it again after
+    /// about as long. `clock`: nanoseconds since 1970.
     ///
     /// It changes no circuit and makes no series.
     pub fn keep(&mut self, clock: &dyn Fn() -> u64) -> bool {
         if self.keeping != Keeping::Done {
-            // What a fault leaves undone is done when the circuits are met. It is nothing that requests wait for.
+            // What a fault leaves undone is done when the circuits are met. No request need wait for it.
             let goes_on = self.keep_on(clock).unwrap_or(false);
             self.keeping = if goes_on { Keeping::GoesOn } else { Keeping::Done };
         }
@@ -89,7 +92,7 @@ impl<H: Host> Breaker<H> {
     /// Whether something is left.
     fn keep_on(&self, clock: &dyn Fn() -> u64) -> Result<bool, Fault> {
         let host = &self.vm.host;
-        // Where no VM has ever met the process there is nothing.
+        // Where no VM has ever met the process, there is nothing to keep.
         let Some((process, _)) = host.get(&process_key())? else { return Ok(false) };
         let process = process.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
         let began = clock();

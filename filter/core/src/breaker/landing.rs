@@ -1,23 +1,23 @@
 //! Where a circuit's fallback leads.
 //!
-//! A fallback is a header and nothing more: what carries it is routed again, and where that leads only Envoy's routes
-//! know. Envoy tells the new upstream when the request is on its way and not before, so nobody could ask the fallback's
-//! own circuit about the very first request. That one is the *scout*: it is let go, all others are rejected until it has
-//! landed, and from then on the workers know where the fallback leads and ask its circuit first. Routes change; so each
-//! request that lands says where, and what it says replaces what was known.
+//! A fallback is a header and nothing more. A request that carries it is routed again, and only Envoy's routes know
+//! where that leads. Envoy tells the new upstream only when the request is on its way, so nobody could ask the
+//! fallback's own circuit about the very first request. That request is the *scout*: it is let go, and all others are
+//! rejected until it has landed. From then on the workers know where the fallback leads, and ask its circuit first.
+//! Routes change, so each request that lands says where it landed, and this replaces what was known.
 //!
-//! A fallback that leads to the wrong place is mended by a push of configuration, so a landing holds only under the
-//! configuration that it was found out under: the first request under another one is a scout again.
+//! An operator who mends a wrong fallback pushes a new configuration. So a landing holds only under the configuration
+//! that it was found out under, and the first request under another one is a scout again.
 //!
-//! The worst case is a fallback whose header no route matches: it leads back to the upstream that is to be protected. One
-//! scout per outage finds that out, and nobody follows.
+//! The worst case is a fallback whose header no route matches: it leads back to the upstream that is to be protected.
+//! One scout per outage finds that out, and no other request follows it.
 
-/// What is known of a circuit's fallback. Lies in shared data, so that one worker's scout tells all.
+/// What is known of a circuit's fallback. It is in shared data, so that the scout of one worker tells all workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Landing {
     /// The fingerprint of the configuration under which it was found out.
     pub(super) configuration: u32,
-    /// The generation that the circuit began with: an earlier one of its slot was another upstream's.
+    /// The generation that the circuit began with. An earlier circuit of its slot belonged to another upstream.
     pub(super) born: u64,
     /// Where it leads.
     pub(super) place: Place,
@@ -26,7 +26,7 @@ pub(super) struct Landing {
 /// Where a fallback leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A request is under way to find out, since then.
+    /// A scout is under way, since then.
     Scouted {
         /// Nanoseconds since 1970.
         since: u64,

@@ -8,8 +8,8 @@ pub(super) const NOWHERE: u32 = u32::MAX;
 pub struct Request {
     /// Envoy's number of it.
     pub stream: u32,
-    /// It ended with its headers. Otherwise its body is still to come, and until its last byte has come the upstream owes
-    /// nothing: [`crate::breaker::Breaker::request_ended`] tells.
+    /// It ended with its headers. Otherwise its body is still to come, and the upstream owes nothing before the last
+    /// byte has come: [`crate::breaker::Breaker::request_ended`] tells.
     pub whole: bool,
 }
 
@@ -23,7 +23,7 @@ impl From<u32> for Request {
 /// Leave to send a request. Settled exactly once, whatever becomes of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
-    /// Nobody counts this request: its upstream has no circuit, or none that is switched on.
+    /// Nobody counts this request: its upstream has no circuit, or its circuit is switched off.
     Uncounted,
     /// A probe, on a lease.
     Probe {
@@ -34,7 +34,7 @@ pub enum Permit {
         /// Number of the lease.
         lease: u32,
     },
-    /// Every circuit of the proxy was CLOSED: not even the upstream had to be known.
+    /// Every circuit of the proxy was CLOSED, so nobody had to know even the upstream.
     Calm {
         /// Its place among the calls in flight.
         flight: u32,
@@ -47,7 +47,7 @@ pub enum Permit {
         flight: u32,
         /// Which circuit.
         circuit: u32,
-        /// The circuit's generation then; [`Permit::NO_GENERATION`] where it was let through against the circuit's will.
+        /// The circuit's generation then. [`Permit::NO_GENERATION`] where the circuit would have rejected it.
         generation: u64,
     },
 }
@@ -62,7 +62,7 @@ impl Permit {
         }
     }
 
-    /// Whether it was let through against the circuit's will, as observe does.
+    /// Whether the circuit would have rejected it, and let it pass only because the mode is observe.
     pub(crate) fn is_against(self) -> bool {
         matches!(self, Permit::Call { generation: Permit::NO_GENERATION, .. })
     }
@@ -71,7 +71,8 @@ impl Permit {
     pub const NO_GENERATION: u64 = u64::MAX;
 }
 
-/// The circuit that a request left for its fallback. Its slot may be another upstream's before the request has landed.
+/// The circuit that a request left for its fallback. Another upstream may have its slot before the request has
+/// landed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Its slot.
@@ -134,7 +135,7 @@ pub enum Admission {
     Pass(Permit),
     /// Do not send it.
     Reject {
-        /// The circuit that says so.
+        /// The circuit that rejects it.
         circuit: u32,
         /// Why.
         cause: Cause,

@@ -1,9 +1,10 @@
-//! The probes that this VM has out. Each is settled exactly once: by its end, by its headers where these are bad, by the
-//! tick a moment after headers that are good, or by its timeout. If the VM dies, the lease in the record ends.
+//! The probes that this VM has out. Each is settled exactly once: by its end; by its headers, where these are bad; by
+//! the tick, a moment after good headers; or by its timeout. If the VM dies, the lease in the record ends.
 //!
-//! **A client decides nothing about a probe.** A request whose body is still coming holds its slot on trial only: for a
-//! moment, and not against a request that is complete. When its last byte comes it gets a slot for good, if there is one;
-//! only then the upstream's time begins to run. So a client that stalls costs nobody a probe and the upstream no verdict.
+//! **A client decides nothing about a probe.** A request whose body is still coming holds its slot on trial only: for
+//! a moment, and not against a complete request. When its last byte comes it gets a slot for good, if there is one.
+//! Only then does the upstream's time begin. So a client that stalls costs nobody a probe and brings the upstream no
+//! verdict.
 
 use super::Breaker;
 use crate::breaker::flight::Early;
@@ -13,12 +14,12 @@ use crate::clock::SECOND;
 use crate::host::{Fault, Host};
 use crate::policy::classify::{Answer, FailureKind, Outcome};
 
-/// A call with good headers is good if nothing breaks it off for so long: a download or an event stream must not hold
+/// A call with good headers is good if nothing breaks it off for so long. A download or an event stream must not hold
 /// the only probe slot, and an upstream that dies right after its headers must not pass.
 pub(super) const SETTLED_AFTER: u64 = SECOND;
 
-/// The same for a call that sent a body: a unary gRPC call is one, and its trailers tell how it went. Longer than most of
-/// these take from headers to trailers; a stream of messages that lives longer is as good as it can be.
+/// The same for a call that sent a body: a unary gRPC call is one, and only its trailers tell how it went. Most such
+/// calls take less time from headers to trailers. A stream of messages that lives longer is good.
 pub(super) const SETTLED_AFTER_BODY: u64 = 10 * SECOND;
 
 #[derive(Clone, Copy, Debug)]
@@ -59,14 +60,14 @@ impl<H: Host> Breaker<H> {
         }
     }
 
-    /// The state of a probe that the upstream has from now on.
+    /// The state of a probe whose upstream has the whole request from now on.
     fn waiting(&self, circuit: u32, now: u64) -> State {
         let timeout = self.circuits.get(circuit).map_or(0, |view| view.policy.half_open.probe_timeout);
         State::Waiting { since: now, times_out: now.saturating_add(timeout) }
     }
 
-    /// The last byte of the request has come: from now on its upstream owes an answer. What it goes on with; a probe whose
-    /// slot has gone to another one meanwhile may be rejected.
+    /// The last byte of the request has come: from now on its upstream owes an answer. Returns what the request goes
+    /// on with. A probe whose slot has gone to another request meanwhile may be rejected.
     pub fn request_ended(&mut self, permit: Permit, now: u64) -> Admission {
         self.flights.complete(permit.flight(), now);
         let Some(at) = self.place_of(permit) else { return Admission::Pass(permit) };
@@ -93,15 +94,15 @@ impl<H: Host> Breaker<H> {
         }
     }
 
-    /// Its circuit has ended, and another upstream may have that one's place: it goes on as one that was let go unseen, and
-    /// its end tells where it went.
+    /// Its circuit has ended, and another upstream may have the slot. The request goes on as one that was let go
+    /// unseen, and its end tells where it went.
     fn goes_unseen(&mut self, probe: &Probe, now: u64) -> Admission {
         let flight = self.flights.begin_unseen(probe.request, probe.start);
         self.flights.complete(flight, now);
         Admission::Pass(Permit::Calm { flight, start: probe.start })
     }
 
-    /// The number of the slot that a probe on trial gets for good.
+    /// Turns a probe's trial into a slot for good. Returns the number of the new lease.
     fn confirm(&mut self, probe: &Probe, now: u64) -> Result<Option<u32>, Fault> {
         let Some((view, vm)) = self.parts(probe.circuit) else { return Ok(None) };
         let mut number = None;
@@ -114,8 +115,9 @@ impl<H: Host> Breaker<H> {
         .map(|change| change.and(number))
     }
 
-    /// The response headers of a probe, `first_byte` nanoseconds after the upstream had it. Bad or slow ones settle it at
-    /// once. `upstream` is where it went. What it goes on with: sent elsewhere it is no probe.
+    /// The response headers of a probe, `first_byte` nanoseconds after the upstream had it. Bad or slow headers
+    /// settle it at once. `upstream` is where it went. Returns the permit that it goes on with: if it was sent
+    /// elsewhere it is no probe.
     pub fn answered(
         &mut self,
         permit: Permit,
@@ -174,7 +176,8 @@ impl<H: Host> Breaker<H> {
         }
     }
 
-    /// The request of a probe is over: settles it if nobody has. One that was good early may have failed since.
+    /// The request of a probe is over. This settles the probe if nobody has. A probe that was good early may have
+    /// failed since.
     pub(super) fn end_probe(&mut self, permit: Permit, outcome: Outcome, now: u64) {
         let Some(at) = self.place_of(permit) else { return };
         let probe = self.probes.swap_remove(at);
@@ -208,7 +211,7 @@ impl<H: Host> Breaker<H> {
         if view.record.generation != probe.generation {
             return view.count_late(vm, outcome);
         }
-        // Counted before the record moves on: what the next phase's window begins with must hold this call.
+        // Counted before the record moves on: the next phase's window begins with counts that must hold this call.
         view.count(vm, outcome)?;
         view.change(vm, now, &mut |sight| {
             sight.record.end_probe(sight.policy, &sight.at, probe.generation, probe.lease, verdict)
@@ -231,7 +234,7 @@ impl<H: Host> Breaker<H> {
         }
     }
 
-    /// The clock has leapt ahead, or the worker was stopped: no probe has waited for that time.
+    /// The clock has leapt ahead, or the worker was stopped: no probe counts as waiting in that time.
     pub(super) fn leap_probes(&mut self, by: u64) {
         for probe in &mut self.probes {
             match &mut probe.state {
@@ -263,7 +266,8 @@ impl<H: Host> Breaker<H> {
         }
     }
 
-    /// What a probe has come to that nobody answered in time: nothing, where another filter has held it back.
+    /// The outcome of a probe that got no answer in time. It says nothing about the upstream where another filter has
+    /// held it back.
     fn timed_out(&mut self, probe: &Probe) -> Outcome {
         let injected = self.circuits.get(probe.circuit).is_some_and(|view| view.policy.failures.injected_faults);
         match self.vm.host.progress_of(probe.request.stream) {

@@ -1,9 +1,9 @@
 //! The metrics of upstreams whose circuits have ended.
 //!
-//! Envoy takes memory for each definition of a metric, and gives it back with the VM only. An upstream that has traffic
-//! every few hours has a new circuit each time; it must not cost new definitions each time.
+//! Envoy takes memory for each definition of a metric, and gives it back only with the VM. An upstream with traffic
+//! every few hours has a new circuit each time, which must not cost new definitions each time.
 //!
-//! Ten thousand circuits may end at one tick, so that keeping one must not look at all others.
+//! Ten thousand circuits may end at one tick, so keeping one must not look at all others.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use crate::names::{Index, same};
 pub(super) struct Remembered<T = Known> {
     /// Those that ended longest ago first. `None`: it has a circuit again.
     upstreams: VecDeque<Option<(Rc<str>, T)>>,
-    /// Each one's number, which is its place and how many were forgotten before it.
+    /// The number of each: its place, plus how many were forgotten before it.
     numbers: Index,
     forgotten: u32,
 }
@@ -27,7 +27,7 @@ impl<T> Default for Remembered<T> {
 }
 
 impl<T> Remembered<T> {
-    /// Keeps what is known of an upstream; with it so many at most.
+    /// Keeps what is known of an upstream. It keeps at most `most` upstreams.
     pub(super) fn keep(&mut self, name: Rc<str>, known: T, most: u32) {
         self.take(&name);
         let place = u32::try_from(self.upstreams.len()).unwrap_or(u32::MAX);
@@ -115,7 +115,7 @@ mod tests {
         assert!((0..8).all(|name| remembered.take(&name.to_string()) == Some(name)));
     }
 
-    /// Two hundred milliseconds is what it took when each was compared with all others, for ten thousand.
+    /// It took two hundred milliseconds when each of ten thousand was compared with all others.
     #[cfg(not(target_arch = "wasm32"))]
     #[test]
     fn a_hundred_thousand_that_end_at_once_are_kept_within_seconds() {

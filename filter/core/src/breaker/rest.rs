@@ -1,9 +1,10 @@
 //! Circuits at rest, which a tick passes by.
 //!
-//! A proxy may have ten thousand circuits, and most of them have nothing to do. **At rest** is a circuit that is CLOSED, has
-//! nothing to forget, and has a sample for now: it is looked at once a bucket. An **unused** one, of whose upstream the
-//! window of time holds no call, is looked at every two to four buckets. A call of this worker ends that at once. Where the
-//! first calls are other workers', this one's window begins up to four buckets too late once: it may miss the first of them.
+//! A proxy may have ten thousand circuits, and most of them have nothing to do. A circuit is **at rest** when it is
+//! CLOSED, has nothing to forget, and has a sample for now. The tick looks at it once a bucket. A circuit is
+//! **unused** when the window of time holds no call of its upstream. The tick looks at it every two to four buckets.
+//! A call of this worker ends that at once. Where the first calls are other workers', this worker's window once
+//! begins up to four buckets too late: it may miss the first of them.
 
 use crate::breaker::view::View;
 use crate::circuit::record::Phase;
@@ -13,13 +14,14 @@ use crate::host::{Fault, Host};
 use crate::policy::{Length, Mode};
 use crate::shared::vm::Vm;
 
-/// Between two looks at an unused circuit, in half buckets: four, and up to four more, by its slot. Ticks are that far apart
-/// where the window is the shortest one; so they share the circuits.
+/// Time between two looks at an unused circuit, in half buckets: four, and up to four more, by its slot. Where the
+/// window is the shortest one, ticks are that far apart, so the circuits are spread over them.
 const RARELY: u64 = 4;
 const SPREAD: u64 = 5;
 
 impl View {
-    /// Whether a tick need not look at it, where nobody has written its record. `idle`: after so many nanoseconds it ends.
+    /// Whether the tick need not look at it, given that nobody has written its record. `idle`: nanoseconds without
+    /// use after which it ends.
     pub(super) fn is_at_rest(&self, now: u64, idle: u64) -> bool {
         let plain = matches!(self.policy.mode, Mode::Enforce | Mode::Observe) && self.told == self.epoch;
         plain && self.has_nothing_to_forget() && !self.is_due(now) && !self.is_idle(now, idle)
@@ -39,7 +41,8 @@ impl View {
             || now.saturating_sub(last).saturating_mul(2) >= length.bucket().saturating_mul(halves)
     }
 
-    /// A call of this worker has ended: its first one since its last tick, `ticked`, where the circuit was unused.
+    /// A call of this worker has ended. If the circuit was unused, it is the worker's first call since its last tick,
+    /// `ticked`.
     #[inline]
     pub(super) fn is_used(&mut self, ticked: u64) {
         if self.unused {
@@ -48,7 +51,8 @@ impl View {
         }
     }
 
-    /// Whether a circuit that was unused still is, as far as a look that is due tells: then nothing but the time is to be noted.
+    /// Whether a circuit that was unused still is. Where a look is due the counters tell, and then only the time is
+    /// to be noted.
     pub(super) fn is_still_unused(&mut self, now: u64, tally: Tally) -> bool {
         self.unused =
             self.unused && self.has_nothing_to_forget() && (!self.is_due(now) || self.window.has_seen(now, tally));

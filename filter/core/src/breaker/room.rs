@@ -1,15 +1,16 @@
-//! Room for another circuit where a proxy has as many as it may have.
+//! Room for another circuit in a proxy that has as many as it may have.
 
 use super::Breaker;
 use crate::breaker::idle::RECENTLY;
 use crate::circuit::record::Phase;
 use crate::host::{Fault, Host};
 
-/// Circuits that are asked to make room for one: what this VM knows of their use may be a bucket of their windows old.
+/// Circuits that are asked in turn to make room for one. What this VM knows of their use may be a bucket of their
+/// windows old.
 const ASKED: usize = 8;
 
 impl<H: Host> Breaker<H> {
-    /// Other workers may have ended circuits since the last tick.
+    /// Notices the circuits that other workers have ended since the last tick.
     pub(super) fn notice_ends(&mut self, now: u64) {
         for view in self.circuits.iter_mut() {
             if let Err(fault) = view.refresh(&self.vm, now) {
@@ -24,13 +25,13 @@ impl<H: Host> Breaker<H> {
         self.circuits.gone().into_iter().for_each(|slot| self.clear(slot));
     }
 
-    /// Ends the CLOSED circuit that nobody has used for longest: its slot, and the generation that the next one begins with.
-    /// `None`: all of them are in use, and nobody looks again before the next tick.
+    /// Ends the CLOSED circuit that has been unused for longest. Returns its slot, and the generation that the next
+    /// circuit begins with. `None`: all of them are in use, and nobody looks again before the next tick.
     pub(super) fn make_room(&mut self, now: u64) -> Result<Option<(u32, u64)>, Fault> {
         if self.crowded {
             return Ok(None);
         }
-        // No tick has seen it yet.
+        // No tick has seen this leap yet.
         let leap = self.leap(now);
         for _ in 0..ASKED {
             let Some(slot) = self.idle_for_longest(now.saturating_sub(leap)) else { break };
@@ -50,7 +51,8 @@ impl<H: Host> Breaker<H> {
         Ok(None)
     }
 
-    /// Of the CLOSED circuits, as far as this VM knows of their use; `None` where each was used lately.
+    /// The CLOSED circuit that has been unused for longest, as far as this VM knows. `None` where each was used
+    /// lately.
     fn idle_for_longest(&self, now: u64) -> Option<u32> {
         let closed =
             self.circuits.known().filter(|(_, view)| view.record.phase == Phase::Closed && !view.record.foreign);

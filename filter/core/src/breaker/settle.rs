@@ -15,10 +15,10 @@ use crate::shared::vm::Vm;
 use crate::telemetry::metrics;
 
 impl<H: Host> Breaker<H> {
-    /// Settles a request that went well, where that changes nothing but a count: it is in the circuit that it was admitted
-    /// by, which is CLOSED, no failure is to be watched, and it was not slow. False: [`Breaker::settle`] is to look closer,
-    /// and needs the time.
-    // A part of its caller: a permit that goes there through memory costs as much as all the rest.
+    /// Settles a request that went well, where that changes nothing but a count: the circuit that admitted it is
+    /// CLOSED, it went there, no failure is to be watched, and it was not slow. False: [`Breaker::settle`] is to look
+    /// closer, and needs the time.
+    // Inlined into its caller: a permit that goes through memory costs as much as all the rest.
     #[inline(always)]
     pub fn settle_well(&mut self, permit: Permit, upstream: &str, first_byte: Option<u64>) -> bool {
         let Some((circuit, view)) = self.circuits.named(upstream) else { return false };
@@ -42,9 +42,9 @@ impl<H: Host> Breaker<H> {
         true
     }
 
-    /// Settles a request by what is known of its end. `upstream` is where it went last; where that is not known, it says
-    /// something only about the circuit that admitted it. `first_byte` is the time that the upstream took from the
-    /// request's last byte to the answer's first in nanoseconds, where there was an answer.
+    /// Settles a request by what is known of its end. `upstream` is where it went last. Where that is not known, the
+    /// request says something only about the circuit that admitted it. `first_byte` is how many nanoseconds the
+    /// upstream took from the request's last byte to the answer's first, where there was an answer.
     pub fn settle(
         &mut self,
         permit: Permit,
@@ -53,7 +53,7 @@ impl<H: Host> Breaker<H> {
         first_byte: Option<u64>,
         now: u64,
     ) {
-        // The name at the end of a redirect is its target's.
+        // After a redirect Envoy names the redirect's target here.
         let followed = answer.ending == Ending::Followed;
         let permit = self.relocate(permit, upstream.filter(|_| !followed), now);
         let waited_as_probe = self.probe_waited(permit, now);
@@ -82,7 +82,7 @@ impl<H: Host> Breaker<H> {
         let is_probe = matches!(permit, Permit::Probe { .. });
         let outcome = view.outcome(answer, is_probe, first_byte, waited);
         let heard = match outcome {
-            // Whoever is let through against the circuit's will changes nothing about it.
+            // A call that passed only because the mode is observe changes nothing about the circuit.
             Outcome::Failure(_) if !permit.is_against() => view.hear(vm, answer.retry_after, now),
             _ => Ok(()),
         };
@@ -97,23 +97,24 @@ impl<H: Host> Breaker<H> {
         self.noted(latency.and(heard).and(settled));
     }
 
-    /// Envoy follows redirects here, and a call that was let go unseen is at its end said to be where the redirect led: so
-    /// from now on each is looked at when it is let go.
+    /// Envoy follows redirects here. It then says of an ended call that it went where the redirect led. So from now
+    /// on each call is looked at when it is let go.
     #[cold]
     fn know_redirects(&mut self) {
         self.follows_redirects = true;
         self.calm = None;
     }
 
-    /// What a call is settled with that is in `upstream`: one that another circuit admitted, or one that has ended since,
-    /// counts where it is, by the time of its admission, and gives a probe's slot back.
+    /// The permit that a call in `upstream` is settled with. If another circuit admitted the call, or its circuit has
+    /// ended since, the call counts where it is, by the time of its admission. A probe gives its slot back.
     pub(super) fn relocate(&mut self, permit: Permit, upstream: Option<&str>, now: u64) -> Permit {
         let (Permit::Call { circuit, generation, .. } | Permit::Probe { circuit, generation, .. }) = permit else {
             return permit;
         };
         let lives = self.lives(circuit, generation, now);
         let Some(upstream) = upstream else {
-            // In which circuit of its slot one was that was let through against its will, nobody knows.
+            // For a call that passed only because the mode is observe, nobody knows which circuit of its slot it
+            // belonged to.
             let certain = lives && !(permit.is_against() && self.is_handed_on(circuit));
             return if certain { permit } else { self.let_go(permit, now) };
         };
@@ -121,7 +122,7 @@ impl<H: Host> Breaker<H> {
             return permit;
         }
         if !lives && self.is_settled(permit) {
-            // The tick has counted it.
+            // The tick has already counted it.
             return self.let_go(permit, now);
         }
         let start = self.probe_start(permit).or_else(|| self.flights.start_of(permit.flight())).unwrap_or(now);
@@ -131,7 +132,7 @@ impl<H: Host> Breaker<H> {
 }
 
 impl<H: Host> Breaker<H> {
-    /// Nothing is known of a call but a circuit that has ended: it says nothing about anybody.
+    /// All that is known of this call is a circuit that has ended, so it says nothing about any upstream.
     fn let_go(&mut self, permit: Permit, now: u64) -> Permit {
         self.end_probe(permit, Outcome::Neutral, now);
         self.flights.call(permit.flight()).map(Call::end);
@@ -146,13 +147,13 @@ impl<H: Host> Breaker<H> {
     /// Whether the circuit that gave a permit of this generation is still there.
     pub(super) fn lives(&mut self, circuit: u32, generation: u64, now: u64) -> bool {
         let Some((view, vm)) = self.parts(circuit) else { return false };
-        // Where the record cannot be read, what is known of it stands, and the next step counts the error.
+        // Where the record cannot be read, the older knowledge of it stands, and the next step counts the error.
         let _ = view.refresh(vm, now);
         !view.is_gone() && generation >= view.record.born
     }
 }
 
-/// The permit as the tick has set it right, if the clock stepped back meanwhile.
+/// The permit, corrected by the tick if the clock stepped back meanwhile.
 #[inline]
 fn by_this_clock(permit: Permit, call: Option<&Call<'_>>) -> Permit {
     match (permit, call) {
@@ -174,7 +175,8 @@ impl View {
         Ok(self.latency.record(&vm.host, &self.series, &self.name, time / MILLISECOND)?)
     }
 
-    /// What a call came to. `first_byte`: how long the upstream took; `waited`: how long it was waited for at the end.
+    /// The outcome of a call. `first_byte`: how long the upstream took. `waited`: how long the call had waited when
+    /// it ended.
     pub(crate) fn outcome(
         &self,
         answer: &Answer,
@@ -187,7 +189,7 @@ impl View {
         let outcome = answer.outcome(failures, probe, waited);
         let took = match outcome {
             Outcome::Success => first_byte.map(|time| time.saturating_add(delay)),
-            // Nobody waited for it any longer.
+            // Nobody waited for the answer any longer.
             Outcome::Neutral if answer.left_waiting(failures) => waited,
             Outcome::Neutral | Outcome::Failure(_) | Outcome::Slow => None,
         };
@@ -207,14 +209,14 @@ impl View {
         now: u64,
     ) -> Result<(), Fault> {
         for _ in 0..answer.failed_attempts(&self.policy.failures) {
-            // How long each of them took, nobody knows.
+            // Nobody knows how long each of them took.
             self.settle(vm, permit, Outcome::Failure(FailureKind::Http), None, now)?;
         }
         self.settle(vm, permit, outcome, waited, now)
     }
 
-    /// A call has ended that the tick has settled. What was counted stays counted; a failure after a good beginning is
-    /// counted too, and a good end of it ends the streak, which its beginning did not.
+    /// A call has ended that the tick has settled before. What was counted stays counted. A failure after a good
+    /// beginning is counted too. A good end ends the streak, which the good beginning did not.
     fn settle_again<H: Host>(
         &mut self,
         vm: &Vm<H>,
@@ -317,7 +319,7 @@ impl View {
         }
     }
 
-    /// Whether the call was admitted in the generation that is still there, and counts in it.
+    /// Whether the call was admitted in the present generation, and counts in it.
     #[inline]
     fn is_current(&self, permit: Permit) -> bool {
         match permit {
@@ -327,7 +329,7 @@ impl View {
         }
     }
 
-    /// A call of an older generation. Where a window is open it must not fall into it.
+    /// Counts a call of an older generation. Where a window is open the call must not fall into it.
     pub(crate) fn count_late<H: Host>(&mut self, vm: &Vm<H>, outcome: Outcome) -> Result<(), Fault> {
         let outcome = if self.record.is_counting() { Outcome::Neutral } else { outcome };
         self.count(vm, outcome)

@@ -13,7 +13,7 @@ pub(super) struct Used {
 }
 
 impl Used {
-    /// A worker that meets a circuit cannot know since when it is idle.
+    /// A worker that meets a circuit cannot know how long it has been idle.
     pub(super) fn at(now: u64, tally: Tally) -> Used {
         Used { at: now, calls: tally.calls(), told: 0 }
     }
@@ -26,7 +26,8 @@ impl Used {
         }
     }
 
-    /// Somebody has used it then. Between two ticks the clock may step back and forth again, unseen: what was known later stands.
+    /// Somebody has used it at that time. Between two ticks the clock may step back and forward again, unseen, so the
+    /// later time stands.
     pub(super) fn since(&mut self, now: u64) {
         self.at = self.at.max(now);
     }
@@ -36,8 +37,8 @@ impl Used {
         now.saturating_sub(self.at)
     }
 
-    /// The clock has leapt ahead, or the worker was stopped: that was no time in which nobody used it. A request may have
-    /// come since.
+    /// The clock has leapt ahead, or the worker was stopped. That time does not count as idle, since a request may
+    /// have come in it.
     pub(super) fn leap(&mut self, by: u64, now: u64) {
         self.at = self.at.saturating_add(by).min(now);
     }

@@ -1,9 +1,9 @@
-//! One VM's view of one circuit: the record as last read, the window over the shared counters, and the only way to change
-//! the record.
+//! One VM's view of one circuit: the record as it was last read, and the window over the shared counters. Only a view
+//! changes the record.
 //!
-//! Nothing here is authoritative but what lies in the host. A view is refreshed before every decision, which costs one
-//! gauge while nothing has changed; a change is decided on what was read in the same round and written by
-//! compare-and-swap, so a decision made on an old view never lands.
+//! The truth is what the host has. A view is refreshed before every decision, which costs one gauge while nothing has
+//! changed. A change is decided on what was read in the same round, and written by compare-and-swap, so a decision
+//! made on an old view never takes effect.
 
 use std::rc::Rc;
 
@@ -35,9 +35,9 @@ pub(super) struct View {
     /// The epoch of the record that the gauges were last set to.
     pub(super) told: Option<u64>,
     pub(super) record: Record,
-    /// Calls that were admitted from then on count in the record's generation.
+    /// Calls that were admitted from this time on count in the record's generation.
     pub(super) counts_since: u64,
-    /// A good call whose answer began in less time is nothing but one more good call.
+    /// A good call whose answer began in less time changes nothing but the count of successes.
     plain_below: u64,
     pub(super) window: Window,
     pub(super) spread: Spread,
@@ -47,7 +47,7 @@ pub(super) struct View {
     pub(super) landing: Option<Place>,
     /// When somebody used the circuit last, as far as this worker knows.
     pub(super) used: Used,
-    /// Its window holds no call, and nothing is watched: it is looked at less often.
+    /// Its window holds no call, and nothing is watched. The tick looks at it less often.
     pub(super) unused: bool,
     /// The gauges may say that it is not CLOSED.
     pub(super) shown: bool,
@@ -61,16 +61,16 @@ pub(super) struct Known {
     latency: Histogram,
 }
 
-/// When the upstream wants to be asked again, as this worker has heard it from a failure last.
+/// The last time at which the upstream wants to be asked again, as this worker has heard from a failure.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct AskedFor {
     at: u64,
-    /// The good calls by then: one more, of any worker, and it is forgotten.
+    /// The count of good calls by then. One more, of any worker, and the time is forgotten.
     successes: u64,
 }
 
 impl AskedFor {
-    /// When; 0 where nobody has asked since the last good call.
+    /// The time, or 0 where the upstream has not asked since the last good call.
     pub(super) fn since_success(self, tally: Tally) -> u64 {
         if tally.success == self.successes { self.at } else { 0 }
     }
@@ -145,14 +145,14 @@ impl View {
         };
         view.refresh(vm, now)?;
         view.keep_metrics(vm)?;
-        // Another worker may have made the circuit a moment ago: what it has counted since is in this window too.
+        // Another worker may have made the circuit a moment ago. What it has counted since is in this window too.
         view.window = view.window_since_record(now, tally);
         view.tell(vm)?;
         Ok(view)
     }
 
-    /// The same circuit under another policy, as this VM knows it: its window lives on, and no metric is defined twice, each
-    /// of which would cost Envoy memory for as long as the VM lives.
+    /// The same circuit under another policy, as this VM knows it. Its window lives on. No metric is defined twice:
+    /// each definition would cost Envoy memory for as long as the VM lives.
     pub(super) fn under<H: Host>(&self, vm: &Vm<H>, policy: Rc<Policy>) -> Result<View, Fault> {
         let mut view = self.clone();
         view.counts.mind_latency(&vm.host, &self.name, policy.trip.latency_threshold > 0)?;
@@ -165,29 +165,31 @@ impl View {
         Ok(view)
     }
 
-    /// What outlives it.
+    /// What outlives the circuit.
     pub(super) fn to_known(&self) -> Known {
         Known { counts: self.counts.clone(), series: self.series.clone(), latency: self.latency.clone() }
     }
 
-    /// Where the record lies. Made when it is needed: a circuit that stays CLOSED never looks, and there are many.
+    /// The key of the record. It is made when it is needed: a circuit that stays CLOSED never reads its record, and
+    /// there are many.
     pub(super) fn key(&self) -> String {
         keys::record_key(self.slot)
     }
 
-    /// Where lies where its fallback leads.
+    /// The key of where its fallback leads.
     pub(super) fn fallback_key(&self) -> String {
         keys::fallback_key(self.slot)
     }
 
-    /// Whether the circuit has ended, as far as this VM knows: whoever needs it looks for its upstream again.
+    /// Whether the circuit has ended, as far as this VM knows. A caller that needs a circuit then looks for its
+    /// upstream again.
     #[inline]
     pub(super) fn is_gone(&self) -> bool {
         self.record.phase == Phase::Ended
     }
 
-    /// Takes over what other VMs have counted and this one has not: Envoy forgets a metric with the last VM that knows it, and
-    /// a new version of the module replaces them all.
+    /// Takes over what other VMs have counted and this one has not. Envoy forgets a metric with the last VM that
+    /// knows it, and a new version of the module replaces all VMs.
     fn keep_metrics<H: Host>(&self, vm: &Vm<H>) -> Result<(), Fault> {
         self.series.keep(&vm.host, &self.name, |metric, component| {
             let shared = std::ptr::eq(metric, &raw const metrics::SHARED);
@@ -224,13 +226,13 @@ impl View {
         self.counts.used(&vm.host, vm.process()?, &self.name)
     }
 
-    /// Whether a call of which only the time of its admission is known counts in the record's generation.
+    /// Whether a call counts in the record's generation, if only the time of its admission is known.
     #[inline]
     pub(super) fn has_counted_since(&self, start: u64) -> bool {
         start >= self.counts_since
     }
 
-    /// Whether a good call that had its first byte in that time is nothing but one more good call.
+    /// Whether a good call with this time to its first byte changes nothing but the count of successes.
     #[inline]
     pub(super) fn is_plainly_in_time(&self, first_byte: Option<u64>) -> bool {
         first_byte.unwrap_or(0) < self.plain_below
@@ -243,7 +245,7 @@ impl View {
     /// Takes a sample of the counters where one is due.
     pub(super) fn roll<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally) -> Result<(), Fault> {
         let length = self.policy.trip.window;
-        // Only a window of calls asks in which order they came.
+        // Only a window of calls needs to know in which order they came.
         let streak = if matches!(length, Length::Calls(_)) { self.streak(vm)?.get(&vm.host)? } else { 0 };
         self.window.roll(now, tally, streak, length);
         Ok(())
@@ -254,8 +256,8 @@ impl View {
         Told { upstream: &self.name, series: &self.series, mode: self.policy.mode }
     }
 
-    /// Sets the gauges to what the record says, where it was written since. Two workers that publish two transitions at
-    /// the same time may do so in the wrong order; a tick of theirs then sets it right.
+    /// Sets the gauges to what the record says, where it was written since. Two workers that publish two transitions
+    /// at the same time may do so in the wrong order; their next ticks then set the gauges right.
     pub(super) fn tell<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
         if self.told != self.epoch && !self.record.foreign && !self.is_gone() {
             self.told_as().state(&vm.host, &self.record)?;
@@ -265,8 +267,8 @@ impl View {
         Ok(())
     }
 
-    /// The circuit has ended. Where this worker may have told its state after the one that ended it, the gauges are set right,
-    /// and whoever has the upstream's next circuit tells again.
+    /// The circuit has ended. This worker may have set the gauges after the worker that ended it. Then it sets them
+    /// right, and a worker with the upstream's next circuit sets them again.
     pub(super) fn leave<H: Host>(&self, vm: &Vm<H>) {
         if self.shown {
             let told = self.told_as().nothing(&vm.host).and(self.counts.epoch.add_one(&vm.host));
@@ -276,7 +278,7 @@ impl View {
 
     /// Sets the gauges to what they are without a circuit.
     pub(super) fn tell_nothing<H: Host>(&self, vm: &Vm<H>) {
-        // Where even that cannot be told, nothing is left to do.
+        // Where even that fails, nothing is left to do.
         let _ = self.told_as().nothing(&vm.host);
     }
 
@@ -286,7 +288,7 @@ impl View {
         let streak = self.streak(vm)?.get(&vm.host)?;
         let at = Moment { now, tally, random: 0, retry_at: 0 };
         if self.sight(at, streak).condition().is_none() {
-            // A window of calls moves with them and not with the tick.
+            // A window of calls moves with its calls, not with the tick.
             self.window.roll(now, tally, streak, self.policy.trip.window);
             return Ok(());
         }
@@ -300,8 +302,8 @@ impl View {
         Ok(())
     }
 
-    /// The upstream has failed and has said when it wants to be asked again. Heard before a trip it lengthens the open
-    /// time, and heard while the circuit is OPEN it does so too, whichever worker hears it.
+    /// The upstream has failed and has said when it wants to be asked again. This lengthens the open time, whichever
+    /// worker hears it, before the trip as well as while the circuit is OPEN.
     pub(super) fn hear<H: Host>(&mut self, vm: &Vm<H>, retry_after: Option<u64>, now: u64) -> Result<(), Fault> {
         let Some(retry_after) = retry_after.filter(|_| self.policy.open.max_retry_after > 0) else { return Ok(()) };
         let successes = self.counts.tally(&vm.host)?.success;
@@ -313,8 +315,8 @@ impl View {
         Ok(())
     }
 
-    /// Makes what time, evidence and the policy demand. `tally` was read after the record; `latest` good calls of it end right
-    /// now.
+    /// Makes the change that time, evidence and the policy demand. `tally` was read after the record. `latest` of its
+    /// good calls end right now.
     pub(super) fn advance<H: Host>(&mut self, vm: &Vm<H>, now: u64, tally: Tally, latest: u64) -> Result<(), Fault> {
         if self.record.due(&self.policy, &Moment { now, tally, random: 0, retry_at: 0 }, latest).is_some() {
             self.change(vm, now, &mut |sight| sight.record.due(sight.policy, &sight.at, latest))?;

@@ -1,5 +1,5 @@
-//! Calls that the tick settles: those that wait too long, since a hung upstream ends none; and those whose answers began
-//! well and do not end, since an event stream may live for hours.
+//! Calls that the tick settles. Some have waited too long, since a hung upstream ends no call. The answers of others
+//! began well and do not end, since an event stream may live for hours.
 
 use super::Breaker;
 use super::probes::{SETTLED_AFTER, SETTLED_AFTER_BODY};
@@ -9,20 +9,21 @@ use crate::host::{Fault, Host, Progress};
 use crate::policy::Mode;
 use crate::policy::classify::Outcome;
 
-/// Parts of `slowCallDuration` after which a call that another filter holds back is looked at again: it waits for its
-/// upstream from the look at which it had been sent, and so a quarter late at most.
+/// A call that another filter holds back is looked at again after this part of `slowCallDuration`. It waits for its
+/// upstream only from the look that finds it sent, so it is judged a quarter late at most.
 const LOOKS: u64 = 4;
 
 impl<H: Host> Breaker<H> {
-    /// The answer of a call has begun: it no longer waits. Nanoseconds from its request's last byte until now, as far as
-    /// this worker was there to see; 0 where that byte has not come, `None` where nobody counts this call.
+    /// The answer of a call has begun, so it no longer waits. Returns the nanoseconds from its request's last byte
+    /// until now, as far as this worker was there to see. 0 where that byte has not come, `None` where nobody counts
+    /// this call.
     #[inline]
     pub fn arrived(&mut self, permit: Permit, now: u64) -> Option<u64> {
         let waited = match permit {
             Permit::Probe { .. } => self.probe_waited(permit, now),
             _ => self.flights.arrive(permit.flight(), now),
         }?;
-        // So short a time holds no leap.
+        // No leap of the clock fits into so short a time.
         Some(if waited > self.period { waited.saturating_sub(self.leap(now)) } else { waited })
     }
 
@@ -65,7 +66,8 @@ impl<H: Host> Breaker<H> {
         settled
     }
 
-    /// Settles the calls whose answers began a while ago, by how they began. What is not good yet waits for its end.
+    /// Settles the calls whose answers began a while ago, by how they began. A call that is not good yet waits for
+    /// its end.
     pub(super) fn settle_long_lived(&mut self, now: u64) {
         for old in self.flights.answered_since(now, SETTLED_AFTER, SETTLED_AFTER_BODY) {
             let settled = self.settle_one(&old, now);
@@ -74,7 +76,7 @@ impl<H: Host> Breaker<H> {
     }
 
     fn settle_one(&mut self, old: &Old, now: u64) -> Result<(), Fault> {
-        // Whatever comes of it, the tick looks at a call once.
+        // Whatever the result, the tick looks at a call only once.
         self.flights.forget(old.flight);
         let Some((upstream, answer)) = self.vm.host.answer_of(old.stream) else { return Ok(()) };
         let Some((circuit, permit)) = self.circuit_of(old, &upstream, now)? else { return Ok(()) };
@@ -89,7 +91,7 @@ impl<H: Host> Breaker<H> {
         settled
     }
 
-    /// The circuit of a call that is in `upstream` now, and what it is settled with there.
+    /// The circuit that a call in `upstream` now belongs to, and the permit that it is settled with there.
     fn circuit_of(&mut self, old: &Old, upstream: &str, now: u64) -> Result<Option<(u32, Permit)>, Fault> {
         let permit = self.relocate(old.permit, Some(upstream), now);
         let circuit = match permit {
@@ -101,8 +103,9 @@ impl<H: Host> Breaker<H> {
     }
 }
 
-/// What is known now of a call that another filter may have held back, and in how long it is to be looked at again.
-/// `None`: the upstream has had it for as long as it waits. `counts`: an injected delay is the upstream's, for a drill.
+/// What this look finds of a call that another filter may have held back, and the nanoseconds until the next look.
+/// `None`: the upstream has had the call for as long as it waits. `counts`: an injected delay counts as the upstream's,
+/// for a drill.
 fn held_back(old: &Old, progress: &Progress, patience: u64, counts: bool) -> Option<(Held, u64)> {
     if counts && progress.delayed {
         return None;

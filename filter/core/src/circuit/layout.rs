@@ -1,20 +1,23 @@
 //! How the record of a circuit lies in shared data, and whose a slot is.
 //!
-//! It lies in Envoy's shared data, in the circuit's slot, and changes only by compare-and-swap. It is little-endian, 336
-//! bytes and the upstream's name in this layout, whatever the state.
+//! A record is in Envoy's shared data, under its slot's key, and changes only by compare-and-swap. It is
+//! little-endian. In this layout it has 336 bytes and the upstream's name, whatever the state.
 //!
-//! **Names.** Keys of shared data can't be deleted, so there is one for each slot and not for each name ever seen. The
-//! name stands in the record: one compare-and-swap tells both whose slot it is and how its circuit stands, so nobody can
-//! write the state of one upstream into the record of another. A circuit that has ended leaves its record in its slot,
-//! with its generation, so that the next one goes on from there: no permit of an earlier one is ever current again.
+//! **Names.** Keys of shared data can't be deleted, so there is one for each slot, and not one for each name ever
+//! seen. The name is in the record. So one compare-and-swap tells both whose slot it is and how its circuit stands,
+//! and nobody can write the state of one upstream into the record of another. A circuit that has ended leaves its
+//! record in its slot, with its generation, and the next circuit goes on from there. So no permit of an earlier
+//! circuit is ever current again.
 //!
-//! **Versions.** Records outlive versions of the module, and while a new one is rolled out both run. So a record begins
-//! with a head that every version understands: its layout, the oldest version that may write it, how its circuit
-//! stands, and whose it is. Behind the head comes what layout 1 has, and behind that a tail of later layouts:
-//! - A version that may write a record carries the tail along untouched, and so it keeps the layout's number.
-//! - One that may not leaves the record alone and obeys its head: it rejects while that says OPEN, and lets all else pass.
-//! - What is no record at all is left alone too, and is counted as an error. Its slot is lost; its upstream begins another
-//!   circuit, CLOSED, in another one.
+//! **Versions.** Records outlive versions of the module, and two versions run while a new one is rolled out. So a
+//! record begins with a head that every version understands: its layout, the oldest version that may write it, the
+//! state of its circuit, and its upstream. After the head come the fields of layout 1, and after these a tail with
+//! the fields of later layouts:
+//! - A version that may write a record carries the tail along untouched, and keeps the layout's number.
+//! - A version that may not write it leaves the record alone and obeys its head: it rejects while the head says OPEN,
+//!   and lets all else pass.
+//! - Bytes that are no record at all are left alone too, and are counted as an error. Their slot is lost. The
+//!   upstream begins another circuit, CLOSED, in another slot.
 
 use crate::circuit::record::{LEASES, Later, Lease, Phase, Record};
 use crate::circuit::window::Tally;
@@ -27,15 +30,15 @@ const LAYOUT: u8 = 1;
 #[cfg(not(feature = "layout-2"))]
 const OLDEST_WRITER: u8 = 1;
 
-/// What this version's layout has behind that of layout 1.
+/// The length of what this version's layout has after layout 1.
 #[cfg(not(feature = "layout-2"))]
 const TAIL: &[u8] = &[];
 
 #[cfg(feature = "layout-2")]
 use made_up::{LAYOUT, OLDEST_WRITER, TAIL};
 
-/// Later versions as they might be, for tests with two versions side by side: layout 2 has a tail, which older versions
-/// are to carry along; layout 3 is one that they may not write.
+/// Layouts of later versions, for tests with two versions side by side. Layout 2 has a tail, which older versions are
+/// to carry along. Older versions may not write layout 3.
 #[cfg(feature = "layout-2")]
 mod made_up {
     pub(super) const LAYOUT: u8 = if cfg!(feature = "layout-3") { 3 } else { 2 };
@@ -43,15 +46,15 @@ mod made_up {
     pub(super) const TAIL: &[u8] = b"what no older version knows";
 }
 
-/// Bytes of the head: layout, oldest writer, phase, one to spare, generation, since when, until when OPEN, end of the last
-/// lease, length of the name. The name follows.
+/// Bytes of the head: layout, oldest writer, phase, one to spare, generation, time of the last transition, end of
+/// OPEN, end of the last lease, length of the name. The name follows.
 const HEAD_BYTES: usize = 4 + 8 * 4 + 4;
 
 /// Bytes of a record of layout 1 beside the name.
 pub const RECORD_BYTES: usize = HEAD_BYTES + 4 * 4 + 8 * 11 + LEASES * 12;
 
 impl Record {
-    /// As the record of `upstream`.
+    /// The bytes of this record, for `upstream`.
     pub(crate) fn encode(&self, upstream: &str) -> Vec<u8> {
         let (layout, oldest, tail) = match self.later.as_deref() {
             Some(later) => (later.layout, later.oldest_writer, &*later.tail),
@@ -79,7 +82,8 @@ impl Record {
         out
     }
 
-    /// The record of `upstream`; [`Record::ended`] where it is another's. `None` for what is no record.
+    /// The record of `upstream`; [`Record::ended`] where it belongs to another upstream. `None` for bytes that are no
+    /// record.
     pub(crate) fn decode(bytes: &[u8], upstream: &str) -> Option<Record> {
         let (head, rest) = Head::read(bytes)?;
         if head.upstream != upstream.as_bytes() {
@@ -105,7 +109,7 @@ impl Record {
             }
         }
         let own_tail = if layout == 1 { &[] } else { TAIL };
-        // A made-up version finds its tail again, whoever has written the record since.
+        // A version that a test makes up finds its own tail again, whoever has written the record since.
         if cfg!(feature = "layout-2") && layout <= LAYOUT && from.bytes != own_tail {
             return None;
         }
@@ -150,12 +154,12 @@ impl Record {
 pub(crate) enum Slot {
     /// This upstream's.
     Taken(String),
-    /// Nobody's. The next circuit is born with this generation.
+    /// Free. The next circuit begins with this generation.
     Free {
-        /// One more than any permit of an earlier circuit has.
+        /// One more than the generation of any permit of an earlier circuit.
         born: u64,
     },
-    /// Nobody's, and a later version's: only that may write it.
+    /// Free, but in a later version's layout: only that version may write it.
     Foreign,
     /// No record at all.
     Unknown,
@@ -189,7 +193,7 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// And what comes behind it.
+    /// What comes after the head.
     fn read(bytes: &[u8]) -> Option<(Head<'_>, &[u8])> {
         let mut from = Cursor { bytes };
         let [layout, oldest_writer, phase, _] = from.take::<4>()?;
@@ -198,7 +202,7 @@ impl Head<'_> {
         }
         let (phase, forced) = Record::phase_of(phase)?;
         let (generation, since, open_until) = (from.u64()?, from.u64()?, from.u64()?);
-        // When the last lease ends: what follows tells each.
+        // The head has only the end of the last lease. The fields after it have the end of each.
         from.u64()?;
         let length = usize::try_from(from.u32()?).ok()?;
         let (upstream, rest) = from.bytes.split_at_checked(length)?;

@@ -1,9 +1,9 @@
 //! The ramp: how the admitted share grows, and which requests make it up.
 //!
-//! The ramp has ten steps of equal length. Inside a step the share grows with time; the next step begins only when this
-//! one has run its time *and* has shown enough good calls ([`over_after`]). So at any rate of calls the share follows the
-//! schedule while the upstream is healthy, and stays where it is when nobody knows. A step begins where the one before was
-//! over and not where a tick found it so ([`next_begins`]): late ticks do not add up.
+//! The ramp has ten steps of equal length. Inside a step the share grows with time. The next step begins only when
+//! this one has run its time *and* has shown enough good calls ([`over_after`]). So at any rate of calls the share
+//! follows the schedule while the upstream is healthy, and stays where it is while nobody knows. A step begins at the
+//! end of the one before, even if a tick finds that later ([`next_begins`]), so late ticks do not add up.
 
 use crate::clock;
 use crate::policy::HalfOpen;
@@ -28,12 +28,12 @@ pub(crate) fn share(policy: &HalfOpen, step: u32, elapsed: u64) -> u32 {
     u32::try_from(grown).unwrap_or(ALL).saturating_add(policy.ramp_initial).min(ALL)
 }
 
-/// How long a step took that has lasted `elapsed` by now; `None` while it goes on. `good` calls are known of it, of which
-/// `latest` end right now.
+/// How long a step took that has lasted `elapsed` by now; `None` while it goes on. It has had `good` calls, and
+/// `latest` of them end right now.
 ///
-/// It needs as many as end the probe stage, but one is enough when it has lasted twice its time: an upstream with two calls a
-/// minute must get through. Every good call looks whether it was the one that had been waited for, so that all earlier ones
-/// were there in time.
+/// A step needs as many good calls as end the probe stage. When it has lasted twice its time, one is enough: an
+/// upstream with two calls a minute must get through. Every good call checks whether it completes the step. So all
+/// earlier calls, which completed none, count as in time.
 pub(crate) fn over_after(policy: &HalfOpen, elapsed: u64, good: u64, latest: u64) -> Option<u64> {
     let length = step_length(policy);
     let twice = length.saturating_mul(2);
@@ -48,23 +48,23 @@ pub(crate) fn over_after(policy: &HalfOpen, elapsed: u64, good: u64, latest: u64
     }
 }
 
-/// When the step begins that follows one which began at `begun` and took so long: at its place in the schedule, but no longer
-/// ago than a step lasts. What nobody was awake for has shown no good call.
+/// When the next step begins, after one that began at `begun` and took `took`. It begins at its place in the
+/// schedule, but no longer ago than a step lasts: time in which no worker ran has shown no good call.
 pub(crate) fn next_begins(policy: &HalfOpen, begun: u64, took: u64, now: u64) -> u64 {
     begun.saturating_add(took).max(now.saturating_sub(step_length(policy)))
 }
 
-/// Picks requests so that they make up a share, spread evenly: no run of rejections is longer than the share demands.
+/// Picks the requests that make up a share, spread evenly: no run of rejections is longer than the share demands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spread {
     /// Share not yet handed out, in millionths of a request.
     credit: u32,
-    /// When this VM last let a request through because nobody else had.
+    /// When this VM last let a request through because the step was overdue.
     nudged_at: u64,
 }
 
 impl Spread {
-    /// `random` spreads the workers' first admissions: if all began alike, all would admit their first request.
+    /// `random` spreads the first admissions of the workers. If all began alike, all would admit their first request.
     pub(crate) fn starting(now: u64, random: u64) -> Spread {
         let credit = random.checked_rem(u64::from(ALL)).and_then(|credit| u32::try_from(credit).ok());
         Spread { credit: credit.unwrap_or(0), nudged_at: now }
@@ -77,8 +77,9 @@ impl Spread {
         credit >= ALL
     }
 
-    /// Whether this request goes through although the share would not have it: a step is overdue for want of any call,
-    /// and this VM has not done so for a step's length. With few requests the share alone might pick none for long.
+    /// Whether this request goes through although it is not one of the share. It does where a step is overdue for
+    /// want of calls, and this VM has let none through in this way for a step's length. With few requests the share
+    /// alone might pick none for long.
     pub(crate) fn nudges(&mut self, now: u64, length: u64) -> bool {
         let due = now.saturating_sub(self.nudged_at) >= length || clock::stepped_back(now, self.nudged_at);
         if due {

@@ -1,7 +1,7 @@
-//! What must change together about one circuit: the record that all workers share.
+//! The record of a circuit, which all workers share: the fields that must change together.
 //!
-//! It lies in Envoy's shared data, in the circuit's slot, and changes only by compare-and-swap; [`super::layout`] says how its
-//! bytes lie.
+//! It is in Envoy's shared data, under its slot's key, and changes only by compare-and-swap. [`super::layout`] tells
+//! its bytes.
 
 use crate::circuit::window::Tally;
 use crate::policy::MOST_PROBES;
@@ -16,7 +16,7 @@ pub(crate) struct Lease {
     pub(crate) number: u32,
     /// When the slot is free again even if nobody settled the probe (its VM trapped).
     pub(crate) ends_at: u64,
-    /// Its request is still coming: it holds the slot for a moment, and whoever is complete may have it.
+    /// Its request is still coming. It holds the slot for a moment, and a request that is complete may take it.
     pub(crate) trial: bool,
 }
 
@@ -62,15 +62,16 @@ pub(crate) struct Record {
     pub(crate) mark: Tally,
     /// Number of the last lease given.
     pub(crate) last_lease: u32,
-    /// Of the probes that are out, at most [`MOST_PROBES`]: none for nearly every circuit, and there may be many circuits.
+    /// Leases of the probes that are out, at most [`MOST_PROBES`]. Nearly every circuit has none, and there may be
+    /// many circuits.
     pub(crate) leases: Vec<Lease>,
-    /// A later version's: only its head is known, and nobody here may write it.
+    /// A later version owns this record: only its head is known, and this version may not write it.
     pub(crate) foreign: bool,
-    /// What later layouts have. Absent for nearly every circuit.
+    /// The tail of later layouts. Nearly every circuit has none.
     pub(crate) later: Option<Box<Later>>,
 }
 
-/// The part of a record that this version carries along.
+/// The part of a record that this version carries along untouched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Later {
     pub(super) layout: u8,
@@ -84,7 +85,7 @@ impl Record {
         Record { generation: born, born, since: now, base: tally, mark_at: now, mark: tally, ..Record::default() }
     }
 
-    /// What stands in the place of a record that is not this upstream's, or none.
+    /// The record that stands for a slot with another upstream's record, or with none.
     pub(crate) fn ended() -> Record {
         Record { phase: Phase::Ended, ..Record::default() }
     }

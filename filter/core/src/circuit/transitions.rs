@@ -1,5 +1,6 @@
-//! The state machine, as functions from a record to the next record. No host, no clock, no randomness, no side effect:
-//! whoever writes the result by compare-and-swap has made the change, and whoever loses decides again.
+//! The state machine, as functions from a record to the next record: no host, no clock, no randomness, no side
+//! effect. The worker whose compare-and-swap writes the result has made the change. A worker that loses decides
+//! again.
 //!
 //! ```text
 //!            a condition holds                    open time over
@@ -10,8 +11,9 @@
 //!                ▲──────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! CLOSED and HALF_OPEN end where nobody has used the upstream for long: then it has no circuit, and its next request
-//! begins another one, CLOSED. OPEN does not end: it is over by itself, and what a person has forced OPEN stays so.
+//! CLOSED and HALF_OPEN end where nobody has used the upstream for long. Then it has no circuit, and its next request
+//! begins another one, CLOSED. OPEN does not end in this way: its time runs out by itself, and a circuit that a
+//! person has forced OPEN stays so.
 
 use crate::circuit::open_time::open_time;
 use crate::circuit::ramp;
@@ -71,7 +73,7 @@ impl Reason {
     }
 }
 
-/// What the outside world contributes to a decision.
+/// What a decision takes from outside the record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     pub(crate) now: u64,
@@ -99,13 +101,13 @@ pub(crate) enum Verdict {
     Nothing,
 }
 
-/// A lease outlives `probeTimeout` by this much: its owner judges the probe at its tick (at most a second apart), and
-/// nobody else may take the slot before.
+/// A lease outlives `probeTimeout` by this much. Its owner judges the probe at its own tick (at most a second apart),
+/// and nobody else may take the slot before.
 const LEASE_GRACE: u64 = 2 * SECOND;
 
-/// How long a request that is still coming may hold a probe slot. A body that is sent at once is here in a fraction of
-/// this; a client that stalls must not keep others from probing. It costs a slow upload nothing: what comes later than
-/// this asks for a slot again when it is complete.
+/// How long a request that is still coming may hold a probe slot. A body that is sent at once arrives in a fraction
+/// of this time. A client that stalls must not keep others from probing. A slow upload loses nothing: if its body
+/// takes longer it asks for a slot again when it is complete.
 pub(crate) const TRIAL: u64 = 250 * MILLISECOND;
 
 /// The first condition that holds, if any. `streak` and `window` are of the present generation.
@@ -125,9 +127,9 @@ pub(crate) fn condition(trip: &Trip, streak: u64, window: Tally) -> Option<Reaso
 }
 
 /// Whether the percentile of the window's latencies is over the threshold. By nearest rank the p-th percentile of n
-/// calls is the one at rank ceil(p n / 100), and it is over the threshold exactly if more than n (100 - p) / 100 calls
-/// are. So the histogram that answers this needs no more than two buckets with the threshold between them: it is exact,
-/// two counters wide, and the counters of all workers are its merger.
+/// calls is the call at rank ceil(p n / 100). It is over the threshold exactly if more than n (100 - p) / 100 calls
+/// are. So the histogram that answers this needs only two buckets, with the threshold between them. It is exact, it
+/// is two counters wide, and adding these up merges all workers.
 fn is_late(trip: &Trip, window: Tally) -> bool {
     let over = u128::from(window.over).saturating_mul(1_000_000);
     let enough = trip.latency_threshold > 0 && window.over >= u64::from(trip.least_over);
@@ -139,13 +141,13 @@ fn asked_for(policy: &Policy, at: &Moment) -> u64 {
     at.retry_at.min(at.now.saturating_add(policy.open.max_retry_after))
 }
 
-/// The conditions of the ramp: as few calls decide as end the probe stage. A circuit that is only coming back must not
-/// wait for a full sample before it protects the upstream again, nor reopen at a single unlucky call.
+/// The conditions of the ramp: as few calls decide as end the probe stage. A circuit that is coming back must not
+/// wait for a full sample before it protects the upstream again, and it must not reopen at a single unlucky call.
 pub(crate) fn ramp_conditions(policy: &Policy) -> Trip {
     let few = policy.half_open.success_threshold;
     let trip = &policy.trip;
     let streak = if trip.consecutive_failures == 0 { few } else { trip.consecutive_failures.min(few) };
-    // A percentile of so few calls is their slowest one, and a single one is to decide nothing.
+    // A percentile of so few calls is their slowest one, and one call alone must decide nothing.
     let minimum_calls = trip.minimum_calls.min(few);
     Trip { consecutive_failures: streak, minimum_calls, least_over: few, ..trip.clone() }
 }
@@ -161,8 +163,8 @@ impl Record {
         matches!(self.phase, Phase::Closed | Phase::Ramp) && !self.foreign
     }
 
-    /// Calls that were admitted from then on, by their time alone, count in this generation. A circuit that never changed
-    /// its state has only one.
+    /// Calls that were admitted from this time on count in this generation, by their time alone. A circuit that never
+    /// changed its state has only one generation.
     pub(crate) fn counts_since(&self) -> u64 {
         match self.transitions() {
             _ if !self.is_counting() => u64::MAX,
@@ -171,8 +173,8 @@ impl Record {
         }
     }
 
-    /// Nanoseconds until OPEN is over. A longer time than the policy can have drawn comes from a clock that stepped
-    /// back or from an older policy: then it is over.
+    /// Nanoseconds until OPEN is over. If the time is longer than the policy can have drawn, it comes from a clock
+    /// that stepped back or from an older policy, and OPEN is over.
     pub(crate) fn open_for(&self, policy: &Policy, now: u64) -> u64 {
         clock::left(now, self.open_until, policy.longest_open())
     }
@@ -208,7 +210,7 @@ impl Record {
         change
     }
 
-    /// A longer OPEN, where the upstream asked for more than there is.
+    /// A longer OPEN, where the upstream asked for more time than is left.
     pub(crate) fn lengthen(&self, policy: &Policy, at: &Moment) -> Option<Change> {
         let open_until = asked_for(policy, at);
         // A little longer is not worth a write: each of a thousand late answers asks for a little more.
@@ -233,14 +235,15 @@ impl Record {
         change
     }
 
-    /// No circuit any longer. That of a CLOSED one is no transition to anybody outside.
+    /// Ends the circuit. For a CLOSED circuit that is no transition to anybody outside.
     pub(crate) fn end(&self, at: &Moment) -> Change {
         let mut change = self.moved(Phase::Ended, at, Reason::Idle);
         change.reason = change.reason.filter(|_| self.phase != Phase::Closed);
         change
     }
 
-    /// What time, evidence and the policy alone make of this record now; `None` for nothing. So many good calls end right now.
+    /// The change that time, evidence and the policy alone make to this record now; `None` for none. `latest` good
+    /// calls end right now.
     pub(crate) fn due(&self, policy: &Policy, at: &Moment, latest: u64) -> Option<Change> {
         let change = match (self.phase, policy.mode) {
             (Phase::Ended, _) | (_, Mode::Disabled) => return None,
@@ -256,8 +259,8 @@ impl Record {
         change.or_else(|| clock::stepped_back(at.now, self.since).then(|| self.rebased(policy, at)))
     }
 
-    /// The same state from now on, after the clock stepped back: calls that begin now must not pass for older than it. A
-    /// window of calls goes by no clock, and keeps those that it has.
+    /// The same state from now on, after the clock stepped back. Calls that begin now must not count as older than
+    /// the state. A window of calls goes by no clock, and keeps its calls.
     fn rebased(&self, policy: &Policy, at: &Moment) -> Change {
         let base = if matches!(policy.trip.window, Length::Time(_)) { at.tally } else { self.base };
         let outage_since = self.outage_since.min(at.now);
@@ -307,19 +310,20 @@ impl Record {
         Change { record, reason: None }
     }
 
-    /// Leases that are neither settled nor over. One that ends later than any lease could comes from a clock that
-    /// stepped back.
+    /// Whether a lease is neither settled nor over. One that ends later than any lease could comes from a clock that
+    /// stepped back, and is over.
     fn is_live(lease: &Lease, policy: &Policy, now: u64) -> bool {
         let longest = policy.half_open.probe_timeout.saturating_add(LEASE_GRACE);
         clock::left(now, lease.ends_at, longest) > 0
     }
 
-    /// Whether a probe is out, as far as its lease tells.
+    /// Whether a probe is out, as far as the leases tell.
     pub(crate) fn has_live_lease(&self, policy: &Policy, now: u64) -> bool {
         self.leases.iter().any(|lease| Self::is_live(lease, policy, now))
     }
 
-    /// Whether a probe may be sent. `whole`: its request is complete, and so need not wait for one that is still coming.
+    /// Whether a probe may be sent. `whole`: its request is complete, so it may take the slot of one that is still
+    /// coming.
     pub(crate) fn has_slot(&self, policy: &Policy, now: u64, whole: bool) -> bool {
         let taken = |lease: &&Lease| Self::is_live(lease, policy, now) && !(whole && lease.trial);
         self.phase == Phase::Probe && self.leases.iter().filter(taken).count() < policy.half_open.max_probes as usize
@@ -341,8 +345,9 @@ impl Record {
         Some((next, number))
     }
 
-    /// One lease fewer where that is needed for another one: a trial where all slots are taken, one that is over where
-    /// all places are (its probe may still be out, and counts until then).
+    /// Removes a lease where another one needs its place. Where all slots are taken, a trial goes. Where all places
+    /// are taken, a lease goes that is over; its probe may still be out, and would count as long as the lease is
+    /// there.
     fn make_room(&mut self, policy: &Policy, now: u64) {
         let live = self.leases.iter().filter(|lease| Self::is_live(lease, policy, now)).count();
         let trial = self.leases.iter().position(|lease| lease.trial && Self::is_live(lease, policy, now));
@@ -355,8 +360,8 @@ impl Record {
         }
     }
 
-    /// The request of a probe on trial is complete: its slot for good, or another one. `None` where it has none any
-    /// longer, or the circuit has moved on.
+    /// The request of a probe on trial is complete. It gets its slot for good, or another slot. `None` where no slot
+    /// is left for it, or the circuit has moved on.
     pub(crate) fn confirm(&self, policy: &Policy, now: u64, generation: u64, number: u32) -> Option<(Record, u32)> {
         if self.generation != generation {
             return None;

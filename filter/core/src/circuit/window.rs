@@ -1,13 +1,15 @@
 //! The window of one circuit as one VM sees it: samples of counters that all workers share.
 //!
-//! The counters themselves are process-wide, so `value now - value at the window's start` is the count of *all* workers
-//! at the moment of the decision. Each VM samples them at its tick, one sample a bucket, and keeps as many as the window
-//! has buckets. Exact buckets rather than a moving average: a tight burst hides in an average that weighs by time.
+//! The counters are process-wide, so `value now - value at the window's start` is the count of *all* workers at the
+//! moment of the decision. Each VM samples them at its tick, one sample a bucket, and keeps as many samples as the
+//! window has buckets. The buckets are exact, and not a moving average: a tight burst hides in an average that weighs
+//! by time.
 //!
-//! **A window of calls** holds exactly the last so many, however its samples lie: of the calls between two samples that have
-//! left it in part, as many failed ones are taken for gone as may be. So it never counts a failure too many, and where all
-//! calls between the two were of one kind, none too few. Its worker samples it at its calls too; the good ones that nobody
-//! looks at come between two samples of their own, and that they were all good is known.
+//! **A window of calls** holds exactly the last so many, however its samples lie. Between two samples some calls may
+//! have left the window. Of these it takes as many failed ones for gone as possible. So it never counts a failure too
+//! many; and where all calls between the two were of one kind, it counts none too few. The worker also samples at its
+//! own calls. The good calls that nobody looks at come between two samples of their own, so that they are known to be
+//! all good.
 
 use crate::clock;
 use crate::policy::Length;
@@ -21,16 +23,17 @@ pub struct Tally {
     pub failure: u64,
     /// Calls that were too slow, though they did not fail.
     pub slow: u64,
-    /// Calls among these that took longer than `latencyThreshold`; [`Tally::UNKNOWN`] to a worker whose policy has none.
+    /// Calls among these that took longer than `latencyThreshold`. [`Tally::UNKNOWN`] to a worker whose policy has no
+    /// threshold.
     pub over: u64,
 }
 
 impl Tally {
-    /// In the place of a number that was not looked at. A record outlives policies: 0 would pass for a count, and all that
-    /// was ever counted for what came since.
+    /// Stands for a count that was not read. A record outlives policies, and 0 would pass for a real count: then all
+    /// calls over the threshold that were ever counted would seem to be new.
     pub(crate) const UNKNOWN: u64 = u64::MAX;
 
-    /// As they stand in a record.
+    /// The counts as a record has them.
     pub(crate) fn words(self) -> [u64; 4] {
         [self.success, self.failure, self.slow, self.over]
     }
@@ -41,7 +44,7 @@ impl Tally {
         self.success.saturating_add(self.failure).saturating_add(self.slow)
     }
 
-    /// What came after `earlier`; zero where a counter went backwards, or one of the two is unknown.
+    /// The counts since `earlier`. Zero where a counter went backwards, or one of the two is unknown.
     #[must_use]
     pub fn since(self, earlier: Tally) -> Tally {
         let over = if self.over == Tally::UNKNOWN { 0 } else { self.over };
@@ -53,7 +56,7 @@ impl Tally {
         }
     }
 
-    /// The same, with what is unknown taken from `now`: it counts from then on.
+    /// The same counts, with an unknown one taken from `now`: it counts from then on.
     fn known_from(self, now: Tally) -> Tally {
         Tally { over: if self.over == Tally::UNKNOWN { now.over } else { self.over }, ..self }
     }
@@ -90,13 +93,13 @@ struct Sample {
 /// Samples before the newest: one for each bucket of ten. The newest begins the bucket that is filling.
 const BEFORE: usize = 10;
 
-/// How many of them there is room for at first. A proxy has many circuits, and most see few calls.
+/// Samples that there is room for at first. A proxy has many circuits, and most see few calls.
 const FEW: usize = 2;
 
 /// A ring of samples. It begins without any memory of its own: nearly every circuit is CLOSED and idle.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
-    /// Oldest first, each with another tally than the next.
+    /// Oldest first. No two neighbours have the same tally.
     before: Vec<Sample>,
     newest: Sample,
 }
@@ -112,7 +115,7 @@ impl Window {
         self.newest.at
     }
 
-    /// Whether nothing was counted since the last sample, which then is of now.
+    /// Whether nothing was counted since the last sample. Then the sample counts as taken now.
     pub(crate) fn has_seen(&mut self, now: u64, tally: Tally) -> bool {
         let seen = tally == self.newest.tally && !clock::stepped_back(now, self.newest.at);
         if seen {
@@ -121,13 +124,13 @@ impl Window {
         seen
     }
 
-    /// Nothing was counted between the last sample and `then`: it is of that time.
+    /// Nothing was counted between the last sample and `then`, so the sample counts as taken at `then`.
     pub(crate) fn had_seen_all_by(&mut self, then: u64) {
         self.newest.at = self.newest.at.max(then);
     }
 
-    /// A window that begins at an earlier moment `then`, or now where that one tells too little: calls that came since
-    /// may all be older than a window of time.
+    /// A window that begins at the earlier moment `then`. It begins now where `then` tells too little: the calls
+    /// since then may all be older than a window of time.
     pub(crate) fn since(then: (u64, Tally), now: (u64, Tally), length: Length) -> Window {
         let reaches = match length {
             Length::Time(whole) => between(length, then, now) <= whole && !clock::stepped_back(now.0, then.0),
@@ -137,8 +140,9 @@ impl Window {
         Window::starting(at, tally.known_from(now.1))
     }
 
-    /// Takes a sample where the last one is a bucket old. Starts afresh where the counters went backwards, or the clock that
-    /// a window of time goes by. `streak` is the number of failed and slow calls in a row that ended with the last call.
+    /// Takes a sample where the last one is a bucket old. Starts afresh where the counters went backwards, or where
+    /// the clock of a window of time stepped back. `streak` is the number of failed and slow calls in a row that
+    /// ended with the last call.
     pub(crate) fn roll(&mut self, now: u64, tally: Tally, streak: u64, length: Length) {
         self.know(tally);
         let sample = Sample { at: now, tally };
@@ -155,7 +159,7 @@ impl Window {
         }
     }
 
-    /// A policy with a threshold has taken over from one without: calls over it count from now on.
+    /// A policy with a threshold has replaced one without: calls over the threshold count from now on.
     fn know(&mut self, now: Tally) {
         if self.newest.tally.over == Tally::UNKNOWN && now.over != Tally::UNKNOWN {
             let samples = self.before.iter_mut().chain([&mut self.newest]);
@@ -163,9 +167,10 @@ impl Window {
         }
     }
 
-    /// Successes pass without a look at the window, so many calls may have come since its last sample. Where these were good
-    /// ones and then the present streak, a sample between the two keeps them apart. Not after less than a bucket: then the
-    /// samples that there is room for might not reach back as far as the window does.
+    /// Adds a sample between good calls and the streak after them. Successes pass without a look at the window, so
+    /// many calls may have come since the last sample. Where these were good calls and then the present streak, a
+    /// sample between the two keeps them apart. It takes none for less than a bucket: then the samples that there is
+    /// room for might not reach back as far as the window does.
     fn part(&mut self, now: Sample, streak: u64, bucket: u64) {
         let passed = now.tally.since(self.newest.tally);
         let in_order = passed.failure.saturating_add(passed.slow) == streak && passed.over == 0;
@@ -175,8 +180,8 @@ impl Window {
         }
     }
 
-    /// Of two samples with the same tally only the newer one stays: whatever window reaches back to the older one counts
-    /// the same from the newer.
+    /// Of two samples with the same tally only the newer one stays: a window that reaches back to the older one
+    /// counts the same from the newer.
     fn push(&mut self, sample: Sample) {
         if sample.tally != self.newest.tally {
             if self.before.len() == BEFORE {
@@ -188,7 +193,8 @@ impl Window {
         self.newest = sample;
     }
 
-    /// For a few samples, then for all: Wasm gives no memory back, and growing by doubles would leave holes behind.
+    /// Makes room for a few samples, and then for all. Wasm gives no memory back, and growth by doubling would leave
+    /// holes.
     fn make_room(&mut self) {
         let room = if self.before.is_empty() { FEW } else { BEFORE };
         if self.before.len() == self.before.capacity() {
@@ -196,8 +202,8 @@ impl Window {
         }
     }
 
-    /// What was counted in the last `length`. Nothing where a counter has gone backwards since the newest sample: the next
-    /// one begins the window afresh.
+    /// What was counted in the last `length`. Nothing where a counter has gone backwards since the newest sample: the
+    /// next sample begins the window afresh.
     pub(crate) fn count(&self, now: u64, tally: Tally, length: Length) -> Tally {
         match length {
             _ if tally.is_before(self.newest.tally) => Tally::default(),
@@ -206,16 +212,16 @@ impl Window {
         }
     }
 
-    /// What was counted from the oldest sample on that is not older than `time`. Nothing where every sample is: then nobody
-    /// knows when the calls were made, and a circuit must not trip on old ones.
+    /// What was counted since the oldest sample that is not older than `time`. Nothing where every sample is older:
+    /// then nobody knows when the calls were made, and a circuit must not trip on old ones.
     fn lately(&self, now: u64, tally: Tally, time: u64) -> Tally {
         let mut samples = self.before.iter().chain([&self.newest]);
         let oldest = samples.find(|sample| now.saturating_sub(sample.at) <= time);
         oldest.map_or(Tally::default(), |sample| tally.since(sample.tally))
     }
 
-    /// The last `calls` calls, or all that are known. Which of those between two samples have left the window is not known:
-    /// as many of each kind of bad ones are taken for gone as may be.
+    /// The last `calls` calls, or all that are known. Nobody knows which calls between two samples have left the
+    /// window. So of each kind of bad calls it takes as many for gone as possible.
     fn last(&self, calls: u64, tally: Tally) -> Tally {
         let (earlier, later) = self.around(calls, tally);
         let (held, certain) = (tally.since(earlier), tally.since(later));
@@ -226,7 +232,7 @@ impl Window {
         Tally { success, failure, slow, over: least(held.over, certain.over) }
     }
 
-    /// The newest sample that `calls` calls or more have come after, or else the oldest; and the next one after it.
+    /// The newest sample with at least `calls` calls after it, or else the oldest; and the sample after that one.
     fn around(&self, calls: u64, tally: Tally) -> (Tally, Tally) {
         let (mut earlier, mut later) = (tally, tally);
         for sample in std::iter::once(&self.newest).chain(self.before.iter().rev()) {
@@ -238,7 +244,7 @@ impl Window {
         (earlier, later)
     }
 
-    /// Whether all calls in the last `length` were good and in time, for certain.
+    /// Whether it is certain that all calls in the last `length` were good and in time.
     pub(crate) fn is_healthy(&self, now: u64, tally: Tally, length: Length) -> bool {
         match length {
             Length::Time(_) => self.count(now, tally, length).is_healthy(),
@@ -286,7 +292,7 @@ mod tests {
                 let gone = call.saturating_sub(calls);
                 let failed = counted.failure - gone / 3;
                 assert_eq!(held.calls(), call - gone);
-                // Of a bucket that leaves, all but one may have been taken for the failed ones.
+                // All calls but one of the bucket that leaves may be taken for failed ones.
                 let few = failed - held.failure;
                 assert!(held.failure <= failed && few < length.bucket(), "{few} too few of {failed} after {call}");
                 window.roll(call, counted, 0, length);

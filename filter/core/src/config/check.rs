@@ -23,7 +23,7 @@ pub(super) fn section(node: &Node, fields: &[Field], path: &str) -> Result<(), C
         let Some(field) = fields.iter().find(|field| field.name == key) else {
             return Err(unknown(&path, key, fields));
         };
-        // All before are known and stand once: they are never more than the table has.
+        // All earlier keys are known and unique, so there are never more of them than the table has fields.
         once(entries, at, key, &path)?;
         check(value, &field.kind, &path)?;
     }
@@ -131,7 +131,7 @@ fn text_statuses(text: &str) -> Option<RangeInclusive<u32>> {
     Some(digits(first, 3)?..=digits(last, 3)?)
 }
 
-/// The number that just so many digits are: the standard library takes a sign too, and zeros before them.
+/// The number, where the text is exactly so many digits: the standard library also takes a sign and leading zeros.
 fn digits(text: &str, count: usize) -> Option<u32> {
     let are_digits = text.len() == count && text.bytes().all(|c| c.is_ascii_digit());
     if are_digits { text.parse().ok() } else { None }
@@ -176,7 +176,7 @@ fn lasts_within(nanos: u64, min: u64) -> Result<(), String> {
 fn unknown(path: &str, key: &str, fields: &[Field]) -> ConfigError {
     // A third of the letters wrong is another word, not a slip.
     let slips = |name: &str| name.len().max(3) / 3;
-    // Nor is what has so many letters more or less: a key of a megabyte is not compared.
+    // Nor is a word with so many letters more or less. This also keeps a key of a megabyte from being compared.
     let alike = fields.iter().filter(|field| key.len().abs_diff(field.name.len()) <= slips(field.name));
     match alike.map(|field| (distance(key, field.name), field.name)).min() {
         Some((steps, name)) if steps <= slips(name) => ConfigError::unknown(path, &format!("did you mean {name}?")),
@@ -207,7 +207,7 @@ fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or(0)
 }
 
-/// The path of `key` below `path`. A key that would not read as one name of a path stands in quotes, escaped and cut.
+/// The path of `key` below `path`. A key that would not read as one name of a path is quoted, escaped and cut.
 fn join(path: &str, key: &str) -> String {
     let plain = |c: u8| c.is_ascii_graphic() && !b".[]\"\\".contains(&c);
     let is_name = (1..=LONGEST_PLAIN).contains(&key.len()) && key.bytes().all(plain);
@@ -215,7 +215,7 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
-/// The longest key that a path tells as it is.
+/// The longest key that a path shows in full.
 const LONGEST_PLAIN: usize = 64;
 
 /// `number` as millionths, `None` where it is not one within `u32`.

@@ -5,8 +5,8 @@ use crate::clock::{MILLISECOND, SECOND};
 /// No duration of a policy is longer than a day: beyond it a typing error is likelier than a wish.
 pub(super) const LONGEST: u64 = 86_400 * SECOND;
 
-/// Parses a duration into nanoseconds. Units come in falling order (`1m30s`), each at most once; decimals are allowed.
-/// `None` for anything else, also for a number with more than nine digits and for what is finer than a nanosecond.
+/// Parses a duration into nanoseconds. Units come in falling order (`1m30s`), each at most once; decimals are
+/// allowed. `None` for anything else. That includes a number with more than nine digits, and a part of a nanosecond.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total: u64 = 0;
@@ -38,7 +38,7 @@ fn scaled(number: &str, unit: u64) -> Option<u64> {
         return None;
     }
     let whole: u64 = whole.parse().ok()?;
-    // Without zeros that say nothing, a power of ten that does not divide the unit is finer than a nanosecond.
+    // With trailing zeros gone, a power of ten that does not divide the unit would give parts of a nanosecond.
     let fraction = fraction.trim_end_matches('0');
     let numerator: u64 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
     let denominator = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
@@ -119,7 +119,7 @@ mod tests {
         ] {
             assert_eq!(parse(text), None, "{text}");
         }
-        // What is too long is one, and out of bounds.
+        // This is a duration, but a too long one: out of bounds.
         for text in ["25h", "1440m1ms", "999999999h999999999m"] {
             assert!(parse(text).is_some_and(|nanos| nanos > LONGEST), "{text}");
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::node::Node;
 
-/// A refusal. The whole document is refused; the configuration that was serving goes on.
+/// A refusal. The whole document is refused, and the configuration that was serving goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(String);
 

@@ -1,7 +1,7 @@
 //! Every field of the configuration, once: name, what it may hold, default, meaning.
 //!
-//! The parser checks a document against these tables, the README's tables are tested against them, and defaults are
-//! nothing but the texts below read by the same parser. A field that is not here does not exist and is refused.
+//! The parser checks a document against these tables. The table of `filter/config.md` is tested against them.
+//! Defaults are the texts below, read by the same parser. A field that is not here does not exist, and is refused.
 
 /// One field of a section.
 pub struct Field {
@@ -11,7 +11,7 @@ pub struct Field {
     pub kind: Kind,
     /// The default as JSON; empty where the field is absent unless given.
     pub default: &'static str,
-    /// The meaning, in the README's words.
+    /// The meaning, as `filter/config.md` shows it.
     pub meaning: &'static str,
 }
 
@@ -70,16 +70,17 @@ pub enum Kind {
     Headers,
 }
 
-/// Statuses whose replies have no body (RFC 9110, 15.3.5, 15.3.6, 15.4.5). A proxy in front takes a body behind one of
+/// Statuses whose replies have no body (RFC 9110, 15.3.5, 15.3.6, 15.4.5). A proxy in front takes a body after one of
 /// them for the beginning of the next answer, and closes the connection.
 pub const BODILESS: [u32; 3] = [204, 205, 304];
-/// The longest reply body. Each of thousands of rejections a second carries it, and a page belongs on a fallback.
+/// The longest reply body. Each of thousands of rejections a second carries it. A whole page is better served by a
+/// fallback.
 const LONGEST_BODY: u32 = 4096;
 /// Longest text of a matcher: Envoy's cluster names are far shorter.
 const LONGEST_NAME: u32 = 512;
-/// The smallest share but none, in percent: shares are kept as millionths of the whole.
+/// The smallest share above 0, in percent: shares are kept as millionths of the whole.
 pub const LEAST_PERCENT: f64 = 0.0001;
-/// Headers that belong to the connection or to the protocol: setting them would break the message, not describe it.
+/// Headers of the connection or of the protocol. If a policy set them, the message would break.
 pub const CONNECTION_HEADERS: [&str; 9] = [
     "connection",
     "keep-alive",
@@ -93,7 +94,7 @@ pub const CONNECTION_HEADERS: [&str; 9] = [
 ];
 /// The longest value of a header, in characters.
 pub const LONGEST_VALUE: u32 = 4096;
-/// Headers that a section sets: more would break the message, of which Envoy takes 100 headers together.
+/// Headers that a section sets. More of them would break the message: Envoy takes 100 headers in all.
 pub const MOST_HEADERS: usize = 64;
 /// Entries of `upstreams`: as many as there may be circuits. All are read on Envoy's main thread.
 pub const MOST_UPSTREAMS: usize = 10_000;
@@ -101,7 +102,7 @@ pub const MOST_UPSTREAMS: usize = 10_000;
 const MOST_CALLS: u32 = 1_000_000;
 
 const fn field(name: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Field {
-    // Meanings are for documents and tests: inside the module they would only weigh.
+    // Meanings are for documents and tests. In the module they would only take space.
     let meaning = if cfg!(all(target_arch = "wasm32", not(feature = "testing"))) { "" } else { meaning };
     Field { name, kind, default, meaning }
 }
@@ -119,7 +120,7 @@ pub static CONFIG: &[Field] = &[
     field("limits", Kind::Section(LIMITS), "{}", "what the module may take of the proxy"),
 ];
 
-/// Fields of a policy: of `default`, and beside `match` of an `upstreams` entry.
+/// Fields of a policy. `default` has them, and so has an `upstreams` entry beside `match`.
 pub static POLICY: &[Field] = &[
     field(
         "mode",
@@ -354,7 +355,7 @@ static LIMITS: &[Field] = &[
     ),
 ];
 
-/// Sections that a match or a window is: given again, they replace the earlier one as a whole.
+/// Sections that are a match or a window. If one is given again it replaces the earlier one as a whole.
 pub(super) fn merges(name: &str) -> bool {
     !matches!(name, "match" | "window" | "headers")
 }

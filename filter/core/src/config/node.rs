@@ -1,7 +1,7 @@
 //! A JSON document as it was written: order kept, repeated keys kept.
 //!
-//! `serde_json::Value` keeps the last of two equal keys, so a policy with two `trip` sections would silently lose one.
-//! This tree keeps both, for the check to refuse them. It can be merged section by section, which is how `upstreams:`
+//! `serde_json::Value` keeps the last of two equal keys, so a policy with two `trip` sections would silently lose
+//! one. This tree keeps both, so that the check can refuse them. It can be merged section by section, as `upstreams:`
 //! entries override `default:`.
 
 use std::fmt;
@@ -28,7 +28,8 @@ impl Node {
         }
     }
 
-    /// Puts `other` over this node: maps are merged key by key while `merges` says so for the key, all else is replaced.
+    /// Puts `other` over this node. Maps are merged key by key where `merges` says so for the key; all else is
+    /// replaced.
     pub(super) fn overlay(&mut self, other: &Node, merges: fn(&str) -> bool) {
         let (Node::Map(mine), Node::Map(theirs)) = (&mut *self, other) else {
             *self = other.clone();
@@ -58,7 +59,8 @@ impl fmt::Display for Node {
     }
 }
 
-/// A number with up to six decimals. The standard library prints any float exactly, which is a tenth of the module.
+/// A number with up to six decimals. The standard library prints any float exactly, and its code is a tenth of the
+/// module.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub(super) fn decimal(number: f64) -> String {
     let millionths = (number.abs() * 1e6).round();
@@ -101,7 +103,8 @@ impl<'de> Visitor<'de> for NodeVisitor {
 
     #[allow(clippy::cast_precision_loss)]
     fn visit_i64<E: Error>(self, value: i64) -> Result<Node, E> {
-        // Istio carries numbers as doubles in any case; whole numbers beyond 2^53 are out of every range below.
+        // Istio carries numbers as doubles in any case, and whole numbers beyond 2^53 are outside every range of the
+        // tables.
         Ok(Node::Number(value as f64))
     }
 

@@ -1,4 +1,4 @@
-//! The effective policy of an upstream, as a document that reads as the same policy.
+//! The effective policy of an upstream, printed as a document that parses to the same policy.
 
 use super::node::{Node, decimal};
 use super::reader::{Reader, field};
@@ -35,7 +35,7 @@ pub fn effective(document: &[u8], upstream: &str) -> Result<String, ConfigError>
     let mut out = String::new();
     let mut fields = vec![("default".to_owned(), policy)];
     if upstream.is_catch_all() {
-        // What is shown reads as the same policy for this upstream too.
+        // The printed document gives this upstream the same policy too.
         let matched = Node::Map(vec![("cluster".to_owned(), Node::Text(upstream.cluster.to_owned()))]);
         fields.push(("upstreams".to_owned(), Node::List(vec![Node::Map(vec![("match".to_owned(), matched)])])));
     }

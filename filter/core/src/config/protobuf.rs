@@ -1,10 +1,11 @@
 //! A policy that came in the wrong wrapping.
 //!
-//! Envoy hands a module the bytes of its configuration. A `google.protobuf.StringValue` arrives as its text; a `Struct`
-//! may arrive as protobuf's binary, of which a JSON parser can only say that it is no JSON.
+//! Envoy hands a module the bytes of its configuration. A `google.protobuf.StringValue` arrives as its text. A
+//! `Struct` may arrive as binary protobuf, of which a JSON parser can only say that it is not JSON.
 
-/// Whether the bytes are a `google.protobuf.Struct`: one or more entries of its only field, a map from text to values, and
-/// nothing else. A JSON document is none: an entry's tag is a line's end, and the length after it would have to be too.
+/// Whether the bytes are a `google.protobuf.Struct`: one or more entries of its only field, a map from text to
+/// values, and nothing else. A JSON document is never one: the tag of an entry is a line feed, and the length after
+/// it would have to be one too.
 pub(super) fn is_struct(document: &[u8]) -> bool {
     let mut rest = document;
     while !rest.is_empty() {
@@ -22,11 +23,11 @@ pub(super) fn is_struct(document: &[u8]) -> bool {
 const FIRST_FIELD: u8 = 0x0A;
 const SECOND_FIELD: u8 = 0x12;
 
-/// The content of the field that `bytes` begin with, and what comes after it.
+/// The content of the first field of `bytes`, and what comes after it.
 fn field(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (first, mut rest) = bytes.split_first()?;
     let mut length = 0_usize;
-    // Five bytes of seven bits: more than any configuration has.
+    // Five bytes of seven bits give more than any configuration has.
     for shift in [0_u32, 7, 14, 21, 28] {
         let (byte, after) = rest.split_first()?;
         rest = after;

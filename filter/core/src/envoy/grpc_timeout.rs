@@ -2,8 +2,8 @@
 
 use crate::clock::{MILLISECOND, SECOND};
 
-/// Nanoseconds that a `grpc-timeout` value gives (gRPC over HTTP/2, "Timeout": at most eight digits and a unit); `None` for
-/// what is no such value.
+/// Nanoseconds of a `grpc-timeout` value (gRPC over HTTP/2, "Timeout": at most eight digits and a unit). `None` for
+/// any other text.
 #[must_use]
 pub fn grpc_timeout(value: &[u8]) -> Option<u64> {
     let (unit, digits) = value.split_last()?;

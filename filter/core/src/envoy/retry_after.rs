@@ -13,14 +13,14 @@ pub fn http(value: &[u8], now: u64) -> Option<u64> {
     }
 }
 
-/// Nanoseconds that a `grpc-retry-pushback-ms` value asks for; `None` for what is no such number (a negative one says
-/// "do not retry", which is no time).
+/// Nanoseconds of a `grpc-retry-pushback-ms` value. `None` for any other text. A negative number says "do not retry",
+/// which is no time.
 #[must_use]
 pub fn grpc(value: &[u8]) -> Option<u64> {
     Some(whole(std::str::from_utf8(value).ok()?.trim())?.saturating_mul(MILLISECOND))
 }
 
-/// Digits only; so many of them that they do not fit mean "for ever".
+/// Reads digits only. A number that is too large means "for ever".
 fn whole(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().unwrap_or(u64::MAX))
@@ -58,7 +58,8 @@ fn year_of(text: &str) -> Option<u64> {
     whole(text).filter(|year| (1970..=9999).contains(year))
 }
 
-/// The year that two digits mean: one that seems to be more than 50 years ahead is the last one before that had them.
+/// The year that two digits mean. If it seems to be more than 50 years ahead, it is the last earlier year with these
+/// digits.
 fn of_two_digits(digits: u64, now: u64) -> u64 {
     // The mean Gregorian year; a day more or less changes nothing 50 years away.
     let this = 1970_u64.saturating_add(now / 31_556_952);
@@ -66,7 +67,7 @@ fn of_two_digits(digits: u64, now: u64) -> u64 {
     if year > this.saturating_add(50) { year.saturating_sub(100) } else { year }
 }
 
-/// Seconds since 1970; 0 for what was before.
+/// Seconds since 1970; 0 for an earlier date.
 fn moment(year: u64, month: &str, day: &str, clock: &str) -> Option<u64> {
     let month = (1..).zip(MONTHS).find(|(_, name)| *name == month)?.0;
     let day = whole(day).filter(|day| (1..=31).contains(day))?;

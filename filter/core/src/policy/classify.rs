@@ -4,13 +4,13 @@
 //! upstream took once it had the whole request. What Envoy, another filter or the client did says nothing about the
 //! upstream, and is neutral. A shortcut that saves instructions may only be taken where it is certain under this rule.
 //!
-//! Two steps, so that a host other than Envoy needs only the first: [`crate::envoy`] says who ended the exchange and how
-//! (an [`Ending`]); here the policy says which of that counts.
+//! There are two steps, and a host other than Envoy replaces only the first. [`crate::envoy`] says who ended the
+//! exchange and how (an [`Ending`]). Here the policy says what of that counts.
 //!
 //! - *Where it went last*: whoever settles names the upstream as it is at the end (`breaker/settle.rs`).
 //! - *What it answered*: only [`Ending::Answered`] is judged by its status or its gRPC status.
-//! - *How long it took*: from the request's last byte to the answer's first. A call that has none after `slowCallDuration`
-//!   is *hung*: slow, and one more failure in the streak, at once and not when it ends.
+//! - *How long it took*: from the request's last byte to the answer's first. A call without an answer after
+//!   `slowCallDuration` is *hung*. It is slow, and one more failure in the streak, at once and not when it ends.
 
 pub use super::failures::FailureKind;
 use super::failures::{Failures, RateLimited};
@@ -22,7 +22,8 @@ pub enum Outcome {
     Success,
     /// It failed.
     Failure(FailureKind),
-    /// It did its work, or has not yet, but too slowly. One more failure in the streak; a part of its own in the window.
+    /// It did its work too slowly, or has not done it yet. It is one more failure in the streak, and a kind of its
+    /// own in the window.
     Slow,
     /// The call says nothing about the upstream.
     Neutral,
@@ -35,11 +36,11 @@ pub enum Ending {
     Answered,
     /// The upstream, with a redirect that the proxy followed itself: it did its work.
     Followed,
-    /// The proxy, which could not have the upstream's answer.
+    /// The proxy, which could not get the upstream's answer.
     Failed(FailureKind),
     /// The client, or the deadline that it had set, while the upstream had the whole request and had not begun to answer.
     LeftWaiting {
-        /// A fault filter held the request back, for who knows how much of that time.
+        /// A fault filter held the request back, for an unknown part of that time.
         delayed: bool,
     },
     /// The client, after the head of an answer.
@@ -62,7 +63,8 @@ pub struct Answer {
     pub status: u32,
     /// The `grpc-status` of the answer, where it has one.
     pub grpc_status: Option<u32>,
-    /// How often the request was sent; more than 1 where the proxy retried. Only read where a policy asks.
+    /// How often the request was sent; more than 1 where the proxy retried. It is only read where a policy asks for
+    /// it.
     pub attempts: u32,
     /// When the upstream wants to be asked again, in nanoseconds from now, where it failed and said so.
     pub retry_after: Option<u64>,
@@ -93,14 +95,15 @@ impl Answer {
         Answer { status, ..Answer::default() }
     }
 
-    /// An exchange that ended so, without an answer of the upstream's own.
+    /// An exchange that ended in this way, without an answer of the upstream's own.
     #[must_use]
     pub fn ended(ending: Ending) -> Answer {
         Answer { ending, ..Answer::default() }
     }
 
-    /// The outcome under a policy. A probe is judged more strictly: an upstream that says "too many" is not well yet.
-    /// `waited`: nanoseconds from the request's last byte to the answer's first, or to the end without one.
+    /// The outcome under a policy. A probe is judged more strictly: an upstream that answers "too many requests" is
+    /// not well yet. `waited`: nanoseconds from the request's last byte to the answer's first, or to the end without
+    /// one.
     #[must_use]
     pub fn outcome(&self, policy: &Failures, probe: bool, waited: Option<u64>) -> Outcome {
         match self.ending {
@@ -153,7 +156,7 @@ impl Answer {
         }
     }
 
-    /// Attempts before the last one: each failed, or the proxy would not have retried.
+    /// Attempts before the last one. Each failed, or the proxy would not have retried.
     #[must_use]
     pub fn failed_attempts(&self, policy: &Failures) -> u32 {
         if policy.all_attempts { self.attempts.saturating_sub(1) } else { 0 }

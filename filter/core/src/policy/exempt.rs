@@ -1,18 +1,18 @@
 //! Paths that are exempt from the breaker: health checks and the like.
 //!
-//! An exempt path passes an OPEN circuit, so that nobody may make another path look like one. Servers read some paths as
-//! others: `/readyz/../pay` as `/pay`, `%2f` as `/`, and what comes after a `;` as no part of the path. A path that holds
-//! any of these is never exempt: whoever sends a health check has no need of them.
+//! An exempt path passes an OPEN circuit, so nobody may make another path look like one. Servers read some paths as
+//! others: `/readyz/../pay` as `/pay`, `%2f` as `/`, and they may drop what comes after a `;`. A path with any of
+//! these is never exempt: no health check needs them.
 
 /// A set of paths, each whole or with all that lies below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paths {
     whole: Vec<String>,
-    /// With their last `/`.
+    /// Prefixes, each with its last `/`.
     above: Vec<String>,
 }
 
-/// Whether a pattern can be read: it begins with `/`, and `*` stands only at its end, after a `/`.
+/// Whether a pattern is valid: it begins with `/`, and `*` stands only at its end, after a `/`.
 pub(crate) fn is_valid(pattern: &str) -> bool {
     let plain = pattern.strip_suffix("/*").unwrap_or(pattern);
     (plain.starts_with('/') || pattern == "/*")
@@ -20,7 +20,7 @@ pub(crate) fn is_valid(pattern: &str) -> bool {
         && is_plain(pattern.trim_end_matches('*'))
 }
 
-/// Encoded `/`, `\\`, `.` and `%`: what a server may decode to another path, the last one when it decodes twice.
+/// Encoded `/`, `\\`, `.` and `%`: a server may decode them to another path, and `%` where it decodes twice.
 const ENCODED: [&str; 4] = ["2f", "5c", "2e", "25"];
 
 /// Whether every server reads this path as it is written.
@@ -30,7 +30,7 @@ fn is_plain(path: &str) -> bool {
         ENCODED.iter().any(|code| code.eq_ignore_ascii_case(digits))
     };
     let (middle, last) = path.rsplit_once('/').unwrap_or(("", path));
-    // Some servers merge slashes: an empty segment in the middle is none for them.
+    // Some servers merge slashes: they drop an empty segment in the middle.
     let middle = middle.split('/').skip(1).all(|segment| !matches!(segment, "" | "." | ".."));
     let ends = !matches!(last, "." | "..");
     middle && ends && !path.contains([';', '\\']) && !path.split('%').skip(1).any(encodes)

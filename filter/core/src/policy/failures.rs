@@ -19,7 +19,7 @@ pub enum FailureKind {
     Overflow,
     /// The client waited too long for it and left, where the policy counts that.
     ClientCancel,
-    /// It said that there are too many requests, where the policy counts that.
+    /// It answered that there are too many requests, where the policy counts that.
     RateLimited,
 }
 

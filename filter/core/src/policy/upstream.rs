@@ -1,12 +1,13 @@
-//! What a circuit is the circuit of: Envoy's cluster, read the way Istio names them.
+//! The upstream of a circuit: Envoy's cluster name, read as Istio writes it.
 //!
-//! Istio's cluster names carry direction, port, subset and host (`outbound|8080|v2|reviews.default.svc.cluster.local`).
-//! A waypoint's have a protocol in the subset's place, and the subset behind it (`inbound-vip|80|http/v2|reviews...`).
-//! Any other name is taken as it is: its host is the whole name, it has neither port nor subset.
+//! Istio's cluster names have direction, port, subset and host
+//! (`outbound|8080|v2|reviews.default.svc.cluster.local`). A waypoint's names have a protocol in the subset's place,
+//! with the subset after it (`inbound-vip|80|http/v2|reviews...`). Any other name is taken as it is: the whole name
+//! is the host, and there is no port and no subset.
 
 use std::cmp::Ordering;
 
-/// A cluster name and what it says.
+/// A cluster name and its parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upstream<'a> {
     /// The whole name; the circuit's key and its label.
@@ -20,14 +21,14 @@ pub struct Upstream<'a> {
 }
 
 impl<'a> Upstream<'a> {
-    /// Reads a cluster name; every name is one.
+    /// Reads a cluster name. Every name is valid.
     #[must_use]
     pub fn parse(cluster: &'a str) -> Upstream<'a> {
         Self::istio(cluster).unwrap_or(Upstream { cluster, host: cluster, port: None, subset: None })
     }
 
-    /// Whether this is no service of its own: a cluster that takes whatever has no other, all sites of the world among
-    /// them. One circuit over these would let one bad site cut off all.
+    /// Whether this is no service of its own, but a cluster that takes all traffic without one: all sites of the
+    /// world. One circuit over these would let one bad site cut off all.
     pub(crate) fn is_catch_all(&self) -> bool {
         CATCH_ALL.contains(&self.cluster) || self.cluster.starts_with(INBOUND_CATCH_ALL)
     }
@@ -70,7 +71,7 @@ enum Pattern {
 enum HostPattern {
     Any,
     Exact(String),
-    /// Ends with this, which begins with a dot.
+    /// Names that end with this, which begins with a dot.
     Under(String),
 }
 
@@ -79,7 +80,7 @@ impl Matcher {
         Matcher(Pattern::Cluster(name.to_owned()))
     }
 
-    /// `None` where `host` is neither a name nor a name behind a leading `*` label. Its letters' case says nothing.
+    /// `None` where `host` is neither a name nor a name after a leading `*` label. Upper and lower case are the same.
     pub(crate) fn parts(host: Option<&str>, port: Option<u16>, subset: Option<String>) -> Option<Matcher> {
         let host = match host {
             None | Some("*") => HostPattern::Any,
@@ -109,7 +110,7 @@ impl Matcher {
         }
     }
 
-    /// Whether it says this very name, and no pattern that others match too.
+    /// Whether it names exactly this upstream, not by a pattern that others match too.
     pub(crate) fn names(&self, upstream: &Upstream<'_>) -> bool {
         match &self.0 {
             Pattern::Cluster(name) => name == upstream.cluster,
@@ -118,7 +119,7 @@ impl Matcher {
         }
     }
 
-    /// The more specific one first. Equal only where both say the same.
+    /// Orders the more specific one first. Equal only where both say the same.
     pub(crate) fn order(&self, other: &Matcher) -> Ordering {
         other.specificity().cmp(&self.specificity()).then_with(|| self.0.cmp(&other.0))
     }
@@ -141,7 +142,7 @@ impl Matcher {
 }
 
 impl std::fmt::Display for Matcher {
-    /// As its entry says it.
+    /// The matcher as its entry says it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
             Pattern::Cluster(name) => write!(f, "{name}"),

@@ -1,20 +1,20 @@
-//! The words of a circuit that all workers share: the counters that are its window's source, and three gauges.
+//! The counts of a circuit that all workers share: the counters that its window reads, and gauges.
 //!
-//! - `epoch`: writes of the record. Whoever keeps a decoded record reads it again only when this moved.
-//! - `watch`: 0 only while the circuit is CLOSED, its window holds no failure, no slow call and none over the latency
-//!   threshold, and its streak is 0. A success then has
-//!   nothing to do but count itself.
+//! - `epoch`: the number of writes of the record. A worker that keeps a decoded record reads it again only when this
+//!   moved.
+//! - `watch`: 0 only while the circuit is CLOSED, its streak is 0, and its window holds no failure, no slow call and
+//!   none over the latency threshold. A success then only counts itself.
 //! - `streak`: failures in a row.
-//! - `used`: when a request found the circuit not CLOSED last, in seconds since 1970. Those that find it CLOSED are counted
-//!   at their end.
+//! - `used`: when a request last found the circuit not CLOSED, in seconds since 1970. Requests that find it CLOSED
+//!   are counted at their end.
 //!
-//! A `stats_matcher` may keep Envoy from keeping any of them; such a metric reads 0 for ever, and nothing that is decided
-//! with it is right. Gauges prove themselves when they are met, counters when they are first added to; where one is not
-//! kept the breaker lets everything pass (`Fault::NotKept`).
+//! A `stats_matcher` may keep Envoy from keeping one of these. Such a metric reads 0 for ever, and every decision
+//! from it would be wrong. Gauges prove themselves when they are met, and counters when they are first added to.
+//! Where one is not kept the breaker lets everything pass (`Fault::NotKept`).
 //!
-//! The gauges belong to one process: a new Envoy that takes over from an old one (hot restart) has the old one's gauges
-//! added to its own for as long as both live, and a streak of there must trip nothing here. So their names hold a number
-//! of the process.
+//! The gauges belong to one process. When a new Envoy takes over from an old one (hot restart), Envoy adds the old
+//! one's gauges to the new one's as long as both live. A streak of the old process must trip nothing in the new one,
+//! so the names of the gauges have a number of the process.
 
 use std::cell::OnceCell;
 
@@ -34,12 +34,12 @@ pub(crate) struct Counts {
     success: Counter,
     failure: Counter,
     slow: Counter,
-    /// Only where the policy minds.
+    /// Only where the policy has a `latencyThreshold`.
     over: Option<Counter>,
 }
 
 impl Counts {
-    /// The words of `upstream` in the process of this number.
+    /// The counts of `upstream`, in the process of this number.
     pub(crate) fn of<H: Host>(host: &H, process: u32, upstream: &str) -> Result<Counts, Fault> {
         let counter = |component| Counter::meet(host, &stat(&metrics::CALLS, upstream, component));
         Ok(Counts {
@@ -67,7 +67,7 @@ impl Counts {
         late(&self.streak, || gauge(host, process, upstream, "streak"))
     }
 
-    /// When the circuit was found not CLOSED last.
+    /// When a request last found the circuit not CLOSED.
     pub(crate) fn used<H: Host>(&self, host: &H, process: u32, upstream: &str) -> Result<&Gauge, Fault> {
         late(&self.used, || gauge(host, process, upstream, "used"))
     }
@@ -82,7 +82,7 @@ impl Counts {
         self.used.get().is_some()
     }
 
-    /// Those that this VM has met though not every circuit has them.
+    /// The gauges that this VM has met and that not every circuit has.
     pub(crate) fn met_late(&self) -> impl Iterator<Item = &'static str> {
         let met = |(gauge, word): (&OnceCell<Gauge>, &'static str)| gauge.get().map(|_| word);
         [(&self.streak, "streak"), (&self.used, "used")].into_iter().filter_map(met)

@@ -1,6 +1,7 @@
-//! Numbers that all workers of a proxy share: metrics of Envoy's, which are atomics.
+//! Numbers that all workers of a proxy share: Envoy's metrics, which are atomics.
 //!
-//! A metric that Envoy does not keep reads 0 for ever. Both kinds prove themselves before anything is decided with them.
+//! A metric that Envoy does not keep reads 0 for ever. Counters and gauges prove themselves before a decision uses
+//! them.
 
 use std::cell::Cell;
 
@@ -13,8 +14,8 @@ pub(crate) struct Counter {
     proof: Cell<Proof>,
 }
 
-/// Whether Envoy keeps a counter. A null one always reads 0, and so does one right after `/reset_counters`: a single zero
-/// is only a doubt.
+/// Whether Envoy keeps a counter. One that it does not keep always reads 0. So does any counter right after
+/// `/reset_counters`, so a single zero is only a doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     None,
@@ -31,7 +32,7 @@ impl Counter {
         Ok(host.read(self.id)?)
     }
 
-    /// Adds one. Until it has been read back once, a null counter must not pass for one that nobody has written.
+    /// Adds one, and checks that it reads back once: a counter that Envoy does not keep must not pass for one at 0.
     #[inline(always)]
     pub(crate) fn add_one<H: Host>(&self, host: &H) -> Result<(), Fault> {
         host.add(self.id, 1)?;
@@ -52,7 +53,8 @@ impl Counter {
 
 /// A number of 32 bits that all workers share: the lower half of a gauge of Envoy's.
 ///
-/// The upper half is never 0 once a VM has met the gauge, which tells a null one, that always reads 0, from one that is 0.
+/// The upper half is never 0 once a VM has met the gauge. So a gauge at 0 differs from one that Envoy does not keep,
+/// which always reads 0.
 #[derive(Clone, Debug)]
 pub(crate) struct Gauge(u32);
 

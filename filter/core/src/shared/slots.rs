@@ -1,19 +1,22 @@
 //! Which circuit has which slot: the list that all workers of a proxy share.
 //!
-//! It lies in shared data under one key, and changes only by compare-and-swap, one addition at a time. It holds the
-//! newest addition and which slots the ones before it were made in; all else stands in the slots' own records.
+//! It is in shared data under one key, and changes only by compare-and-swap, one addition at a time. It holds the
+//! newest addition, and the slots of the additions before it. All else is in the records of the slots.
 //!
 //! **Two keys change, and a worker may die between them.** An addition is first written here, and only then into the
-//! slot's record. Whoever adds the next one first finishes the newest one, so that at most one is ever unfinished, and all
-//! before it are in their records. What "finished" means, the record tells: its generation is not below the one that the
-//! addition gave it. So it does not matter how many workers finish it, nor how late.
+//! slot's record. The worker that makes the next addition first finishes the newest one. So at most one is ever
+//! unfinished, and all earlier ones are in their records. An addition is finished when the generation of the slot's
+//! record is not below the one that the addition gave it. So it does not matter how many workers finish it, nor how
+//! late.
 //!
-//! **No name has two slots.** Who adds a name knows all additions up to the one whose place it takes by compare-and-swap.
+//! **No name has two slots.** A worker that adds a name knows all additions up to the one that its compare-and-swap
+//! replaces.
 //!
-//! The end of a circuit is not written here: one compare-and-swap of its record ends it ([`crate::circuit::record::Phase::Ended`]),
-//! and its slot is free until an addition takes it.
+//! The end of a circuit is not written here. One compare-and-swap of its record ends it
+//! ([`crate::circuit::record::Phase::Ended`]), and its slot is free until an addition takes it.
 
-/// This version's layout of the list. An unknown one is left alone, and new upstreams then pass unprotected.
+/// This version's layout of the list. A list of an unknown layout is left alone, and new upstreams then pass
+/// unprotected.
 const LAYOUT: u8 = 1;
 
 /// Slots that no list reaches, whatever `limits.maxCircuits` a later version allows.
@@ -58,7 +61,7 @@ impl Slots {
         next
     }
 
-    /// The slots of the additions that came after so many; `None` where they are too many to tell.
+    /// The slots of the additions after the first so many. `None` where they are too many for the list to tell.
     pub(crate) fn after(&self, additions: u64) -> Option<&[u32]> {
         let missed = usize::try_from(self.additions.wrapping_sub(additions)).ok()?;
         self.recent.get(self.recent.len().checked_sub(missed)?..)
@@ -75,15 +78,15 @@ impl Slots {
         out
     }
 
-    /// Whoever follows the list takes memory for each of its slots: one that this version cannot have written must not lead
-    /// there.
+    /// A VM that follows the list takes memory for each of its slots, so a list that this version cannot have written
+    /// must not be followed.
     fn is_sound(&self) -> bool {
         let has = |slot: &u32| *slot < self.used;
         let is_new = self.additions == 0 && self.recent.is_empty();
         self.used < MOST && self.recent.iter().all(has) && (is_new || has(&self.newest.slot))
     }
 
-    /// `None` for what this version does not know.
+    /// `None` for bytes that this version does not know.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Slots> {
         let (&[layout, recent], rest) = bytes.split_first_chunk()?;
         if layout != LAYOUT {

@@ -26,13 +26,13 @@ pub(crate) struct Vm<H> {
 /// The process that this VM is in.
 #[derive(Clone)]
 struct Process {
-    /// Tells it from the one that it took over from.
+    /// A number that tells this process from the one that it took over from.
     number: u32,
-    /// Writes of any record of this proxy.
+    /// The number of writes of any record of this proxy.
     epoch: Gauge,
 }
 
-/// What says so in shared data.
+/// The key in shared data that says that Envoy does not keep our metrics.
 const NOT_KEPT: &str = "not_kept";
 
 impl<H: Host> Vm<H> {
@@ -53,7 +53,7 @@ impl<H: Host> Vm<H> {
             return Ok(());
         }
         let key = keys::process_key();
-        // A new process begins a millisecond after its parent at the earliest.
+        // A new process begins a millisecond after its parent at the earliest, so the two differ.
         let own = u32::try_from((now / MILLISECOND) & u64::from(u32::MAX)).unwrap_or_default();
         self.host.swap(&key, &own.to_le_bytes(), ABSENT)?;
         let (bytes, _) = self.host.get(&key)?.ok_or(Fault::Host)?;
@@ -81,7 +81,7 @@ impl<H: Host> Vm<H> {
         }
     }
 
-    /// Writes of any record so far; `None` where that cannot be told.
+    /// Number of writes of any record so far; `None` where it cannot be read.
     #[inline]
     pub(crate) fn epoch(&self) -> Option<u64> {
         self.process.get()?.epoch.get(&self.host).ok()
@@ -92,7 +92,7 @@ impl<H: Host> Vm<H> {
         self.process.get().map_or(Err(Fault::Host), |process| process.epoch.add_one(&self.host))
     }
 
-    /// Counts a failure of our own. Traffic flows on.
+    /// Counts a failure of our own. Traffic still passes.
     pub(crate) fn failed(&self, fault: Fault) {
         if fault == Fault::NotKept {
             self.go_blind();
@@ -105,7 +105,7 @@ impl<H: Host> Vm<H> {
     }
 
     fn count(&self, component: &'static str) {
-        // The last resort has none of its own: an error that cannot be counted is let go.
+        // Nothing is left to do where the count of an error fails too.
         let _ = self.series.count(&self.host, &metrics::INTERNAL_ERRORS, "", component);
     }
 
@@ -119,7 +119,7 @@ impl<H: Host> Vm<H> {
         let _ = self.series.record(&self.host, &metrics::CIRCUITS, "", held);
     }
 
-    /// Whatever is counted is lost: all workers are to know, and the operator.
+    /// All counts are lost. This tells all workers and the operator.
     fn go_blind(&self) {
         self.blind.set(true);
         self.say_once(
@@ -127,16 +127,16 @@ impl<H: Host> Vm<H> {
             "circuit_breaker is off: this Envoy does not keep all of its metrics, with which its workers count together; let \
              the stats_matcher include wasmcustom.*",
         );
-        // Where this cannot be told, each worker finds out by itself.
+        // Where this fails, each worker finds out by itself.
         let _ = self.advance();
     }
 
-    /// Whether some worker has said it.
+    /// Whether some worker has logged it.
     pub(crate) fn is_said(&self, what: &str) -> bool {
         matches!(self.host.get(&keys::said_key(what)), Ok(Some(_)))
     }
 
-    /// Logs a warning about an upstream, once as long as nothing else of this kind is said under the same key.
+    /// Logs a warning about an upstream, unless the last warning under this key was about the same upstream.
     pub(crate) fn say_once_of(&self, what: &str, upstream: &str, line: &str) {
         let key = keys::said_key(what);
         let Ok(said) = self.host.get(&key) else { return };

@@ -1,11 +1,11 @@
 //! The ledger: which series a circuit has, in shared data.
 //!
-//! Envoy forgets a metric with the last VM that has defined it, and a new version of the module comes with VMs of its own.
-//! They must define all that the old ones have counted before those are gone. They must define nothing else: an upstream
-//! that never failed has no series of failures, which saves most of what Envoy would keep for a thousand upstreams.
+//! Envoy forgets a metric with the last VM that has defined it, and a new version of the module has new VMs. They
+//! must define all that the old VMs have counted before these are gone. They must define nothing else: an upstream
+//! that never failed has no series of failures, which saves most of Envoy's memory for a thousand upstreams.
 //!
-//! A page is the set of a circuit's series, eight bytes, and behind it the name of its upstream: whose page it is does not
-//! depend on who had its slot before.
+//! A page is the set of a circuit's series, in eight bytes, followed by the name of its upstream. So a page tells
+//! whose it is, whoever had its slot before.
 
 use std::cell::Cell;
 
@@ -13,8 +13,8 @@ use crate::host::{ABSENT, Fault, Host, HostError, TRIES};
 use crate::keys::series_key;
 use crate::telemetry::metrics::{self, Metric, shared_name, stat};
 
-/// The first bit of each metric; those of its components follow in their order. Other versions of the module read them: a
-/// bit never changes its meaning, and new components come behind the old ones.
+/// The first bit of each metric. The bits of its components follow in their order. Other versions of the module read
+/// them, so a bit never changes its meaning, and new components come after the old ones.
 static PLACES: [(&Metric, u32); 15] = [
     (&metrics::CALLS, 0),
     (&metrics::SHARED, 4),
@@ -33,13 +33,13 @@ static PLACES: [(&Metric, u32); 15] = [
     (&metrics::INTERNAL_ERRORS, 55),
 ];
 
-/// What each circuit has: success, failure, slow; epoch, watch; the state.
+/// The series that each circuit has: success, failure, slow; epoch, watch; the state.
 const OF_EACH_CIRCUIT: u64 = 0b11_0111 | 1 << 60;
 
-/// What each proxy has: an epoch, and the number of circuits.
+/// The series that each proxy has: an epoch, and the number of circuits.
 const OF_EACH_PROXY: u64 = 1 << 4 | 1 << 53;
 
-/// What nobody need note.
+/// The series that nobody need note.
 const ALWAYS: u64 = OF_EACH_CIRCUIT | OF_EACH_PROXY;
 
 /// One of a metric's series: the metric, and the value of its label `component`.
@@ -64,7 +64,7 @@ fn bit(metric: &Metric, component: &str) -> u64 {
 pub(crate) struct Ledger {
     /// The circuit's; `None`: the proxy's own page.
     slot: Option<u32>,
-    /// What need not be noted any more.
+    /// The series that need not be noted any more.
     noted: Cell<u64>,
 }
 
@@ -91,7 +91,8 @@ impl Ledger {
     pub(crate) fn note<H: Host>(&self, host: &H, upstream: &str, series: OfMetric) {
         let bit = bit(series.0, series.1);
         if self.noted.get() & bit != bit {
-            // One that nobody notes is counted all the same. It only begins at 0 again with the next module.
+            // A series that could not be noted is counted all the same. It only begins at 0 again with the next
+            // module.
             let _ = self.write(host, upstream, bit);
         }
     }
@@ -109,14 +110,14 @@ impl Ledger {
         Err(Fault::Cas)
     }
 
-    /// What some VM has noted, beside what each circuit or proxy has.
+    /// The series that some VM has noted, beside those that each circuit or proxy has.
     pub(crate) fn read<H: Host>(&self, host: &H, upstream: &str) -> Result<impl Iterator<Item = OfMetric>, HostError> {
         let (there, _) = self.page(host, upstream)?;
         self.noted.set(there | ALWAYS);
         Ok(places().filter(move |(bit, _)| there & !ALWAYS & bit != 0).map(|(_, series)| series))
     }
 
-    /// Defines all series there are, which changes none. `process`: its number.
+    /// Defines all series that there are. This changes no value. `process`: the number of the process.
     pub(crate) fn define_all<H: Host>(&self, host: &H, process: u32, upstream: &str) -> Result<(), HostError> {
         let always = if self.slot.is_some() { OF_EACH_CIRCUIT } else { OF_EACH_PROXY };
         let there = self.page(host, upstream)?.0 | always;

@@ -13,7 +13,7 @@ pub struct Metric {
     pub components: &'static [&'static str],
     /// Whether it has the label `tag`, the upstream.
     pub per_upstream: bool,
-    /// The meaning, in the README's words.
+    /// The meaning, as `istio/monitoring/README.md` shows it.
     pub meaning: &'static str,
 }
 
@@ -21,10 +21,10 @@ macro_rules! metrics {
     ($($(#[doc = $doc:literal])* $id:ident = $name:literal, $kind:ident, $per:literal, [$($component:literal),*], $meaning:literal;)*) => {
         $($(#[doc = $doc])* pub static $id: Metric = Metric {
             name: $name, kind: MetricKind::$kind, components: &[$($component),*], per_upstream: $per,
-            // Meanings are for documents and tests: inside the module they would only weigh.
+            // Meanings are for documents and tests. In the module they would only take space.
             meaning: if cfg!(all(target_arch = "wasm32", not(feature = "testing"))) { "" } else { $meaning },
         };)*
-        /// All metrics, in the order of the README.
+        /// All metrics, in the order of `istio/monitoring/README.md`.
         pub static ALL: &[&Metric] = &[$(&$id),*];
     };
 }
@@ -59,7 +59,7 @@ metrics! {
     /// Calls over the threshold.
     OVER_THRESHOLD = "circuit_breaker_over_threshold_total", Counter, true, [],
         "settled calls that took longer than `latencyThreshold` (only where it is set)";
-    /// The words that the workers share.
+    /// The numbers that the workers share.
     SHARED = "circuit_breaker_shared", Gauge, true, ["epoch", "watch", "streak", "used"],
         "what the workers of a proxy share: writes of the circuit's record (without `tag`: of any record), \
         1 while the window holds a failure, a slow call or one over the latency threshold, or the circuit is not CLOSED, failures in a row, \

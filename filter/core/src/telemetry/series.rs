@@ -1,5 +1,5 @@
-//! The metrics of one circuit, each defined when it is first needed: an upstream that never fails has no series of
-//! failures, which on a proxy with hundreds of upstreams is most of them.
+//! The metrics of one circuit, each defined when it is first needed. An upstream that never fails has no series of
+//! failures, and on a proxy with hundreds of upstreams these would be most of them.
 
 use std::cell::RefCell;
 
@@ -7,12 +7,12 @@ use crate::host::{Fault, Host, HostError};
 use crate::telemetry::ledger::{Ledger, OfMetric};
 use crate::telemetry::metrics::{LATENCY, Metric, stat};
 
-/// A histogram that most requests record into, beside the other series so that nobody has to look for it.
+/// A histogram that most requests record into. It has a place of its own, so that nobody has to search for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Histogram(u32);
 
 impl Histogram {
-    /// Not defined yet. Envoy counts its metrics from 0, and has not memory for so many.
+    /// Not defined yet: Envoy would take memory for it.
     pub(crate) const UNMET: Histogram = Histogram(u32::MAX);
     /// Not to be recorded into: Envoy keeps much for each histogram.
     pub(crate) const UNWANTED: Histogram = Histogram(u32::MAX - 1);
@@ -51,7 +51,7 @@ impl Histogram {
     }
 }
 
-/// Room for as many as a circuit has that never failed: its state. There may be a thousand such circuits.
+/// Room for the metrics of a circuit that never failed: its state. There may be a thousand such circuits.
 const AT_FIRST: usize = 1;
 
 /// Ids of defined metrics. Envoy gives a new id for every definition and keeps it for ever, so each is asked for once.
@@ -62,12 +62,12 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    /// They are of the circuit in this slot from now on.
+    /// From now on these are the series of the circuit in this slot.
     pub(crate) fn move_to(&mut self, slot: u32) {
         self.ledger = Ledger::of(slot);
     }
 
-    /// Notes all that this VM has defined.
+    /// Notes all series that this VM has defined.
     pub(crate) fn note_all<H: Host>(&self, host: &H, upstream: &str) {
         for (metric, component, _) in self.ids.borrow().iter() {
             self.note(host, (*metric, *component), upstream);
@@ -98,12 +98,12 @@ impl Series {
         Ok(id)
     }
 
-    /// Notes one that is defined elsewhere, so that the next version of the module keeps it.
+    /// Notes a series that is defined elsewhere, so that the next version of the module keeps it.
     pub(crate) fn note<H: Host>(&self, host: &H, series: OfMetric, upstream: &str) {
         self.ledger.note(host, upstream, series);
     }
 
-    /// Defines what other VMs have noted, but for what `is_met` has met by itself.
+    /// Defines the series that other VMs have noted, except those that `is_met` has met by itself.
     pub(crate) fn keep<H: Host>(
         &self,
         host: &H,

@@ -1,4 +1,5 @@
-//! What the outside hears of one circuit: gauges, counters and one log line a transition, from the worker that made it.
+//! What the outside learns of one circuit: gauges, counters and one log line a transition, from the worker that made
+//! it.
 
 use crate::circuit::record::{Phase, Record};
 use crate::circuit::transitions::Reason;
@@ -17,7 +18,7 @@ pub(crate) struct Told<'a> {
     pub(crate) mode: Mode,
 }
 
-/// What a worker has made of a circuit's record, and on what it decided that.
+/// A change that a worker has made to a circuit's record, and the facts that decided it.
 pub(crate) struct Transition<'a> {
     pub(crate) from: &'a Record,
     pub(crate) to: &'a Record,
@@ -31,7 +32,7 @@ pub(crate) struct Transition<'a> {
 }
 
 impl Told<'_> {
-    /// Says it: a log line, the gauges, a trip or an outage's length.
+    /// Tells of the transition: a log line, the gauges, and the count of a trip or the length of an outage.
     pub(crate) fn transition<H: Host>(&self, host: &H, made: &Transition<'_>) -> Result<(), Fault> {
         let next = made.to;
         let level = if matches!(next.phase, Phase::Closed | Phase::Ended) { Level::Info } else { Level::Warn };
@@ -56,7 +57,7 @@ impl Told<'_> {
             Phase::Open => (2, record.open_until.div_ceil(SECOND)),
         };
         self.series.record(host, &metrics::STATE, self.upstream, state)?;
-        // What was never OPEN has no such gauge.
+        // A circuit that was never OPEN has no such gauge.
         if record.transitions() > 0 {
             self.series.record(host, &metrics::OPEN_UNTIL, self.upstream, open_until)?;
         }
@@ -103,7 +104,7 @@ impl Told<'_> {
 
 fn state_word(phase: Phase) -> &'static str {
     match phase {
-        // An upstream without a circuit is let through as one with a CLOSED one.
+        // An upstream without a circuit shows as CLOSED.
         Phase::Closed | Phase::Ended => "CLOSED",
         Phase::Open => "OPEN",
         Phase::Probe | Phase::Ramp => "HALF_OPEN",

@@ -1,7 +1,7 @@
 //! The host in memory: metrics and shared data of one proxy, faults, and a watch on every call.
 //!
-//! It behaves as Envoy does where the breaker can notice: metrics are shared by name, each definition gives a new id, an
-//! excluded metric always reads 0, compare-and-swap numbers never repeat.
+//! It behaves as Envoy does where the breaker can notice. Metrics are shared by name. Each definition gives a new id.
+//! An excluded metric always reads 0. Compare-and-swap numbers never repeat.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,9 +43,9 @@ struct Store {
 pub enum Touch {
     /// Looks at it.
     Read,
-    /// Adds to it, and does not see what came of that: two that do so may as well come in the other order.
+    /// Adds to it without seeing the result: two such calls may come in either order.
     Add,
-    /// Changes it, or looks at it and changes it.
+    /// Changes it, or reads it and changes it.
     Write,
 }
 
@@ -61,14 +61,14 @@ impl std::fmt::Debug for Watcher {
     }
 }
 
-/// What another worker does in the middle of a worker's decision, and before which host call.
+/// What another worker does in the middle of this worker's decision, and before which host call.
 #[derive(Default)]
 struct Interference(Option<(When, Box<dyn FnOnce()>)>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum When {
     NextWrite,
-    /// The call that comes after so many others.
+    /// The number of calls that come first.
     Call(u64),
 }
 
@@ -81,7 +81,7 @@ impl std::fmt::Debug for Interference {
 /// Host calls made so far, by cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
-    /// Calls that return bytes or take them to shared data: dear.
+    /// Calls that return bytes or hand bytes to shared data: dear.
     pub bytes: u64,
     /// Calls that move one number: cheap.
     pub words: u64,
@@ -100,7 +100,7 @@ impl Memory {
         memory
     }
 
-    /// All requests in flight are in this upstream.
+    /// From now on all requests in flight are in this upstream.
     pub(super) fn all_are_in(&self, upstream: &str) {
         for lands_in in self.0.borrow_mut().streams.values_mut() {
             upstream.clone_into(lands_in);
@@ -117,7 +117,7 @@ impl Memory {
         self.0.borrow_mut().failing = true;
     }
 
-    /// From now on nothing can be added to the metrics that `refused` picks; `None`: all works again.
+    /// From now on nothing can be added to the metrics that `refused` picks; `None`: everything works again.
     pub fn refuse(&self, refused: Option<fn(&str) -> bool>) {
         self.0.borrow_mut().refused = refused;
     }
@@ -140,7 +140,8 @@ impl Memory {
         value & u64::from(u32::MAX)
     }
 
-    /// The host of a process that takes over from this one, whose gauges are added to its own, as in Envoy's hot restart.
+    /// The host of a process that takes over from this one. As in Envoy's hot restart, it adds this one's gauges to
+    /// its own.
     #[must_use]
     pub fn hot_restarted(&self) -> Memory {
         let parent = self.0.borrow();
@@ -206,20 +207,20 @@ impl Memory {
         (store.held_back, store.delayed) = (held_back, delayed);
     }
 
-    /// Right before the next write of shared data, `act` happens: another worker was faster.
+    /// Right before the next write of shared data `act` happens, as if another worker were faster.
     pub fn before_next_write(&self, act: impl FnOnce() + 'static) {
         self.0.borrow_mut().interference.0 = Some((When::NextWrite, Box::new(act)));
     }
 
-    /// Right before the host call that comes after `others` more, of any kind, `act` happens: a worker is stopped there
-    /// and another one runs.
+    /// `act` happens right before the host call that comes after `others` more, of any kind: a worker is stopped
+    /// there, and another one runs.
     pub fn before_call(&self, others: u64, act: impl FnOnce() + 'static) {
         let mut store = self.0.borrow_mut();
         let at = store.calls.words.saturating_add(store.calls.bytes).saturating_add(others);
         store.interference.0 = Some((When::Call(at), Box::new(act)));
     }
 
-    /// Right before every host call `watch` is told what the call touches, and how.
+    /// Calls `watch` right before every host call, with what the call touches and how.
     pub fn before_every_call(&self, watch: impl Fn(&str, Touch) + 'static) {
         self.0.borrow_mut().watcher = Watcher(Some(Rc::new(watch)));
     }
@@ -358,7 +359,7 @@ impl Host for Memory {
     }
 
     fn define(&self, kind: MetricKind, name: &str) -> Result<u32, HostError> {
-        // Each gets a number of its own: the order is nobody's business.
+        // Each gets a number of its own. No test may depend on the order.
         self.touch("definitions", Touch::Add);
         let mut store = self.bytes_call()?;
         store.ids.push((kind, name.to_owned()));

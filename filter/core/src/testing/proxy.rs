@@ -1,4 +1,4 @@
-//! The VMs of a proxy, what comes to them, and the time.
+//! The VMs of a proxy, their requests, and the time.
 
 use super::memory::Memory;
 use crate::breaker::Breaker;
@@ -33,7 +33,7 @@ pub fn answer(outcome: Outcome) -> Answer {
     }
 }
 
-/// An ordinary day, so that no test begins at zero by chance.
+/// The time of an ordinary day, so that no test begins at zero by chance.
 const START: u64 = 1_790_000_000 * SECOND;
 
 impl Proxy {
@@ -66,7 +66,7 @@ impl Proxy {
         proxy
     }
 
-    /// Puts new VMs in the place of the old ones, as a configuration change does: what the host holds stays. Each has
+    /// Replaces the VMs by new ones, as a configuration change does. What the host holds stays. Each new VM has
     /// ticked once.
     ///
     /// # Panics
@@ -125,15 +125,15 @@ impl Proxy {
         breaker.admit(request, upstream, now)
     }
 
-    /// A request that is not to be sent is answered.
+    /// Tells the VM that a rejected request was answered.
     fn reply(&mut self, vm: usize, admission: Admission) {
         if let (Admission::Reject { circuit, cause, .. }, Some(breaker)) = (admission, self.vms.get_mut(vm)) {
             breaker.rejected(circuit, cause);
         }
     }
 
-    /// Asks one VM for admission, and for a fallback where the circuit does not want the request: the permit, and the
-    /// circuit that did not want it. `None`: rejected.
+    /// Asks one VM for admission, and for a fallback where the circuit rejects the request. Returns the permit, and
+    /// the circuit that rejected it. `None`: rejected.
     pub fn admit_or_fall_back(&mut self, vm: usize, upstream: &str) -> Option<(Permit, Option<Origin>)> {
         let admission = self.ask(vm, upstream);
         let Admission::Reject { circuit, .. } = admission else {
@@ -153,7 +153,7 @@ impl Proxy {
         self.host.all_are_in(upstream);
     }
 
-    /// Settles what a VM admitted, as the module does: the short way where that will do.
+    /// Settles a request that a VM admitted, as the module does: the short way where that is enough.
     pub fn settle(&mut self, vm: usize, upstream: &str, permit: Permit, outcome: Outcome) {
         let now = self.now;
         if let Some(breaker) = self.vms.get_mut(vm) {
