@@ -1,11 +1,12 @@
-//! What Envoy calls, and for whom.
+//! The callbacks that Envoy calls, and the context that each is for.
 //!
-//! The SDK's dispatcher serves every kind of context: boxes behind trait objects in several maps, looked through at each
-//! callback. Here are two kinds, a root and a stream, and five callbacks of a stream; so they are told apart and found in
-//! one step. The build gives these functions the ABI's names in place of the SDK's (`filter/trim`); logging, the panic
-//! hook, the allocator and the ABI's version are the SDK's own.
+//! The SDK's dispatcher serves every kind of context: boxes behind trait objects in several maps, which it looks
+//! through at each callback. This module has two kinds, a root and a stream, and five callbacks of a stream. So one
+//! step tells them apart and finds them. The build gives these functions the ABI's names in place of the SDK's
+//! (`filter/trim`). Logging, the panic hook, the allocator and the ABI's version are the SDK's own.
 
-// A plain name for an export is what the language calls unsafe: another one might have it too, which the build sorts out.
+// The language calls an export under a plain name unsafe, since another function might have it too. The build settles
+// that.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -17,7 +18,7 @@ use crate::host::Abi;
 use crate::root::{Configurations, Root};
 use crate::stream::Stream;
 
-/// Envoy counts contexts up: their numbers are spread well enough as they are.
+/// Envoy counts contexts up, so their numbers are spread well enough without hashing.
 #[derive(Default)]
 struct ByNumber(u64);
 
@@ -53,7 +54,7 @@ thread_local! {
     });
 }
 
-/// `None` where Envoy calls us from within one of our own calls, which it does not.
+/// `None` where Envoy calls us from within one of our own calls. It never does.
 fn with<T>(act: impl FnOnce(&mut Contexts) -> T) -> Option<T> {
     CONTEXTS.with(|contexts| contexts.try_borrow_mut().ok().map(|mut contexts| act(&mut contexts)))
 }
@@ -70,7 +71,7 @@ fn with_stream<T>(id: u32, act: impl FnOnce(&mut Stream<Abi>) -> T) -> Option<T>
 const CONTINUE: u32 = 0;
 const PAUSE: u32 = 1;
 
-/// A root context (it has no parent) or a stream of one.
+/// A root context (which has no parent), or a stream of one.
 #[unsafe(no_mangle)]
 extern "C" fn own_proxy_on_context_create(id: u32, parent: u32) {
     with(|contexts| {
@@ -90,7 +91,7 @@ extern "C" fn own_proxy_on_vm_start(_root: u32, _size: usize) -> bool {
 
 #[unsafe(no_mangle)]
 extern "C" fn own_proxy_on_configure(root: u32, _size: usize) -> bool {
-    // A configuration that nobody could read must not pass for one in use.
+    // A configuration that could not be read must not pass for one in use.
     with_root(root, Root::configure).unwrap_or(false)
 }
 
@@ -104,13 +105,14 @@ extern "C" fn own_proxy_on_request_headers(id: u32, _headers: usize, end_of_stre
     if with_stream(id, |stream| stream.admit(end_of_stream)).unwrap_or(true) { CONTINUE } else { PAUSE }
 }
 
-/// Envoy calls this for each piece of a request's body; only the last one matters, and only that one costs a host call.
+/// Envoy calls this for each piece of a request's body. Only the last piece matters, so only that one costs a host
+/// call.
 #[unsafe(no_mangle)]
 extern "C" fn own_proxy_on_request_body(id: u32, size: usize, end_of_stream: bool) -> u32 {
     if with_stream(id, |stream| stream.request_body(size, end_of_stream)).unwrap_or(true) { CONTINUE } else { PAUSE }
 }
 
-/// A request with trailers ends with them.
+/// A request that has trailers ends with them.
 #[unsafe(no_mangle)]
 extern "C" fn own_proxy_on_request_trailers(id: u32, _trailers: usize) -> u32 {
     if with_stream(id, Stream::request_ended).unwrap_or(true) { CONTINUE } else { PAUSE }
@@ -133,7 +135,7 @@ extern "C" fn own_proxy_on_log(id: u32) {
     with_stream(id, Stream::settle);
 }
 
-/// The context is gone; a stream that was never logged is settled by its end.
+/// The context is gone. A stream that was never logged is settled here.
 #[unsafe(no_mangle)]
 extern "C" fn own_proxy_on_delete(id: u32) {
     with(|contexts| {

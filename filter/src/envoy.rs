@@ -1,14 +1,15 @@
-//! What the glue asks of Envoy.
+//! What the module asks of Envoy.
 //!
-//! A trait, so that everything but the host calls themselves is tested natively over a scripted double, and so that
-//! another host can stand in Envoy's Wasm ABI's place.
+//! It is a trait, for two reasons: all code but the host calls themselves is tested natively over a scripted double,
+//! and another host can take the place of Envoy's Wasm ABI.
 
 use circuit_breaker_core::host::{Host, HostError};
 
-/// The property that names the upstream: known from the request headers on, since the route is there before the filters.
+/// The property that names the upstream. It is known from the request headers on, since Envoy takes the route before
+/// the filters run.
 pub(crate) const CLUSTER: &str = "xds\0cluster_name";
 
-/// The property that is there once Envoy has chosen a host of the upstream.
+/// The property that exists once Envoy has chosen a host of the upstream.
 pub(crate) const ADDRESS: &str = "upstream\0address";
 
 /// Envoy's response flags.
@@ -36,26 +37,26 @@ pub(crate) struct LocalReply<'a> {
     pub(crate) grpc_status: i32,
 }
 
-/// What the host knows an expression by.
+/// The host's handle of an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Token(pub(crate) Vec<u8>);
 
-/// What an expression comes to.
+/// The value of an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Evaluated {
     Text(String),
     Null,
 }
 
-/// The host of one root context. What is asked of a request is asked of the one that Envoy is calling us for.
+/// The host of one root context. Questions about a request are about the one that Envoy is calling us for.
 pub(crate) trait Envoy: Host + Clone + 'static {
-    /// Nanoseconds since 1970; 0 where the host has no clock, which the breaker takes for a clock that stepped back.
+    /// Nanoseconds since 1970. 0 where the host has no clock, which the breaker takes for a clock that stepped back.
     fn now(&self) -> u64;
 
     /// A property, its path joined by zero bytes. `None`: absent or empty.
     fn property(&self, path: &str) -> Option<Vec<u8>>;
 
-    /// The value of a header; `None`: absent or empty, which costs next to nothing.
+    /// The value of a header. `None`: absent or empty, and this answer costs next to nothing.
     fn header(&self, map: Headers, name: &str) -> Option<Vec<u8>>;
 
     /// Sets a header of the request in the place of all others of its name.
@@ -68,7 +69,8 @@ pub(crate) trait Envoy: Host + Clone + 'static {
     /// host has no expressions, or not such ones.
     fn create(&self, expression: &str) -> Option<Token>;
 
-    /// Evaluates it for the present request. `None`: an error, such as a property that it does not have.
+    /// Evaluates an expression for the present request. `None`: an error, for example a property that the request
+    /// does not have.
     fn evaluate(&self, expression: &Token) -> Option<Evaluated>;
 
     /// Ends an expression.
@@ -80,7 +82,7 @@ pub(crate) trait Envoy: Host + Clone + 'static {
     /// Asks for a tick every `period` nanoseconds.
     fn tick_every(&self, period: u64);
 
-    /// From now on the circuits and series are those of this plugin: two plugins of one proxy share none.
+    /// From now on circuits and series are those of this plugin. Two plugins of one proxy share none.
     fn belong_to(&mut self, plugin: &str);
 
     /// The `pluginConfig` as it came.

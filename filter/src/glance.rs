@@ -1,10 +1,10 @@
-//! One look that answers all that is asked at a request's end: where did it go, and what came of it?
+//! One call that answers all that is asked at a request's end: where did it go, and how did it end?
 //!
-//! Every call that returns bytes costs ten times one that does not, and upstream, status, flags and details would be four.
-//! Envoy evaluates an expression over them in one (its foreign functions `expr_create`, `expr_evaluate`, `expr_delete`).
-//! And where all is as it mostly is, the expression is `null`, for which Envoy has no bytes: it says that it cannot write
-//! that down, in a status that nothing else about these expressions can have, since all their other values are texts. A
-//! host that does otherwise is asked property by property.
+//! A call that returns bytes costs ten times one that does not. Upstream, status, flags and details would take four.
+//! Envoy evaluates an expression over them in one call (its foreign functions `expr_create`, `expr_evaluate`,
+//! `expr_delete`). In the usual case the expression is `null`, for which Envoy has no bytes: it answers with the
+//! status of a value that it cannot serialize. No other value of these expressions can have that status, since all
+//! others are texts. A host that does otherwise is asked property by property.
 
 use std::rc::Rc;
 
@@ -24,31 +24,31 @@ pub(crate) struct Seen {
     pub(crate) details: Details,
 }
 
-/// Everything, begun by a line's end, which no upstream's name begins with. Details have no spaces (Envoy makes them
-/// underscores) and a name may have some, so it comes last.
+/// Everything, after a line feed, which no upstream's name begins with. Details have no spaces (Envoy makes them
+/// underscores). A name may have spaces, so it comes last.
 const ALL: &str = r#""\n" + string(response.code) + " " + string(response.flags) + " " + response.code_details + " " + xds.cluster_name"#;
 
-/// What says that all went well: the answer is the upstream's own, and a good one. Whatever flags there are then tell of
-/// what came before it.
+/// The condition that all went well: the answer is the upstream's own, and a good one. Any flags then tell of what
+/// came before it.
 fn well() -> String {
     format!("response.code_details == \"{VIA_UPSTREAM}\" && response.code < 400")
 }
 
 /// The expressions of one configuration: Envoy keeps them with its root context.
 pub(crate) struct Glance<E: Envoy> {
-    /// Without a guess where a call went. `null` nowhere.
+    /// Without a guess of where a call went. It is `null` where it went nowhere.
     named: Expression<E>,
-    /// With a guess: `null` where all went well and to there.
+    /// With a guess. It is `null` where all went well and the call went there.
     guessed: Option<Expression<E>>,
-    /// Of the head of an answer: `null` where it is well.
+    /// For the head of an answer. It is `null` where the head is good.
     head: Option<Expression<E>>,
-    /// Which status below 400 it was matters, so that nothing is known to be well.
+    /// The policy needs the exact status below 400, so no status is known to be good.
     exactly: bool,
     favourite: Favourite,
 }
 
 impl<E: Envoy> Glance<E> {
-    /// `exactly`: which status below 400 it was matters. `None`: this host has no such expressions.
+    /// `exactly`: the policy needs the exact status below 400. `None`: this host has no such expressions.
     pub(crate) fn new(envoy: &E, exactly: bool) -> Option<Glance<E>> {
         let text = if exactly { ALL.to_owned() } else { format!("{} ? xds.cluster_name : {ALL}", well()) };
         let named = Expression::create(envoy, &text)?;
@@ -81,7 +81,7 @@ impl<E: Envoy> Glance<E> {
         Some(ended)
     }
 
-    /// From time to time: guesses anew.
+    /// Called from time to time: takes a new guess.
     pub(crate) fn turn(&mut self, envoy: &E) {
         if self.favourite.turn() {
             self.guessed = self.favourite.guess().and_then(|upstream| guess(envoy, upstream));
@@ -89,7 +89,7 @@ impl<E: Envoy> Glance<E> {
     }
 }
 
-/// `None` for a name that would not stand for itself in an expression.
+/// `None` for a name that would not stand for itself in the text of an expression.
 fn guess<E: Envoy>(envoy: &E, upstream: &str) -> Option<Expression<E>> {
     if !stands_for_itself(upstream) {
         return None;
@@ -98,13 +98,13 @@ fn guess<E: Envoy>(envoy: &E, upstream: &str) -> Option<Expression<E>> {
     Expression::create(envoy, &format!("{} ? {to_there} : {ALL}", well()))
 }
 
-/// Whether a name means itself between the quotes of an expression's text. One that ended the text early would be compared
-/// with something else, and calls to anywhere would count as calls to it.
+/// Whether a name means itself between the quotes of an expression's text. A name that ended the text early would be
+/// compared with another text, and calls to any upstream would count as calls to it.
 fn stands_for_itself(upstream: &str) -> bool {
     upstream.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
 }
 
-/// An expression, ended when it is dropped.
+/// An expression. Dropping it ends it.
 struct Expression<E: Envoy> {
     envoy: E,
     token: Token,

@@ -1,18 +1,19 @@
-//! Whether the head of an answer is looked at when it comes by, and not only what Envoy says of it at its end.
+//! Whether the module reads the head of an answer when it passes, and not only what Envoy says at the end.
 //!
-//! At the end Envoy knows the status that the client got. A filter on the way may have made another one of it: a Lua
-//! script, `custom_response`. What the upstream itself answered stands only in the head, and a look at it costs as much as
-//! all else. So it is looked at where there is reason to: of each answer, once one was found that had been changed; for a
-//! moment after a failing one; and else of a few, so that a proxy which changes answers is found out.
+//! At the end Envoy knows the status that the client got. A filter on the way may have changed it: a Lua script,
+//! `custom_response`. Only the head tells what the upstream itself answered, and a look at it costs as much as all
+//! else. So a head is read only with a reason. Once an answer was found that had been changed, each head is read. For
+//! a moment after a failing answer each is read too. Else a few are, so that a proxy which changes answers is found
+//! out.
 
 use std::cell::Cell;
 
-/// Of so many answers one is looked at. A filter that makes good answers of an upstream's failing ones is found out by its
-/// thirty-second answer at the latest, and the looks add about a seventieth to what the breaker costs.
+/// One of so many answers is looked at. A filter that turns an upstream's failing answers into good ones is found out
+/// by its thirty-second answer at the latest. The looks add about a seventieth to what the breaker costs.
 const SAMPLED: u32 = 32;
 
-/// Ticks for which each head is looked at after a failing answer. If it is a filter that makes good answers fail, the next
-/// ones tell, and none of them may count.
+/// Ticks for which each head is read after a failing answer. If a filter makes good answers fail, the next heads show
+/// it, and none of these failures may count.
 const ALERT: u32 = 4;
 
 #[derive(Default)]
@@ -24,7 +25,7 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    /// Whether to look at the head that comes by now.
+    /// Whether to read the head that passes now.
     pub(crate) fn is_due(&self) -> bool {
         let turn = self.turn.get().wrapping_add(1);
         self.turn.set(turn);
@@ -36,7 +37,7 @@ impl Heads {
         self.alert.set(ALERT);
     }
 
-    /// An answer ended with another status than its upstream's, here or at another worker.
+    /// An answer ended with another status than its upstream's, in this worker or in another one.
     pub(crate) fn changed(&self) {
         self.changed.set(true);
     }

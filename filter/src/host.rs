@@ -1,9 +1,10 @@
-//! The only user of host calls: [`Envoy`] by the proxy-wasm ABI. Every status is handled and nothing panics.
+//! The only user of host calls: [`Envoy`], over the proxy-wasm ABI. It handles every status, and nothing panics.
 //!
-//! The SDK's wrappers panic on statuses that they do not expect, and a panic inside Envoy is an outage; so the calls are
-//! declared here. They also do what the SDK leaves out: details of a local reply, and metrics without a trait object.
+//! The SDK's wrappers panic on statuses that they do not expect, and a panic inside Envoy is an outage. So the calls
+//! are declared here. They also do what the SDK leaves out: details of a local reply, and metrics without a trait
+//! object.
 
-// Calls through a foreign interface are unsafe by nature; this file is the one that has them.
+// Calls through a foreign interface are unsafe by nature. Only this file has them.
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
@@ -73,7 +74,7 @@ unsafe extern "C" {
 // Statuses of the proxy-wasm ABI.
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
-/// A value that has no bytes: of an expression's, only `null` (Envoy's `serializeValue`).
+/// A value that has no bytes. Among the values of an expression only `null` has none (Envoy's `serializeValue`).
 const SERIALIZATION_FAILURE: u32 = 3;
 const CAS_MISMATCH: u32 = 8;
 
@@ -93,7 +94,7 @@ unsafe fn taken(data: *mut u8, size: usize) -> Vec<u8> {
     if data.is_null() { Vec::new() } else { unsafe { Vec::from_raw_parts(data, size, size) } }
 }
 
-/// Calls a foreign function: an error where there is none, or where it fails.
+/// Calls a foreign function. An error where the host has no such function, or where it fails.
 fn foreign(name: &str, argument: &[u8]) -> Result<Vec<u8>, HostError> {
     let (mut data, mut size) = (null_mut(), 0);
     let status = unsafe {
@@ -110,11 +111,11 @@ fn foreign(name: &str, argument: &[u8]) -> Result<Vec<u8>, HostError> {
     ok(status).map(|()| result)
 }
 
-/// A header map as the ABI wants it: the number of pairs, the sizes of names and values, then all of them, each ended by
-/// a zero byte.
+/// A header map in the ABI's form: the number of pairs, the sizes of names and values, then all of them, each ended
+/// by a zero byte.
 fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
     let size = |text: &str| u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
-    // Eight bytes for the sizes of a pair and two for its ends.
+    // Eight bytes for the sizes of a pair, and two for its zero bytes.
     let room = headers.iter().map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(10));
     let mut bytes = Vec::with_capacity(room.fold(4, usize::saturating_add));
     bytes.extend_from_slice(&u32::try_from(headers.len()).unwrap_or(0).to_le_bytes());
@@ -132,20 +133,20 @@ fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
 /// The ABI of one root context.
 #[derive(Clone, Debug)]
 pub(crate) struct Abi {
-    /// Envoy's number of our root context: what a tick runs on, and where to return after a look at a request.
+    /// Envoy's number of our root context. A tick runs in it, and the module returns to it after a look at a request.
     root: u32,
-    /// What stands in the place of [`OWN`] in the names of this plugin's keys and metrics; `None`: nothing does.
+    /// The text that stands in place of [`OWN`] in the names of this plugin's keys and metrics. `None`: none does.
     space: Option<Rc<str>>,
 }
 
-/// The plugin's usual name, with which the names of keys and metrics begin.
+/// The plugin's usual name. The names of keys and metrics begin with it.
 const OWN: &str = "circuit_breaker";
 
-/// With what the names of metrics begin before that.
+/// The names of metrics begin with this, before [`OWN`].
 const LABEL: &str = "wasm_filter.";
 
 impl Abi {
-    /// The host of the root context of this number.
+    /// The host for the root context of this number.
     pub(crate) fn of(root: u32) -> Abi {
         Abi { root, space: None }
     }
@@ -160,7 +161,7 @@ impl Abi {
         }
     }
 
-    /// From the tick: `look` at a request in flight. `None` where it has ended.
+    /// From the tick: calls `look` with a request in flight. `None` where the request has ended.
     fn looking_at<T>(&self, stream: u32, look: impl FnOnce() -> Option<T>) -> Option<T> {
         ok(unsafe { proxy_set_effective_context(stream) }).ok()?;
         let seen = look();
@@ -215,7 +216,7 @@ impl Envoy for Abi {
     }
 
     fn delete(&self, expression: &Token) {
-        // One that the host does not know any longer needs no end.
+        // An expression that the host no longer knows needs no end.
         let _ = foreign("expr_delete", &expression.0);
     }
 

@@ -1,13 +1,14 @@
 //! The module that runs in Envoy: thin glue between proxy-wasm and `circuit-breaker-core`.
 //!
-//! `dispatch` is what Envoy calls, `root` has the configuration and the breaker of this VM, `stream` one request, `glance`
-//! how it ended, `heads` whether its answer was changed on the way, and `reply` what a rejected request gets. `envoy` is the
-//! trait that all of them ask, and `host` is the only place that calls Envoy. Nothing here decides anything about a circuit.
+//! `dispatch` is what Envoy calls. `root` has the configuration and the breaker of this VM, `stream` has one request,
+//! `glance` tells how it ended, `heads` whether its answer was changed on the way, and `reply` what a rejected
+//! request gets. All of them ask the trait in `envoy`, and only `host` calls Envoy. Nothing here decides anything
+//! about a circuit.
 //!
-//! The module keeps few exports (the build removes the rest): Envoy calls only those that are there, and each costs every
-//! request something.
+//! The module keeps few exports (the build removes the rest). Envoy calls each export that exists, and each call
+//! costs every request something.
 
-// Natively only the tests of the parts are built: nothing enters.
+// Natively only the tests of the parts are built, and no export is called.
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 
 mod dispatch;

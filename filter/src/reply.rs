@@ -12,11 +12,11 @@ const GRPC_UNAVAILABLE: i32 = 14;
 const SECOND: u64 = 1_000_000_000;
 const MILLISECOND: u64 = 1_000_000;
 
-/// What Envoy says of a body of its own, so that it need not be told.
+/// The content type that Envoy gives a body of its own. It need not be set.
 const TEXT: &str = "text/plain";
 
-/// Answers in the upstream's place. `headers_only`: the request has no body. False: the host would not have it, and the
-/// request must go on.
+/// Answers in the upstream's place. `headers_only`: the request has no body. False: the host refused, and the request
+/// must go on.
 pub(crate) fn send(
     envoy: &impl Envoy,
     rejection: &Rejection,
@@ -24,7 +24,8 @@ pub(crate) fn send(
     retry_after: u64,
     headers_only: bool,
 ) -> bool {
-    // A gRPC call ends with a message's frame, never with its headers (gRPC over HTTP/2, "Requests"): no need to ask then.
+    // A gRPC call ends with a message's frame, never with its headers (gRPC over HTTP/2, "Requests"), so a request
+    // without a body is no gRPC call, and nobody need ask.
     let grpc = !headers_only && is_grpc(envoy);
     let seconds = retry_after.div_ceil(SECOND).max(1).to_string();
     let milliseconds = if grpc { retry_after.div_ceil(MILLISECOND).max(1).to_string() } else { String::new() };
@@ -40,7 +41,7 @@ pub(crate) fn send(
         headers.push(("content-type", &rejection.content_type));
     }
     headers.extend(rejection.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    // Envoy makes the body gRPC's message, where a line's end would show as %0A.
+    // Envoy makes the body gRPC's message, where a line feed would show as %0A.
     let body = if grpc { rejection.body.trim_end() } else { &rejection.body };
     let reply = LocalReply {
         status: rejection.status,

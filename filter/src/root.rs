@@ -13,7 +13,7 @@ use crate::heads::Heads;
 use crate::shared::Shared;
 use crate::stream::Stream;
 
-/// Nanoseconds after which a VM goes on with what an older version of the module has counted.
+/// Nanoseconds after which a VM goes on defining what an older version of the module has counted.
 const PAUSE: u64 = 4 * MILLISECOND;
 
 /// A configuration in use in this VM.
@@ -27,24 +27,24 @@ struct InUse<E: Envoy> {
 
 /// The configurations of a VM, oldest first.
 ///
-/// Envoy gives a changed configuration a new root context in the same VM, and lets the old one drain: the new one must
-/// tell the old one to stand back, or two policies would pull at the same circuits.
+/// Envoy gives a changed configuration a new root context in the same VM, and lets the old one drain. The new one
+/// must tell the old one to stand back, or two policies would drive the same circuits.
 pub(crate) struct Configurations<E: Envoy>(Vec<InUse<E>>);
 
-/// One configuration. Never configured twice: a change is a new root context.
+/// One configuration. It is never configured twice: a change is a new root context.
 pub(crate) struct Root<E: Envoy> {
     id: u32,
     envoy: E,
-    /// Its root id: plugins of other ones have other circuits.
+    /// Its root id. Plugins with other root ids have other circuits.
     plugin: String,
-    /// Not all that an older version of the module has counted is defined yet.
+    /// Some of what an older version of the module has counted is not defined yet.
     keeps: bool,
     shared: Option<Rc<Shared<E>>>,
     configurations: Rc<RefCell<Configurations<E>>>,
 }
 
 impl<E: Envoy> Root<E> {
-    /// `id`: Envoy's number of it. `configurations`: those of its VM.
+    /// `id`: Envoy's number of the root context. `configurations`: those of its VM.
     pub(crate) fn new(envoy: E, id: u32, configurations: Rc<RefCell<Configurations<E>>>) -> Root<E> {
         Root { id, envoy, plugin: String::new(), keeps: false, shared: None, configurations }
     }
@@ -54,12 +54,12 @@ impl<E: Envoy> Root<E> {
         self.id
     }
 
-    /// A request of it; it passes untouched where nothing is configured.
+    /// A new request. It passes untouched where nothing is configured.
     pub(crate) fn stream(&self, id: u32) -> Stream<E> {
         Stream::new(self.envoy.clone(), id, self.shared.clone())
     }
 
-    /// Takes the configuration into use. False: it is refused.
+    /// Takes the configuration into use. False: the configuration is refused.
     pub(crate) fn configure(&mut self) -> bool {
         self.plugin = self.envoy.text("plugin_root_id").unwrap_or_default();
         self.envoy.belong_to(&self.plugin);
@@ -102,8 +102,8 @@ impl<E: Envoy> Root<E> {
 
     fn start(&mut self, config: Config, document: Vec<u8>) {
         let now = self.envoy.now();
-        // The VMs of a proxy start within microseconds of each other, at times that differ in nanoseconds, and the place
-        // of the breaker in memory differs between configurations: enough for jitter.
+        // The VMs of a proxy start within microseconds of each other, at times that differ in nanoseconds. The place
+        // of the breaker in memory differs between configurations. Together that is random enough for jitter.
         let plugin = self.plugin.clone();
         let older = self.configurations.try_borrow().ok().and_then(|all| all.newest(&plugin));
         let envoy = self.envoy.clone();
@@ -136,7 +136,7 @@ impl<E: Envoy> Drop for Root<E> {
 }
 
 impl<E: Envoy> InUse<E> {
-    /// Whether both have the same policies. Under one document each listener has a breaker.
+    /// Whether both have the same policies. Each listener has a breaker of its own under one document.
     fn agrees(&self, other: &InUse<E>) -> bool {
         self.plugin == other.plugin && self.document == other.document
     }
@@ -160,7 +160,7 @@ impl<E: Envoy> Configurations<E> {
         self.0.iter().rev().filter(|own| own.plugin == plugin).find_map(|own| own.breaker.upgrade())
     }
 
-    /// A configuration comes into use: those of its plugin under other documents retire.
+    /// A configuration comes into use. Those of the same plugin under other documents retire.
     fn take_over(&mut self, new: InUse<E>) {
         for old in self.0.iter().filter(|old| old.plugin == new.plugin && !old.agrees(&new)) {
             old.breaker(Breaker::retire);
@@ -168,8 +168,8 @@ impl<E: Envoy> Configurations<E> {
         self.0.push(new);
     }
 
-    /// A configuration goes. It is the newest of its plugin where Envoy takes an update back, since another part of the
-    /// listener was no good: then the one before it goes on, or no circuit would ever leave OPEN again.
+    /// A configuration goes. It may be the newest of its plugin: then Envoy has taken an update back, because another
+    /// part of the listener was bad. The one before it then goes on, or no circuit would ever leave OPEN again.
     fn give_back(&mut self, root: u32) {
         let Some(at) = self.0.iter().position(|own| own.root == root) else { return };
         let gone = self.0.remove(at);

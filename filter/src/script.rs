@@ -1,5 +1,6 @@
-//! An Envoy for tests: what it says of a request is scripted, what it is asked to do is remembered. Its metrics and shared
-//! data are those of the core's proxy in memory; its expressions are evaluated for real, as far as ours go.
+//! An Envoy for tests. A script sets what it says of a request, and it remembers what it is asked to do. Its metrics
+//! and shared data are those of the core's proxy in memory. It evaluates expressions for real, as far as the module's
+//! own need that.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// With expressions or, as an Envoy that was built without them, without.
+    /// With expressions; or without, like an Envoy that was built without them.
     pub(crate) fn new(has_expressions: bool, document: &str) -> Script {
         let state = State {
             now: 1_790_000_000_000_000_000,
@@ -55,7 +56,7 @@ impl Script {
         Script { memory: self.memory.clone(), ..Script::new(true, document) }
     }
 
-    /// A request begins: nothing is known of it but this.
+    /// A request begins. Only this is known of it.
     pub(crate) fn request(&self, upstream: &str, headers: &[(&str, &str)]) {
         let mut state = self.state.borrow_mut();
         state.properties.clear();
@@ -158,7 +159,8 @@ impl Envoy for Script {
     }
 }
 
-/// Evaluates what it parses. An error, as of a property that is absent, is `None`; a branch that is not taken is skipped.
+/// Evaluates while it parses. An error, for example a property that is absent, is `None`. A branch that is not taken
+/// is skipped.
 struct Parser<'a> {
     rest: &'a str,
     properties: &'a BTreeMap<String, Value>,
@@ -176,7 +178,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `a ? b : c`, where only the branch that is taken need have a value.
+    /// `a ? b : c`, where only the branch that is taken must have a value.
     fn choice(&mut self) -> Option<Value> {
         let condition = self.both();
         if !self.eat("?") {

@@ -1,13 +1,13 @@
 //! One request: admitted once, settled once.
 //!
-//! Envoy calls us for more than admitted requests. A request that a filter before us rejected gets only `on_log`; our own
-//! reply runs through all response callbacks; HTTP/3 never gets `on_log`. So the permit is what is settled: there is none
-//! before admission, none after a rejection, and none after it was settled; and whatever still holds one when the stream
-//! is deleted is settled then.
+//! Envoy calls the module for more than admitted requests. A request that an earlier filter rejected gets only
+//! `on_log`. Our own reply runs through all response callbacks. HTTP/3 never gets `on_log`. So the permit is what is
+//! settled. A stream has none before admission, none after a rejection, and none after it was settled. If it still
+//! holds one when it is deleted, it is settled then.
 //!
-//! **Whose time it is.** The upstream's time begins with the request's last byte, which the callback on the request's body
-//! tells. Another filter may hold the request back after that; Envoy's router says how long the upstream itself took, in a
-//! header that is only read where it may matter ([`Stream::time_to_first_byte`]).
+//! **Whose time it is.** The upstream's time begins with the request's last byte, which the callback on the request's
+//! body tells. Another filter may hold the request back after that. Envoy's router says how long the upstream itself
+//! took, in a header that is only read where it may matter ([`Stream::time_to_first_byte`]).
 
 use std::rc::Rc;
 
@@ -27,12 +27,13 @@ use crate::shared::Shared;
 /// The router's own header: milliseconds from the request's last byte, as the router had it, to the answer's first.
 const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
 
-/// How much too early a timer of Envoy's may be by our clock: it runs from the beginning of its worker's present round of
-/// events, and on a busy worker we are called that much later in the round. A route's own timeout that is less than this
-/// below the client's deadline passes for the deadline, which is the milder error: it counts nothing against the upstream.
+/// How much too early one of Envoy's timers may be by our clock. A timer counts from the beginning of its worker's
+/// present round of events, and on a busy worker our callback comes that much later in the round. A route's own
+/// timeout that is less than this below the client's deadline passes for the deadline. That is the milder error: it
+/// counts nothing against the upstream.
 const EARLY: u64 = 25 * MILLISECOND;
 
-/// From then on a call's time is looked at more closely, whatever the policies mind: below it a filter that holds requests
+/// From this time on a call's time is looked at more closely, under any policy. Below it a filter that holds requests
 /// back is not worth another host call for each, and the histogram of latencies shows it.
 const DOUBTFUL: u64 = 100 * MILLISECOND;
 
@@ -45,20 +46,20 @@ pub(crate) struct Stream<E: Envoy> {
     start: u64,
     /// When the request's last byte came; `None`: it has not.
     complete: Option<u64>,
-    /// Bytes of the body that a probe on trial has still to send, where its head says how many: Envoy tells of the end only
-    /// after the last ones, which are all that the upstream waits for.
+    /// Bytes of the body that a probe on trial has still to send, where its head says how many. Envoy tells of the
+    /// end only after the last bytes, and the upstream waits for these.
     left: Option<u64>,
     /// How long the client's own deadline lets it wait.
     deadline: Option<u64>,
     head: Head,
     /// How long the upstream took, once it had the whole request.
     first_byte: Option<u64>,
-    /// How long a fault filter held it back before.
+    /// How long a fault filter held it back before the upstream had it.
     injected_delay: u64,
     grpc_status: Option<u32>,
     /// The upstream's own status, where the head was looked at.
     own_status: Option<u32>,
-    /// The circuit that did not want it, where it was sent to a fallback and has not landed.
+    /// The circuit that rejected it, where it was sent to a fallback and has not landed.
     fell_from: Option<Origin>,
 }
 
@@ -93,7 +94,7 @@ impl<E: Envoy> Stream<E> {
         }
         let request = Request { stream: self.id, whole: headers_only || self.is_upgrade() };
         if !headers_only {
-            // A gRPC call has a body; its deadline makes Envoy's router time out in the client's name.
+            // A gRPC call has a body. Its deadline makes Envoy's router time out in the client's name.
             self.deadline = self.envoy.header(Headers::Request, "grpc-timeout").and_then(|value| grpc_timeout(&value));
         }
         self.start = self.envoy.now();
@@ -116,8 +117,9 @@ impl<E: Envoy> Stream<E> {
         }
     }
 
-    /// A connection that is to become another protocol's has no end of its request: the upstream answers to its head. One
-    /// that only says so, and has a body to come, is a request like others, or its client could make a probe hang.
+    /// A connection that is to change to another protocol has no end of its request: the upstream answers its head. A
+    /// request that only claims this, and has a body to come, is treated like any other, or its client could make a
+    /// probe hang.
     fn is_upgrade(&self) -> bool {
         let header = |name| self.envoy.header(Headers::Request, name);
         header("upgrade").is_some()
@@ -128,7 +130,7 @@ impl<E: Envoy> Stream<E> {
             && header("transfer-encoding").is_none()
     }
 
-    /// Answers in the upstream's place. True: the host would not, and the request goes on, uncounted.
+    /// Answers in the upstream's place. True: the host refused, and the request goes on, uncounted.
     fn reply(&self, breaker: &mut Breaker<E>, rejected: Admission, headers_only: bool) -> bool {
         let Admission::Reject { circuit, cause, retry_after } = rejected else { return true };
         let rejection = breaker.rejection(circuit);
@@ -147,7 +149,8 @@ impl<E: Envoy> Stream<E> {
         if end_of_stream || self.left == Some(0) { self.request_ended() } else { true }
     }
 
-    /// The request's last byte has come. False: it was answered in the upstream's place, which does not get that byte.
+    /// The request's last byte has come. False: it was answered in the upstream's place, and the upstream does not
+    /// get that byte.
     pub(crate) fn request_ended(&mut self) -> bool {
         let (Some(permit), None) = (self.permit, self.complete) else { return true };
         let Some(shared) = self.shared.clone() else { return true };
@@ -161,7 +164,7 @@ impl<E: Envoy> Stream<E> {
             }
             rejected @ Admission::Reject { .. } => {
                 self.permit = None;
-                // What has begun to answer is not answered again.
+                // An answer that has begun is not replaced.
                 self.head != Head::None || self.reply(&mut breaker, rejected, false)
             }
         }
@@ -173,7 +176,7 @@ impl<E: Envoy> Stream<E> {
         let Some(shared) = self.shared.clone() else { return };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return };
         let now = self.envoy.now();
-        // A filter that answers in the place of an answer sends another head after it.
+        // A filter that replaces an answer sends another head after the first one.
         self.own_status = self.own_status.or_else(|| shared.own_status());
         self.head = if end_of_stream { Head::Whole } else { Head::Open };
         if end_of_stream {
@@ -188,7 +191,7 @@ impl<E: Envoy> Stream<E> {
         }
     }
 
-    /// How long the upstream took of the time that has `passed` since it had the whole request.
+    /// How long the upstream took, of the time that has `passed` since it had the whole request.
     fn time_to_first_byte(&mut self, breaker: &Breaker<E>, passed: u64) -> u64 {
         if passed < DOUBTFUL && breaker.is_in_time(passed) {
             return passed;
@@ -198,7 +201,7 @@ impl<E: Envoy> Stream<E> {
         let delayed = envoy::is_delayed(self.envoy.number(FLAGS).unwrap_or(0));
         let took = match told {
             Some(told) => told.min(passed),
-            // Envoy is told to keep its headers to itself: nobody knows which part of the time was the delay.
+            // Envoy is told to keep its headers to itself, so nobody knows which part of the time was the delay.
             None if delayed => 0,
             None => passed,
         };
@@ -208,13 +211,13 @@ impl<E: Envoy> Stream<E> {
         took
     }
 
-    /// The call no longer waits; and a probe is judged by its headers, since a stream may go on for hours.
+    /// The call no longer waits. A probe is judged by its headers, since a stream may go on for hours.
     fn answered(&mut self, breaker: &mut Breaker<E>, mut permit: Permit, now: u64) {
         if let Some(from) = self.fell_from.take() {
             permit = self.land(breaker, from, permit);
             self.permit = Some(permit);
         }
-        // Whoever is let through against a circuit's will has no place there, and a time all the same.
+        // A call that passed only because the mode is observe has no place there, but it has a time.
         let here = || self.complete.map_or(0, |complete| now.saturating_sub(complete));
         let waited = breaker.arrived(permit, now).unwrap_or_else(here);
         self.first_byte = Some(self.time_to_first_byte(breaker, waited));
@@ -251,7 +254,7 @@ impl<E: Envoy> Stream<E> {
         }
     }
 
-    /// Whether the client's own deadline is what ran out, and not a longer patience of the route.
+    /// Whether it was the client's own deadline that ran out, and not a longer timeout of the route.
     fn deadline_has_passed(&self, flags: u64) -> bool {
         let since = if envoy::is_of_whole_exchange(flags) { self.start } else { self.complete.unwrap_or(self.start) };
         let passed = self.envoy.now().saturating_sub(since);
@@ -316,18 +319,19 @@ impl<E: Envoy> Stream<E> {
         self.grpc_status = value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
     }
 
-    /// Sends to its fallback what a circuit does not want. False: it is to be rejected.
+    /// Sends a request that a circuit rejects to the circuit's fallback. False: it is to be rejected.
     fn fall_back(&mut self, breaker: &mut Breaker<E>, request: Request, circuit: u32) -> bool {
         let carries = |(name, value): &(String, String)| {
             self.envoy.header(Headers::Request, name).is_some_and(|carried| carried == value.as_bytes())
         };
-        // It came by a fallback already, whoever says so: once is enough.
+        // It already came by a fallback, whoever sent it: once is enough.
         if breaker.fallback(circuit).iter().all(carries) {
             return false;
         }
         let Some((permit, origin)) = breaker.fall_back(request, circuit, self.start) else { return false };
         for (name, value) in breaker.fallback(circuit) {
-            // The request is on its way: what the host will not do leaves it where it was, which the landing tells.
+            // The request is on its way. If the host does not set a header, the request stays where it was, and its
+            // landing tells.
             let _ = self.envoy.set_request_header(name, value);
         }
         let _ = self.envoy.clear_route_cache();
@@ -335,10 +339,10 @@ impl<E: Envoy> Stream<E> {
         true
     }
 
-    /// Where a request landed that was sent to a fallback: Envoy tells from the answer on.
+    /// Where a request landed that was sent to a fallback. Envoy tells that from the answer on.
     fn land(&self, breaker: &mut Breaker<E>, from: Origin, permit: Permit) -> Permit {
         let upstream = self.envoy.text(CLUSTER).unwrap_or_default();
-        // Answered by a filter before the route was taken again, it is still said to be where it came from.
+        // If a filter answered before the route was taken again, Envoy still names the upstream that it came from.
         let stayed = breaker.upstream(from.circuit).is_some_and(|from| **from == *upstream);
         let unmoved = stayed && self.envoy.property(ADDRESS).is_none();
         if unmoved { permit } else { breaker.landed(from, permit, &upstream, self.envoy.now()) }

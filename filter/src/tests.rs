@@ -1,5 +1,5 @@
-//! The glue over a scripted Envoy: what it asks, what it makes of the answers, and what it replies. Each with Envoy's
-//! expressions and without, since what the breaker is told must not depend on how it was asked.
+//! The module over a scripted Envoy: what it asks, what it makes of the answers, and what it replies. Each test runs
+//! with Envoy's expressions and without, since what the breaker is told must not depend on how Envoy was asked.
 #![allow(clippy::arithmetic_side_effects)]
 
 use std::cell::RefCell;
@@ -44,7 +44,7 @@ impl World {
         (stream, goes_on)
     }
 
-    /// A GET that Envoy says this of. False: it was rejected.
+    /// A GET, and how Envoy says that it ended. False: it was rejected.
     fn get(&mut self, upstream: &str, code: i64, flags: i64, details: &str) -> bool {
         let (mut stream, goes_on) = self.begin(upstream, &[], true);
         if goes_on {

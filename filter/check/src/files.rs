@@ -13,8 +13,8 @@ pub struct Found {
     pub document: String,
 }
 
-/// Every `pluginConfig` of a file: of each WasmPlugin and TrafficExtension in it, or the file itself where it holds no
-/// Kubernetes resource.
+/// Every `pluginConfig` of a file: that of each WasmPlugin and TrafficExtension in it. A file without any Kubernetes
+/// resource is itself one.
 ///
 /// # Errors
 /// The file is neither YAML nor JSON, or its resources carry no `pluginConfig`.
@@ -24,7 +24,7 @@ pub fn plugin_configs(text: &str) -> Result<Vec<Found>> {
     for document in serde_yaml_ng::Deserializer::from_str(text) {
         let value = Value::deserialize(document).context("neither YAML nor JSON")?;
         if value.get("kind").is_none() {
-            // As text, so that a repeated key is seen by the module's own parser.
+            // Printed as text again, so that the module's own parser sees a repeated key.
             let bare = if text.trim_start().starts_with('{') { text.to_owned() } else { value.to_string() };
             return Ok(vec![Found { resource: String::new(), document: bare }]);
         }

@@ -1,4 +1,4 @@
-//! `circuit-breaker check FILE`: the same verdict and the same words as the module's, before a proxy sees the file.
+//! `circuit-breaker check FILE`: the module's own verdict, in its own words, before a proxy sees the file.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! The JSON Schema of `pluginConfig`, written from the tables that the module's parser reads.
 //!
-//! A schema cannot say everything that the parser checks (durations' bounds, `maxDuration` against `baseDuration`, two
-//! entries with the same match). What it refuses the parser refuses too; what the parser alone refuses, it refuses by one
-//! of the rules that `tests/agreement.rs` names.
+//! A schema cannot say everything that the parser checks (durations' bounds, `maxDuration` against `baseDuration`,
+//! two entries with the same match). The parser refuses whatever the schema refuses. What the parser alone refuses
+//! falls under one of the rules that `tests/agreement.rs` names.
 
 use circuit_breaker_core::config::{
     BODILESS, CONFIG, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_VALUE, MOST_HEADERS, MOST_UPSTREAMS,
@@ -19,8 +19,8 @@ pub fn schema() -> Value {
     schema
 }
 
-/// A window of calls without a `minimumCalls` beside it must hold the default one. Only in `default`: an entry of `upstreams`
-/// may have its minimum from there.
+/// A window of calls without a `minimumCalls` beside it must hold the default one. This is only checked in `default`:
+/// an entry of `upstreams` may have its minimum from there.
 fn hold_the_default_minimum(trip: &mut Value) {
     let minimum = trip["properties"]["minimumCalls"]["default"].clone();
     trip["if"] = json!({
@@ -87,7 +87,7 @@ fn line(max: u32) -> Value {
     json!({"type": "string", "maxLength": max, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"})
 }
 
-/// What the parser asks of a field when it reads the checked document.
+/// What the parser asks of a field beyond its table, when it reads the checked document.
 fn beside_the_table(name: &str, value: &mut Value) {
     match name {
         "window" => {
@@ -103,7 +103,8 @@ fn beside_the_table(name: &str, value: &mut Value) {
     }
 }
 
-/// Segments that are neither `.` nor `..`, empty only at the end, without what a server may decode to another path.
+/// A path's segments. None is `.` or `..`, only the last may be empty, and none holds what a server may decode to
+/// another path.
 const PATH: &str = "^(?![\\s\\S]*(/\\.{1,2}(/|$)|//|%(2[fF]|5[cC]|2[eE]|25)))/([^*?#;\\\\]*/)?([^*?#;\\\\/]*|\\*)$";
 
 /// Hours, minutes, seconds, milliseconds, each at most once and in this order; no finer than a nanosecond.

@@ -1,6 +1,6 @@
 //! The schema and the parser agree on thousands of documents, each a slip or two away from a valid one.
 //!
-//! What a schema cannot say is listed by name in [`RULES`]: each rule is met in the samples and has an example.
+//! [`RULES`] lists by name what a schema cannot say. Each rule occurs in the samples, and has an example.
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
@@ -37,7 +37,7 @@ impl Random {
     }
 }
 
-/// What a schema cannot say: its name, whether a refusal is by it, and a document that the parser alone refuses.
+/// What a schema cannot say: its name, whether a refusal falls under it, and a document that only the parser refuses.
 type Rule = (&'static str, fn(&str) -> bool, &'static str);
 
 const RULES: [Rule; 7] = [
@@ -84,7 +84,7 @@ fn falls(said: &str) -> bool {
     })
 }
 
-/// What came of a document.
+/// What schema and parser said of a document.
 enum Judged {
     /// Both accept it, or both refuse it.
     Alike {
@@ -109,7 +109,7 @@ fn judge(schema: &Validator, text: &str) -> Judged {
     }
 }
 
-/// `AGREEMENT_SAMPLES` takes more, the first of which are always the same.
+/// `AGREEMENT_SAMPLES` sets a larger number; the first samples are always the same.
 fn samples() -> usize {
     std::env::var("AGREEMENT_SAMPLES").ok().and_then(|samples| samples.parse().ok()).unwrap_or(30_000)
 }
@@ -159,7 +159,7 @@ fn schema_and_parser_agree_on_documents_with_slips() {
     let (count, some) = (differences.len(), differences.get(..20).unwrap_or(&differences).join("\n"));
     assert!(differences.is_empty(), "{count} of {samples} differ, such as\n{some}");
     assert!(good > samples / 10 && bad > samples / 4, "{good} good and {bad} bad documents are too few");
-    // A value that holds a key twice is none: its text alone can.
+    // A JSON value cannot hold a key twice; only a text can.
     for (rule, ..) in RULES.iter().filter(|(rule, ..)| *rule != "each key stands once") {
         assert!(by.contains_key(rule), "no sample met: {rule}; {by:?}");
     }

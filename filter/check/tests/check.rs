@@ -67,7 +67,7 @@ fn the_effective_policy_of_an_upstream_is_shown() {
     assert!(valid && out.contains("\"consecutiveFailures\": 3") && out.contains("\"mode\": \"observe\""), "{out}");
     let (_, other, _) = check("other.yaml", PLUGIN, &["--upstream", "outbound|80||a.b"]);
     assert!(other.contains("\"consecutiveFailures\": 5"), "{other}");
-    // What is shown is a document that reads as the same policy.
+    // What `check` shows is a document that parses to the same policy.
     let (_, document) = out.split_once("valid\n").unwrap();
     let (valid, again, error) = check("again.json", document, &["--upstream", upstream]);
     assert!(valid, "{error}");

@@ -1,4 +1,4 @@
-//! What a cluster gets and what the documents show: every policy in it is one that the module takes.
+//! What a cluster gets and what the documents show: the module takes every policy in it.
 // Tests say what they expect by panicking.
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
@@ -14,12 +14,12 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// All files below `istio/` that end so, by name.
+/// All files below `istio/` with this ending, by name.
 fn found(extension: &str) -> Vec<PathBuf> {
     found_below(&repository().join("istio"), extension)
 }
 
-/// All files below a directory that end so, by name, but for what is built.
+/// All files below a directory with this ending, by name, without what a build has made.
 fn found_below(directory: &Path, extension: &str) -> Vec<PathBuf> {
     let (mut found, mut open) = (Vec::new(), vec![directory.to_owned()]);
     while let Some(directory) = open.pop() {
@@ -75,7 +75,7 @@ fn every_plugin_of_the_manifests_has_a_valid_policy() {
     assert!(plugins >= 3, "{plugins} plugins");
 }
 
-/// Overlays change base by JSON patches: what comes out of them is as valid as what went in.
+/// Overlays change the base by JSON patches. The result is as valid as the base.
 #[test]
 fn every_overlay_leaves_a_valid_policy() {
     let mut changed = 0;
@@ -105,7 +105,7 @@ fn a_traffic_extension_is_the_wasm_plugin_under_another_name() {
         for document in documents(&fs::read_to_string(&path).unwrap()) {
             if document["kind"] == "TrafficExtension" {
                 assert_eq!(document["spec"]["wasm"], plugin, "{}", path.display());
-                // The two kinds have each a word of its own for no phase.
+                // Each of the two kinds has its own word for "no phase".
                 assert_eq!(
                     (&document["spec"]["phase"], &around[0]),
                     (&"UNSPECIFIED".into(), &"UNSPECIFIED_PHASE".into())
@@ -170,7 +170,7 @@ fn fenced(text: &str) -> Vec<String> {
     blocks
 }
 
-/// Every policy in a value: under `pluginConfig`, or the value itself where it has a policy's fields.
+/// Every policy in a value: those under `pluginConfig`, or the value itself where it has a policy's fields.
 fn policies(value: &Value, found: &mut Vec<Value>) {
     let Some(fields) = value.as_object() else {
         value.as_array().into_iter().flatten().for_each(|item| policies(item, found));
@@ -208,7 +208,7 @@ fn every_policy_in_the_documents_is_valid() {
     assert!(seen >= 4, "{seen} policies in the documents");
 }
 
-/// A newcomer takes it as it is.
+/// A newcomer copies it as it is.
 #[test]
 fn the_policy_of_the_readme_has_ten_lines() {
     let readme = repository().join("README.md");
@@ -217,7 +217,7 @@ fn the_policy_of_the_readme_has_ten_lines() {
     assert_eq!(block.lines().count(), 10, "{block}");
 }
 
-/// `resilience.md` says how the numbers of the layers go together, and by which test.
+/// `resilience.md` says how the numbers of the layers fit together, and which test shows it.
 #[test]
 fn the_numbers_of_the_layers_go_together() {
     let only = |file: &str| documents(&read(file)).remove(0);
@@ -251,7 +251,7 @@ fn the_numbers_of_the_layers_go_together() {
 fn the_tests_that_resilience_names_are_there() {
     let tests = read("integration/tests/layers.rs");
     let document = read("istio/resilience.md");
-    // Names of tests are the only words in code font with so many underscores.
+    // Only names of tests have so many underscores in code font.
     let named: Vec<_> = document.split('`').skip(1).step_by(2).filter(|word| word.matches('_').count() > 3).collect();
     assert!(named.len() >= 8, "{named:?}");
     for name in named {

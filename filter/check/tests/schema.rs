@@ -108,7 +108,7 @@ fn documents(fields: &'static [Field], path: &[&'static str], all: &mut Vec<(Val
     for field in fields {
         let at = [path, &[field.name]].concat();
         let (good, bad) = values(&field.kind);
-        // A match of nothing, both lengths of a window and the like are beyond a schema: below.
+        // The fields of a match or of a window depend on each other: the caller has good values of these.
         let alone = !at.contains(&"match") && !at.contains(&"window");
         all.extend(good.iter().filter(|_| alone).map(|value| (document(&at, value), true)));
         all.extend(bad.iter().map(|value| (document(&at, value), false)));

@@ -1,29 +1,29 @@
 //! The upstream that most calls of a worker go to.
 //!
-//! At a call's end Envoy can be asked "where did it go?", and copies a name into the module, or "did it go to this one?",
-//! and copies nothing, which costs half as much; a wrong guess costs a tenth more than the plain question. Most proxies
-//! send most of their calls to one upstream (an inbound sidecar sends all of them), so a guess is worth having where
-//! there is such an upstream, and only there.
+//! At a call's end the module can ask Envoy "where did it go?", and Envoy copies a name into the module. Or it can
+//! ask "did it go to this one?", and Envoy copies nothing, which costs half as much. A wrong guess costs a tenth more
+//! than the plain question. Most proxies send most of their calls to one upstream (an inbound sidecar sends all of
+//! them). So a guess is worth having where there is such an upstream, and only there.
 //!
-//! Finding it must cost a call next to nothing: names that are told vote by the algorithm of Boyer and Moore ("MJRTY", 1981),
-//! which finds a majority, if there is one, with one name and one number. Every answer still names its upstream, by a
-//! name or by a guess that held: nothing that is counted depends on what is found here.
+//! Finding it must cost a call next to nothing. The names that Envoy tells vote by the algorithm of Boyer and Moore
+//! ("MJRTY", 1981), which finds a majority, if there is one, with one name and one number. Every answer still tells
+//! its upstream, by a name or by a guess that held. So no count depends on what is found here.
 
 use std::rc::Rc;
 
-/// Answers that one turn judges at least: so many are no accident of a moment, and a few hundred times the price of a
-/// wrong guess is less than what a new guess costs to prepare.
+/// The least number of answers that one turn judges. So many are no accident of a moment. And a few hundred times the
+/// price of a wrong guess is less than a new guess costs to prepare.
 const SAMPLE: u32 = 256;
 
-/// A guess is given up where it holds for less than this part of the answers: well above the seventh at which it no longer
-/// pays, since another would have to be prepared.
+/// A guess is given up where it holds for less than this part of the answers. That is well above the seventh at which
+/// it no longer pays, since another guess would have to be prepared.
 const WORTH: u32 = 4;
 
-/// Votes for the leader beyond those for all others together, as a part of all votes, from which on it is the next guess:
-/// a leader of one vote may be anybody.
+/// A leader becomes the next guess when its votes, less those for all others together, are this part of all votes. A
+/// leader by one vote may be any upstream.
 const CLEAR: u32 = 4;
 
-/// Guesses the upstream of the next call by those before.
+/// Guesses the upstream of the next call from the calls before.
 #[derive(Debug, Default)]
 pub(crate) struct Favourite {
     guess: Option<Rc<str>>,
@@ -31,7 +31,7 @@ pub(crate) struct Favourite {
     held: u32,
     /// Answers that told a name.
     told: u32,
-    /// Who leads among the names told, and by how many votes.
+    /// The leader among the names told, and by how many votes it leads.
     leader: String,
     lead: u32,
 }
@@ -61,7 +61,7 @@ impl Favourite {
         }
     }
 
-    /// From time to time: guesses what is best guessed now. True: that is another upstream than before, or none.
+    /// Called from time to time: takes the best guess now. True: it is another upstream than before, or none.
     pub(crate) fn turn(&mut self) -> bool {
         let answers = self.held.saturating_add(self.told);
         if answers < SAMPLE {
@@ -86,7 +86,7 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    /// `calls` ends of calls to the upstreams in turn, and whether the guess is another one then.
+    /// Ends `calls` calls to the upstreams in turn. Whether the guess then changes.
     fn turn(favourite: &mut Favourite, upstreams: &[&str], calls: usize) -> bool {
         for upstream in upstreams.iter().cycle().take(calls) {
             if favourite.guess().is_some_and(|guess| &**guess == *upstream) {

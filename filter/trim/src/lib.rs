@@ -1,14 +1,14 @@
-//! Takes out of a linked module what Envoy would call for nothing.
+//! Takes out of a linked module the exports that do nothing and that Envoy would call.
 //!
-//! The SDK exports every callback of the ABI. Envoy calls each that it finds, for every request and every body chunk; one
-//! that does nothing costs about 1,900 instructions. It skips those that a module does not export. So the build removes
-//! the exports that the filter does not use, and with them the code that only they reached. Where the filter has a callback
-//! of its own (`own_proxy_on_log`), it gets the ABI's name in place of the SDK's.
+//! The SDK exports every callback of the ABI. Envoy calls each export that it finds, for every request and every body
+//! chunk, and skips the others. One that does nothing costs about 1,900 instructions. So the build removes the
+//! exports that the filter does not use, and the code that only they reached. Where the filter has a callback of its
+//! own (`own_proxy_on_log`), it gets the ABI's name in place of the SDK's.
 
 use anyhow::{Context, Result, bail, ensure};
 use walrus::{ExportItem, Module, ModuleConfig, passes};
 
-/// Exports that stay, and why. A module without any of them does not load, or does not work.
+/// Exports that stay, and why. Without any one of them a module does not load, or does not work.
 pub const KEPT: &[(&str, &str)] = &[
     ("memory", "the host reads and writes it"),
     ("malloc", "the host asks for room for the values it returns"),
@@ -57,10 +57,10 @@ pub fn trim(linked: &[u8]) -> Result<Vec<u8>> {
     Ok(trimmed)
 }
 
-/// What a module's own callbacks are called before they are named.
+/// The prefix of a module's own callbacks, before they get their names.
 const OWN: &str = "own_";
 
-/// Gives the module's own callbacks the names of the ABI, and takes the SDK's callbacks of the same names out.
+/// Gives the module's own callbacks the ABI's names, and removes the SDK's callbacks of the same names.
 fn name_own_exports(module: &mut Module) {
     let own = module.exports.iter().filter(|export| export.name.starts_with(OWN));
     let own: Vec<_> = own.map(|export| (export.id(), export.name[OWN.len()..].to_owned())).collect();
@@ -72,7 +72,7 @@ fn name_own_exports(module: &mut Module) {
     }
 }
 
-/// Names and build notes are for debuggers; what the engine must know of the instruction set stays.
+/// Names and build notes are for debuggers. The section with the instruction set stays, since the engine needs it.
 fn drop_custom_sections(module: &mut Module) {
     let dropped: Vec<_> =
         module.customs.iter().filter(|(_, section)| section.name() != "target_features").map(|(id, _)| id).collect();
@@ -95,7 +95,7 @@ pub fn exported_functions(bytes: &[u8]) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    /// A module with all that must be there, without `left_out`, and with `more`.
+    /// A module with all sections that it must have, without `left_out`, and with `more`.
     fn module(left_out: &str, more: &str) -> Vec<u8> {
         let mut text = String::from("(module (memory (export \"memory\") 1)");
         for (name, _) in KEPT.iter().filter(|(name, _)| *name != "memory" && *name != left_out) {

@@ -5,15 +5,15 @@ use serde_json::{Map, Value, json};
 
 use crate::Random;
 
-/// A document that is valid whatever is drawn: its values fit each other too.
+/// A document that is valid whatever is drawn: its values also fit each other.
 pub fn valid(random: &mut Random) -> Value {
     section(CONFIG, random)
 }
 
-/// A way from the document to a field.
+/// A path from the document to a field.
 type Way = Vec<&'static Field>;
 
-/// The ways to all fields below `way`.
+/// The paths to all fields below `way`.
 pub fn ways(fields: &'static [Field], way: &[&'static Field]) -> Vec<Way> {
     let mut all = Vec::new();
     for field in fields {
@@ -52,7 +52,7 @@ fn section(fields: &[Field], random: &mut Random) -> Value {
             section.insert(field.name.to_owned(), value(field, random));
         }
     }
-    // One is nothing without the other.
+    // One of them means nothing without the other.
     if section.contains_key("latencyPercentile") != section.contains_key("latencyThreshold") {
         section.remove("latencyPercentile");
         section.remove("latencyThreshold");
@@ -66,7 +66,7 @@ fn value(field: &Field, random: &mut Random) -> Value {
         "window" => {
             [json!({"duration": "5s"}), json!({"calls": 20}), json!({"calls": 1_000_000})][random.below(3)].clone()
         }
-        // Small enough for each window, even one that is merged with another section's.
+        // Small enough for each window, also one that is merged with another section's.
         "minimumCalls" => json!(1 + random.below(20)),
         "baseDuration" => json!(random.of(&["100ms", "1s", "1.5s", "1m30s"])),
         "maxDuration" => json!(random.of(&["90s", "300s", "1h", "24h"])),

@@ -10,7 +10,7 @@ pub fn one(document: &mut Value, random: &mut Random) {
     change(document, &mut at, random);
 }
 
-/// The values in `value`, itself among them.
+/// The values in `value`, and `value` itself.
 fn places(value: &Value) -> usize {
     1 + match value {
         Value::Array(items) => items.iter().map(places).sum(),
@@ -19,7 +19,7 @@ fn places(value: &Value) -> usize {
     }
 }
 
-/// Changes the value that is reached after `at` others. Whether it has been.
+/// Changes the value that comes after `at` others. Whether there was one.
 fn change(value: &mut Value, at: &mut usize, random: &mut Random) -> bool {
     if *at == 0 {
         slip(value, random);
@@ -68,7 +68,7 @@ fn other(random: &mut Random) -> Value {
     all[random.below(all.len())].clone()
 }
 
-/// Near the bounds of some field, and what a spreadsheet or a template makes of numbers.
+/// Numbers near the bounds of some field, and what a spreadsheet or a template makes of numbers.
 const NUMBERS: [f64; 44] = [
     -1.0,
     -0.0,
@@ -132,7 +132,8 @@ fn another_number(number: f64, random: &mut Random) -> Value {
     }
 }
 
-/// What means something in a duration, a status, a path, a host or a header, beside what looks like it.
+/// Characters that mean something in a duration, a status, a path, a host or a header, and others that look like
+/// them.
 const PIECES: [&str; 50] = [
     "+",
     "-",
@@ -218,7 +219,7 @@ const TEXTS: [&str; 28] = [
     "*",
 ];
 
-/// Lengths about which some field ends.
+/// Lengths near the bounds of some field.
 const LENGTHS: [usize; 10] = [9, 10, 64, 256, 257, 512, 513, 4096, 4097, 5000];
 
 fn another_text(text: &str, random: &mut Random) -> String {
@@ -247,7 +248,7 @@ fn in_list(items: &mut Vec<Value>, random: &mut Random) {
     }
 }
 
-/// Names of fields, that they may stand where they do not belong, and names of headers.
+/// Names of fields, also where they do not belong, and names of headers.
 const KEYS: [&str; 20] = [
     "",
     "mode",
