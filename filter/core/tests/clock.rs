@@ -1,4 +1,4 @@
-//! A clock that steps back: nothing waits for a time that was read from the old one.
+//! A clock that steps back: no wait goes by a time that was read from the old clock.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -62,7 +62,8 @@ fn a_probe_that_hangs_since_before_times_out() {
     assert_eq!(proxy.reasons().last().unwrap(), "probe_failed");
 }
 
-/// Only its start tells in which generation such a call was admitted, and by the new clock that lies ahead.
+/// Only the start of such a call tells in which generation it was admitted, and by the new clock that start is in the
+/// future.
 #[test]
 fn a_call_that_began_before_it_says_nothing_about_an_upstream_that_has_recovered_since() {
     // No call is slow, so that none is settled before it ends.
@@ -94,7 +95,7 @@ fn a_ramp_that_began_before_goes_on_at_one_call_a_second() {
     proxy.pass(40 * SECOND);
     proxy.succeed(A, 1);
     step_back(&mut proxy);
-    // Each step is overdue by then, so that each call shows that its step may end.
+    // Each step is overdue by then, so each call shows that its step may end.
     for _ in 0..10 {
         assert!(proxy.request(0, A, Outcome::Success));
         proxy.pass(SECOND);

@@ -174,7 +174,7 @@ fn the_healthy_path_makes_no_shared_data_call() {
     assert_eq!(after.words - before.words, 400, "epoch; latency, watch, success");
 }
 
-/// Calls of words and of bytes in ten seconds in which nobody calls a hundred upstreams, and `act` is done at each tick.
+/// Calls of words and of bytes in ten seconds without traffic on a hundred upstreams, with `act` at each tick.
 fn looks_at_a_hundred(act: impl Fn(&mut Proxy)) -> (u64, u64) {
     let mut proxy = Proxy::start(1, r#"{"default": {"open": {"baseDuration": "1s", "maxDuration": "1s"}}}"#);
     let upstreams: Vec<String> = (0..100).map(|number| format!("outbound|80||{number}.svc")).collect();
@@ -287,14 +287,14 @@ fn a_reset_that_only_another_worker_has_seen_makes_no_window_of_failures() {
     let mut proxy = Proxy::start(2, r#"{"default": {"trip": {"consecutiveFailures": 0}}}"#);
     proxy.pass(SECOND);
     (0..1000).for_each(|turn| assert!(proxy.request(turn % 2, A, Outcome::Success)));
-    // The samples of before these calls are too old.
+    // The window's samples from before these calls are too old.
     proxy.pass(20 * SECOND);
     proxy.host.reset_counters();
     for turn in 0..480 {
         assert!(proxy.request(0, A, Outcome::Success));
         assert!(turn % 25 != 0 || turn == 0 || proxy.request(0, A, BAD));
     }
-    // A second worker, whose last sample is of a thousand good calls.
+    // A second worker. Its last sample is of a time with a thousand good calls.
     proxy.request(1, A, BAD);
     assert_eq!(proxy.host.value(&CALLS, A, "failure"), 20, "of 500");
     assert_eq!(proxy.state(A), 0);

@@ -1,6 +1,6 @@
 //! The documents say what the code says, and a reader finds the way through them.
 //!
-//! Tables are written by the code. After a change of it: `UPDATE_DOCS=1 cargo test -p circuit-breaker-core --test docs`.
+//! The code writes the tables. After a change of it: `UPDATE_DOCS=1 cargo test -p circuit-breaker-core --test docs`.
 #![cfg(all(feature = "testing", not(target_arch = "wasm32")))]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -29,9 +29,9 @@ use circuit_breaker_core::host::MetricKind;
 use circuit_breaker_core::telemetry::metrics;
 use markdown::{Document, ROOT};
 
-/// Where all fields stand.
+/// The document with all fields.
 const CONFIGURATION: &str = "filter/config.md";
-/// Where all metrics stand.
+/// The document with all metrics.
 const MONITORING: &str = "istio/monitoring/README.md";
 
 fn compare(path: &str, name: &str, table: &str) {
@@ -49,7 +49,7 @@ fn compare(path: &str, name: &str, table: &str) {
     }
 }
 
-/// Each row of the table comes before all that stand below it.
+/// Each row of the table comes before all rows below it.
 #[test]
 fn the_order_of_the_matches_is_the_parsers() {
     let text = Document::read(CONFIGURATION).text;

@@ -1,4 +1,4 @@
-//! Circuits that end: when, what becomes of their slots, and of the calls that they had admitted.
+//! Circuits that end: when they do, and what becomes of their slots and of the calls that they had admitted.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -27,7 +27,7 @@ fn circuits(proxy: &Proxy) -> u64 {
     proxy.host.value(&CIRCUITS, "", "")
 }
 
-/// So much time with ticks enough that nobody takes it for a leap of the clock.
+/// Lets time pass, with enough ticks that no worker takes it for a leap of the clock.
 fn wait(proxy: &mut Proxy, time: u64) {
     for _ in 0..time / SECOND {
         proxy.pass(SECOND);
@@ -134,11 +134,11 @@ fn where_all_slots_are_taken_the_closed_circuit_that_was_idle_for_longest_makes_
     proxy.succeed("b", 2);
     proxy.fail("c", 5);
     wait(&mut proxy, 61 * SECOND);
-    // Used a moment ago, as the counters tell, and no tick has seen it.
+    // The counters tell that it was used a moment ago, and no tick has seen that.
     proxy.request(1, "b", Outcome::Success);
     proxy.fail("d", 5);
     assert_eq!((proxy.state("c"), proxy.state("d"), circuits(&proxy)), (1, 2, 3));
-    // Nobody has room: b was used a moment ago, c and d are not CLOSED.
+    // No circuit makes room: b was used a moment ago, and c and d are not CLOSED.
     assert!((0..10).all(|turn| proxy.request(turn % 2, "e", BAD)));
     assert_eq!((proxy.state("e"), proxy.host.value(&UNPROTECTED, "", "")), (0, 10));
     wait(&mut proxy, 61 * SECOND);
@@ -162,7 +162,7 @@ fn what_a_person_has_forced_open_is_rejected_without_a_circuit_too() {
     assert_eq!((proxy.host.value(&REJECTED, A, "forced"), proxy.host.value(&UNPROTECTED, "", "")), (4, 4));
 }
 
-/// A call, admitted by the circuit of A. It ends when that circuit has ended and B has its slot.
+/// A call that A's circuit has admitted. It ends after that circuit has ended and B has its slot.
 fn astride(open: bool, outcome: Outcome) -> Proxy {
     let mut proxy = Proxy::start(2, &config(1));
     if open {

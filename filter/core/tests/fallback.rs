@@ -1,4 +1,4 @@
-//! Requests that a circuit does not want go where its fallback leads, if the circuit there wants them.
+//! Requests that a circuit rejects go where its fallback leads, if the circuit there admits them.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -28,7 +28,7 @@ fn open(workers: u64) -> Proxy {
     proxy
 }
 
-/// A request to A that A's circuit does not want; `None`: rejected.
+/// A request to A that A's circuit rejects. `None`: it gets no fallback.
 fn leave(proxy: &mut Proxy, vm: usize) -> Option<(Permit, Origin)> {
     let (permit, from) = proxy.admit_or_fall_back(vm, A)?;
     Some((permit, from.unwrap()))
@@ -41,7 +41,7 @@ fn land(proxy: &mut Proxy, vm: usize, (permit, from): (Permit, Origin), upstream
     proxy.settle(vm, upstream, permit, outcome);
 }
 
-/// The fallback leads to B, and all workers know.
+/// The fallback leads to B, and all workers know that.
 fn scouted(workers: u64) -> Proxy {
     let mut proxy = open(workers);
     let scout = leave(&mut proxy, 0).unwrap();

@@ -1,4 +1,5 @@
-//! Slots that change hands while a request of their earlier circuit is still under way, and slots that wait for hands.
+//! Slots that go to another circuit while a request of the earlier one is still under way, and slots that wait for a
+//! circuit.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -32,7 +33,7 @@ fn start(most: u32) -> Proxy {
     Proxy::start(2, &config("enforce", most))
 }
 
-/// With ticks enough that nobody takes it for a leap of the clock.
+/// With enough ticks that no worker takes it for a leap of the clock.
 fn wait(proxy: &mut Proxy, seconds: u64) {
     (0..seconds).for_each(|_| proxy.pass(SECOND));
 }
@@ -153,7 +154,7 @@ fn a_worker_that_was_stopped_in_a_transition_leaves_no_gauge_behind() {
     proxy.fail(A, 4);
     let other = Rc::new(RefCell::new(proxy.vms.remove(1)));
     let (now, host, busy) = (proxy.now, proxy.host.clone(), RefCell::new(Some(Rc::clone(&other))));
-    // The trip is written and told, and its line and gauges are still to come: the circuit recovers and ends meanwhile.
+    // The trip is written and told, but its log line and gauges are not yet. The circuit recovers and ends meanwhile.
     host.before_every_call(move |what, _| {
         if what != "log" {
             return;
@@ -235,7 +236,7 @@ fn a_vm_whom_the_host_fails_at_first_counts_that_once_and_finishes_what_others_h
     let mut proxy = start(1);
     let calls = Rc::new(Cell::new(0));
     let (dead, host, written) = (proxy.host.clone(), proxy.host.clone(), Rc::clone(&calls));
-    // The worker dies when it has added to the list.
+    // The worker dies right after it has added to the list.
     host.before_every_call(move |what, how| {
         written.set(written.get() + u32::from(what == "circuit_breaker:slots" && how == Touch::Write));
         if written.get() > 0 && what.starts_with("circuit_breaker:circuit:") {
@@ -285,7 +286,7 @@ fn a_configuration_that_serves_old_connections_finds_room_as_the_newest_does() {
     wait(&mut proxy, 10);
     assert!(proxy.request(0, B, BAD));
     assert_eq!(proxy.host.circuits(), [A]);
-    // It looks at the counters when it is asked for room, and sees then that A was used.
+    // It looks at the counters when it is asked for room, and only then sees that A was used.
     (0..2).for_each(|_| {
         wait(&mut proxy, 61);
         assert!(proxy.request(0, B, BAD));

@@ -1,4 +1,4 @@
-//! A host call that fails: it costs the decision that it belongs to, and no later one.
+//! A host call that fails costs the decision that it belongs to, and no later one.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -13,7 +13,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 const A: &str = "outbound|80||a.default.svc.cluster.local";
 
-/// A new VM learns the names of the circuits at its first tick even where it could not meet what it shares with the others.
+/// A new VM learns the names of the circuits at its first tick, even if it could not meet what it shares with the
+/// others.
 #[test]
 fn a_worker_whose_first_tick_the_host_fails_protects_its_first_request() {
     let mut proxy = Proxy::start(2, "");

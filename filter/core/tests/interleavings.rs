@@ -1,9 +1,9 @@
 //! Every place at which a worker can be stopped in the middle of an operation while another worker does a whole one.
 //!
-//! For each state of a circuit, each pair of operations and each host call of the first one: the second runs right before
-//! that call. Whatever comes out must be what one of the two orders gives, one after the other: the same answers, the
-//! same state, the same counts. That is what "one breaker over all workers" means. `schedules` lets the workers be switched
-//! any number of times.
+//! For each state of a circuit, each pair of operations and each host call of the first one, the second operation
+//! runs right before that call. The result must be one that the two give in some order, one after the other: the same
+//! answers, the same state, the same counts. That is what "one breaker over all workers" means. In `schedules` the
+//! workers are switched any number of times.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -47,7 +47,8 @@ use circuit_breaker_core::telemetry::metrics::SHARED;
 use wasm_bindgen_test::wasm_bindgen_test as test;
 use workers::{A, BAD, OPERATIONS, Operation, STARTS, Start, in_order, perform, prepare, seen};
 
-/// The second in the middle of the first, before its `call`-th host call. `None`: the first makes fewer calls.
+/// The second operation runs in the middle of the first, before its `call`-th host call. `None`: the first makes
+/// fewer calls.
 fn nested(start: Start, operations: [Operation; 2], call: u64) -> Option<String> {
     let (host, workers, now) = prepare(start, 2);
     let inner = Rc::new(RefCell::new(None));
@@ -58,8 +59,9 @@ fn nested(start: Start, operations: [Operation; 2], call: u64) -> Option<String>
     Some(seen(start, &host, &workers, now, &told))
 }
 
-/// The one thing that is looser than an order: calls that end together are counted together. At the tenth call half had
-/// failed and the circuit would trip; two good calls at once make eleven, of which fewer have, and no decision sees ten.
+/// The one result that no order gives: calls that end together are counted together. At the tenth call half have
+/// failed, and the circuit would trip. Two good calls at once make eleven, of which less than half have failed, and
+/// no decision sees ten.
 fn is_diluted(start: Start, operations: &[Operation]) -> bool {
     let good = operations.iter().filter(|operation| **operation == Operation::Settle(Outcome::Success)).count();
     matches!(start, Start::OneCallBelowTheMinimum) && good >= 2
@@ -92,7 +94,8 @@ fn a_worker_stopped_anywhere_leaves_what_one_of_the_two_orders_leaves() {
     assert!(explored > 1000, "only {explored} interleavings were seen");
 }
 
-/// A success looks no closer while `watch` is 0: no failure may be left unwatched, wherever the tick that clears it stops.
+/// A success looks no closer while `watch` is 0. So no failure may be left unwatched, wherever the tick that clears
+/// `watch` is stopped.
 #[test]
 fn a_failure_is_watched_wherever_it_meets_the_tick_that_has_seen_none() {
     let failing = Operation::Settle(BAD);

@@ -1,5 +1,5 @@
-//! Where a call counts, and what its end may still change: calls that go elsewhere, redirects, streams, hangs, and what an
-//! upstream asks for.
+//! Where a call counts, and what its end may still change: calls that go elsewhere, redirects, streams, hangs, and
+//! the time that an upstream asks for.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -26,7 +26,7 @@ fn begin(proxy: &mut Proxy, vm: usize, upstream: &str) -> Permit {
     permit
 }
 
-/// Settles with Envoy's word that it ended in `upstream`.
+/// Settles a call of which Envoy says that it ended in `upstream`.
 fn end(proxy: &mut Proxy, vm: usize, upstream: &str, permit: Permit, answer: &Answer) {
     let now = proxy.now;
     proxy.vms[vm].settle(permit, Some(upstream), answer, Some(1), now);
@@ -156,7 +156,7 @@ fn a_service_of_twelve_seconds_recovers_under_the_defaults() {
     assert_eq!(proxy.reasons(), ["consecutive", "open_over", "probes_succeeded"]);
 }
 
-/// A stream whose answer begins well now, and is settled early by the tick.
+/// A stream whose answer begins well now, and that the tick settles early.
 fn stream(proxy: &mut Proxy) -> Permit {
     proxy.host.answers_begin(Answer::well());
     let permit = begin(proxy, 0, A);

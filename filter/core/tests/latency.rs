@@ -132,7 +132,7 @@ fn in_the_ramp_it_takes_more_than_one_call_over_the_threshold() {
             take(proxy, 1, 1);
         }
         assert_eq!(proxy.reasons(), ["latency", "open_over", "probes_succeeded"]);
-        // Far enough up that calls get through, and with enough good ones for a percentile.
+        // Late enough in the ramp that calls get through, and with enough good ones for a percentile.
         proxy.pass(SECOND);
         take(proxy, 1, 60);
     };
@@ -141,7 +141,7 @@ fn in_the_ramp_it_takes_more_than_one_call_over_the_threshold() {
     let over = |proxy: &Proxy| proxy.host.value(&metrics::OVER_THRESHOLD, UPSTREAM, "");
     let before = over(&proxy);
     for (calls, transitions) in [(2, 3), (3, 4)] {
-        // The ramp admits a share: as many requests as it takes, and not for ever.
+        // The ramp admits a share. The test sends as many requests as that takes, up to a bound.
         for _ in 0..200 {
             if over(&proxy) < before + calls {
                 take(&mut proxy, 2000, 1);

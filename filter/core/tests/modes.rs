@@ -197,7 +197,7 @@ fn what_is_no_record_is_left_alone_and_counted_and_its_upstream_begins_another_c
         if new_vms {
             proxy.configure(3, &mode("enforce"));
         } else {
-            // Each record is read again within so long.
+            // Each record is read again within this time.
             proxy.pass(10 * SECOND);
         }
         assert!((0..3).all(|vm| proxy.request(vm, A, Outcome::Success)), "it lets all pass");

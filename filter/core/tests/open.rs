@@ -1,4 +1,4 @@
-//! OPEN: fails fast for as long as it said, longer with every trip, and ends by itself.
+//! OPEN: it rejects at once for its time, longer with every trip, and ends by itself.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -54,7 +54,7 @@ fn jitter_makes_proxies_probe_at_different_times_and_never_early() {
     let ends: Vec<u64> = (0..8)
         .map(|turn| {
             let mut proxy = Proxy::start(1, "");
-            // Another request history, so another draw.
+            // Another history of requests, so another draw.
             proxy.succeed(A, turn);
             proxy.vms[0] = circuit_breaker_core::breaker::Breaker::start(
                 proxy.host.clone(),
@@ -101,7 +101,8 @@ fn a_worker_that_read_the_clock_a_moment_earlier_sees_it_open() {
     assert_eq!(proxy.state(A), 2);
 }
 
-/// Lets a proxy trip on failures that carry a `retry-after` of so many seconds; the seconds that it then stays OPEN.
+/// Lets a proxy trip on failures that carry a `retry-after` of so many seconds. Returns the seconds that it then
+/// stays OPEN.
 fn open_after(open: &str, retry_after: u64) -> u64 {
     let config = format!(r#"{{"default": {{"open": {{"jitterPercent": 0, {open}}}}}}}"#);
     let mut proxy = Proxy::start(2, &config);

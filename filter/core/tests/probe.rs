@@ -114,7 +114,7 @@ fn more_probes_lost_than_a_record_has_room_for_leave_room_for_the_next() {
     let mut proxy = half_open("{}");
     for lost in 0..20 {
         assert!(probe(&mut proxy, 3).is_some(), "after {lost}");
-        // New VMs: who had the probe is gone.
+        // New VMs: the VM that had the probe is gone.
         proxy.configure(4, r#"{"default": {"open": {"jitterPercent": 0}, "halfOpen": {"probeTimeout": "10s"}}}"#);
         proxy.pass(13 * SECOND);
     }
@@ -198,7 +198,7 @@ fn a_good_answer_from_before_the_trip_is_no_call_of_the_circuit_that_has_recover
     proxy.pass(20 * SECOND);
     assert_eq!((proxy.state(A), proxy.vms[0].is_calm()), (0, true));
     let before = proxy.host.value(&CALLS, A, "success");
-    // Neither the short way nor the long one takes it for a success of now.
+    // Neither the short way nor the long one takes it for a success of the present.
     assert!(!proxy.vms[0].settle_well(old, A, Some(1)));
     proxy.settle(0, A, old, Outcome::Success);
     assert_eq!((proxy.host.value(&CALLS, A, "success"), proxy.host.value(&CALLS, A, "neutral")), (before, 1));

@@ -96,7 +96,7 @@ fn value(field: &Field, choose: &mut dyn FnMut() -> usize) -> Value {
     }
 }
 
-/// `PROPTEST_CASES` takes more.
+/// `PROPTEST_CASES` sets a larger number.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300)
 }
@@ -125,8 +125,8 @@ proptest! {
         }
     }
 
-    /// The window holds no call older than ten buckets, and every one of the last eight and a half: samples are taken at
-    /// ticks, half a bucket apart, so two of them may lie one and a half buckets apart.
+    /// The window holds no call that is older than ten buckets, and it holds every call of the last eight and a half.
+    /// Samples are taken at ticks, half a bucket apart, so two of them may be one and a half buckets apart.
     #[test]
     fn the_rate_is_taken_over_the_window(calls in prop::collection::vec((0..4_usize, any::<bool>(), 0..2500_u64), 1..150)) {
         let config = r#"{"default": {"trip": {"consecutiveFailures": 0, "failureRatePercent": 50, "minimumCalls": 10}}}"#;
@@ -142,8 +142,8 @@ proptest! {
                 let (all, failed) = (recent().count(), recent().filter(|(_, bad)| *bad).count());
                 all >= 10 && failed * 2 >= all
             };
-            // A window of any length between the two may be the one that a worker sees. What it holds changes only where
-            // a call leaves it, so these lengths are all that there are.
+            // A worker may see a window of any length between the two. What a window holds changes only where a call
+            // leaves it, so these lengths are enough.
             let (shortest, longest) = (8500 * MILLISECOND, 10 * SECOND);
             let ages = log.iter().map(|(at, _)| proxy.now - at).filter(|age| (shortest..=longest).contains(age));
             let lengths: Vec<bool> = ages.chain([shortest]).map(holds).collect();
@@ -156,8 +156,9 @@ proptest! {
         }
     }
 
-    /// A circuit with a window of calls never trips where a list of the last so many calls says no. It trips where the list
-    /// would say yes with so many failures fewer: a bucket but one, and the calls of others between two of a worker's own.
+    /// A circuit with a window of calls never trips where a list of the last calls says no. It trips where the list
+    /// says yes even with some failures fewer: a bucket less one, and the calls of others between two calls of its
+    /// own.
     #[test]
     fn the_rate_is_taken_over_the_last_calls(
         workers in prop_oneof![3 => Just(1_usize), 1 => Just(2), 1 => Just(4), 1 => Just(9)],
@@ -168,7 +169,7 @@ proptest! {
             "minimumCalls": {minimum}, "window": {{"calls": {length}}}}}}}}}"#);
         let mut proxy = Proxy::start(workers as u64, &config);
         let mut list: Vec<bool> = Vec::new();
-        // How many calls there were at each worker's last one, and the most that it has left to others.
+        // The number of calls at each worker's last one, and the most calls of others since then.
         let mut last = vec![0; workers];
         let mut left = vec![0; workers];
         for (calls, bad, stride, milliseconds) in runs {
@@ -196,8 +197,8 @@ proptest! {
         }
     }
 
-    /// Whatever happens: requests are admitted or rejected, admitted ones counted exactly once, probes never exceed their
-    /// limit, generations never skip, and the gauge tells what the record says.
+    /// Whatever happens, these hold: requests are admitted or rejected, admitted ones are counted exactly once,
+    /// probes never exceed their limit, generations never skip, and the gauge tells what the record says.
     #[test]
     fn nothing_is_lost_or_counted_twice(events in prop::collection::vec(event(), 1..400)) {
         let config = r#"{"default": {"open": {"baseDuration": "2s", "maxDuration": "4s"}, "trip": {"minimumCalls": 5},
@@ -223,7 +224,7 @@ proptest! {
                 Event::Leap { time } => proxy.now += time,
             }
             let now = proxy.now;
-            // A probe counts against the limit until its timeout; then it has failed.
+            // A probe counts against the limit until its timeout. Then it has failed.
             let probes = out.iter().filter(|(_, permit, at)| matches!(permit, Permit::Probe { .. }) && now - at < 3 * SECOND);
             let mut by_generation = std::collections::BTreeMap::new();
             for (_, permit, _) in probes {
@@ -261,7 +262,7 @@ proptest! {
         }
     }
 
-    /// The printed policy of an upstream reads as the policy that the whole document gives it.
+    /// The printed policy of an upstream parses to the policy that the whole document gives it.
     #[test]
     fn the_effective_policy_reads_as_itself(choices in prop::collection::vec(any::<u32>(), 400), upstream in 0..3_usize) {
         let mut choices = choices.into_iter().cycle();
@@ -275,8 +276,8 @@ proptest! {
         prop_assert_eq!(effective(printed.as_bytes(), upstream).unwrap(), printed);
     }
 
-    /// Whatever bytes lie where a record should be: no record lets everything pass, and with any of this version the circuit
-    /// works again.
+    /// Whatever bytes are in a record's place: bytes that are no record let everything pass, and with any record of
+    /// this version the circuit works again.
     #[test]
     fn any_record_is_survived(bytes in prop_oneof![
         prop::collection::vec(any::<u8>(), 0..400),

@@ -1,4 +1,4 @@
-//! Two workers at the same record: whoever writes second decides again on what the first has written.
+//! Two workers at the same record: the one that writes second decides again on what the first has written.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -88,7 +88,7 @@ fn an_upstream_that_two_workers_meet_at_once_has_one_circuit() {
     assert_eq!(proxy.host.value(&circuit_breaker_core::telemetry::metrics::CIRCUITS, "", ""), 1);
 }
 
-/// The rival gives the only slot back whenever this worker looks for one, and takes it before this worker does.
+/// The rival gives the only slot back whenever this worker looks for one, and takes it again before this worker can.
 #[test]
 fn whoever_loses_every_slot_that_it_sees_free_is_rejected() {
     let mut proxy =
@@ -116,7 +116,7 @@ fn whoever_loses_every_slot_that_it_sees_free_is_rejected() {
     assert_eq!((cause, reads.get()), (Cause::ProbeLimit, 8), "four rounds");
 }
 
-/// The worker whose write it was dies before it tells anybody. (From the call on that would tell, nothing of it reaches the
+/// The worker that writes dies before it tells anybody. (From the call that would tell on, nothing of it reaches the
 /// host.)
 fn trips_and_dies(proxy: &mut Proxy) {
     let host = proxy.host.clone();
@@ -139,7 +139,7 @@ fn a_trip_that_nobody_was_told_of_is_on_the_gauge_once_all_others_have_met_it_at
     let held: Vec<Admission> = (1..3).map(|vm| proxy.admit(vm, A)).collect();
     trips_and_dies(&mut proxy);
     assert_eq!(proxy.state(A), 0);
-    // Their own failures would trip it too, and each finds that it has tripped.
+    // Their own failures would trip it too, but each finds that it has already tripped.
     for (vm, admission) in held.into_iter().enumerate() {
         let Admission::Pass(permit) = admission else { panic!("CLOSED") };
         proxy.settle(vm, A, permit, BAD);

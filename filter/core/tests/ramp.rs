@@ -27,7 +27,7 @@ fn ramping() -> Proxy {
     proxy
 }
 
-/// Requests at a steady rate for a second, over all workers; the number admitted.
+/// Requests at a steady rate for a second, over all workers. Returns how many were admitted.
 fn second(proxy: &mut Proxy, rate: usize, outcome: Outcome) -> usize {
     let mut admitted = 0;
     for turn in 0..rate {
@@ -78,7 +78,7 @@ fn at_twenty_thousand_calls_a_second_it_does_not_overshoot() {
             }
             proxy.pass(SECOND / 1000);
         }
-        // A step begins at a tick or a call, so the share may lag a little; it never runs ahead of the schedule.
+        // A step begins at a tick or a call, so the share may lag a little. It never runs ahead of the schedule.
         let most = 2000.0 * share((step + 1) * 100) + 8.0;
         assert!((admitted as f64) < most, "tenth {step}: {admitted} admitted, at most {most:.0} scheduled");
         let gap = (4.0 / share(step * 100)).ceil() as u64 + 4;
@@ -90,8 +90,8 @@ fn at_twenty_thousand_calls_a_second_it_does_not_overshoot() {
     assert_eq!(proxy.state(A), 0, "{:?}", proxy.reasons());
 }
 
-/// Ticks at odd times, as on a busy machine, each with some good calls; those admitted of a hundred at its end. `from` and
-/// `to` are milliseconds after the ramp's begin; without calls in `quiet`.
+/// Ticks at odd times, as on a busy machine, each with some good calls. Returns how many of a hundred requests are
+/// admitted at the end. `from` and `to` are milliseconds after the ramp's beginning. There are no calls in `quiet`.
 fn at_odd_times(proxy: &mut Proxy, from: u64, to: u64, quiet: Range<u64>) -> usize {
     let (mut at, mut turn) = (from, from);
     let begin = proxy.now - from * MILLISECOND;
@@ -148,7 +148,7 @@ fn time_that_nobody_was_awake_in_is_no_schedule_to_catch_up_with() {
     for vm in 0..4 {
         proxy.vms[vm].tick(proxy.now);
     }
-    // The step that was under way is over, and one more has had its time, but no good call.
+    // The step that was under way is over. One more has had its time, but no good call.
     let admitted = at_once(&mut proxy, 100);
     assert!((30..=40).contains(&admitted), "{admitted} of 100");
     assert_eq!(proxy.state(A), 1);

@@ -37,7 +37,7 @@ struct Both {
     rules: Rules,
     flights: Vec<Flight>,
     names: u64,
-    /// Writes of the circuit's record, when the model was told last.
+    /// Number of writes of the circuit's record when the model was told last.
     writes: u64,
 }
 
@@ -71,7 +71,7 @@ impl Both {
         let now = self.now();
         let expected = self.model.ask(worker, now);
         let admission = self.proxy.admit(worker, A);
-        // Observe lets pass what it would reject, and its call then counts for nothing.
+        // Observe lets a request pass that it would reject, and that call then counts for nothing.
         let against = matches!(admission, Admission::Pass(Permit::Call { generation: Permit::NO_GENERATION, .. }));
         assert!(!against || self.rules.observe);
         let admitted = matches!(admission, Admission::Pass(_)) && !against;
@@ -136,7 +136,7 @@ impl Both {
         }
     }
 
-    /// The model is told of the breaker's transitions, where it may have to choose.
+    /// Tells the model of the breaker's transitions, which it needs where it may have to choose.
     fn hear(&mut self) {
         let writes = self.proxy.host.value(&SHARED, A, "epoch");
         if writes != self.writes {
@@ -176,7 +176,7 @@ impl Both {
                     flight.start = flight.start.min(self.proxy.now);
                 }
                 self.tick();
-                // At the very instant of the step, old and new calls could not be told apart.
+                // At the very instant of the step nobody could tell old calls from new ones.
                 self.proxy.now += period * MILLISECOND;
                 self.tick();
             }
@@ -197,7 +197,7 @@ impl Both {
 }
 
 fn traces() -> u32 {
-    // As many as a debug build takes in some seconds.
+    // As many as a debug build does in some seconds.
     std::env::var("TRACES").ok().and_then(|traces| traces.parse().ok()).unwrap_or(2000)
 }
 

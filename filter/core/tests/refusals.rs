@@ -1,4 +1,4 @@
-//! What a refusal says of a document that was written to hurt: it is one short line, and it comes at once.
+//! What a refusal says of a document that was written to do harm: it is one short line, and it comes at once.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -71,7 +71,7 @@ fn every_key_is_named() {
 
 #[test]
 fn no_text_reaches_a_line_but_in_quotes_without_control_characters_and_cut() {
-    // A colour, a line's end of Unicode, and letters that turn the direction of what follows.
+    // A colour, a line separator of Unicode, and characters that turn the direction of the text after them.
     let strange = "*\u{1b}[31m\r\n\0\u{85}\u{2028}\u{202e}\u{2066}";
     let long = "*".repeat(1 << 20);
     for text in [strange, &long, &strange.repeat(1 << 16)] {
@@ -112,7 +112,7 @@ fn a_reply_has_64_headers_of_its_own_at_most() {
     assert!(message.starts_with("default.rejection.headers: ") && message.contains("at most 64"), "{message}");
 }
 
-/// Envoy reads a configuration on its main thread: nothing else moves meanwhile.
+/// Envoy reads a configuration on its main thread, and does nothing else meanwhile.
 #[cfg(not(target_arch = "wasm32"))]
 #[test]
 fn a_large_document_is_judged_at_once() {
@@ -120,7 +120,7 @@ fn a_large_document_is_judged_at_once() {
     let keys: Vec<String> = (0..100_000).map(|number| format!(r#""k{number:06}": "a""#)).collect();
     let keys = format!("{{{}}}", keys.join(","));
     let entries = |count: usize| {
-        // Backwards: each has its place before all that came.
+        // In reverse order: each has its place before all earlier ones.
         let entries: Vec<String> =
             (0..count).rev().map(|number| format!(r#"{{"match": {{"host": "h{number:06}"}}}}"#)).collect();
         format!(r#"{{"upstreams": [{}]}}"#, entries.join(","))
@@ -140,7 +140,7 @@ fn a_large_document_is_judged_at_once() {
             assert_eq!(Config::parse(document.as_bytes()).is_ok(), valid, "{}", document.get(..60).unwrap());
             start.elapsed()
         };
-        // The quickest of some: a busy machine lets others run in between.
+        // The quickest of several tries: a busy machine runs others in between.
         let taken = (0..5).map(|_| judged()).min().unwrap();
         assert!(taken < Duration::from_millis(500), "{taken:?} for {}", document.get(..60).unwrap());
     }

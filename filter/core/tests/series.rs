@@ -1,4 +1,4 @@
-//! A new version of the module: it defines what the old one has counted, before the old one is gone, and changes nothing.
+//! A new version of the module defines what the old one has counted, before the old one is gone, and changes nothing.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, missing_docs)]
@@ -17,10 +17,10 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 const SICK: &str = "outbound|80||sick.default.svc.cluster.local";
 const WELL: &str = "outbound|80||well.default.svc.cluster.local";
 
-/// What a VM may move without acting.
+/// Metrics that a VM may change without acting.
 const OWN: &str = "circuit_breaker:kept";
 
-/// A proxy in which one upstream has had every kind of end, and another one was always well.
+/// A proxy in which calls of one upstream have ended in every way, and another upstream was always well.
 fn seasoned() -> Proxy {
     const CONFIG: &str = r#"{
         "default": {"open": {"baseDuration": "1s"}, "halfOpen": {"ramp": {"duration": "0s"}},
@@ -43,13 +43,13 @@ fn newcomer(host: &Memory, now: u64) -> Breaker<Memory> {
     Breaker::start(host.clone(), Config::parse(b"").unwrap(), now, 7)
 }
 
-/// A clock that goes on by so much with each look at it.
+/// A clock that moves on by so much with each look at it.
 fn clock(from: u64, step: u64) -> impl Fn() -> u64 {
     let now = Cell::new(from);
     move || now.replace(now.get() + step)
 }
 
-/// Metrics that were defined when `act` has acted.
+/// Metrics that were defined while `act` ran.
 fn defined_by(host: &Memory, act: impl FnOnce()) -> BTreeSet<String> {
     let before = host.metrics_defined();
     act();

@@ -1,4 +1,4 @@
-//! A new configuration goes on with the circuits of the older one, each when its turn comes or a request goes there.
+//! A new configuration takes over the circuits of the older one, each when its turn comes or a request goes there.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -28,7 +28,7 @@ fn newer(proxy: &Proxy, older: &Breaker<Memory>, document: &str) -> Breaker<Memo
     Breaker::start_after(older, proxy.host.clone(), parsed, proxy.now, 9)
 }
 
-/// Another configuration in the place of each VM's, which has not ticked yet. The older ones serve their last requests.
+/// Another configuration in place of each VM's one. It has not ticked yet. The older ones serve their last requests.
 fn update(proxy: &mut Proxy, document: &str) -> Vec<Breaker<Memory>> {
     let newer: Vec<_> = proxy.vms.iter().map(|older| newer(proxy, older, document)).collect();
     let mut older = std::mem::replace(&mut proxy.vms, newer);
@@ -72,7 +72,7 @@ fn an_update_asks_the_host_nothing_and_its_ticks_take_over_so_many_circuits_at_o
 fn what_a_window_holds_is_known_to_the_first_request_after_any_number_of_updates() {
     let mut proxy = Proxy::start(1, &config("a", 10));
     (0..4).for_each(|_| assert!(proxy.request(0, A, BAD)));
-    // Nothing has ticked in between, so that each takes over what the one before it has not.
+    // Nothing has ticked in between, so each takes over circuits that the one before it has not taken over.
     let older: Vec<_> = (0..3).map(|number| update(&mut proxy, &config(&number.to_string(), 10))).collect();
     drop(older);
     assert!(proxy.request(0, A, BAD));

@@ -1,5 +1,5 @@
-//! Ways in which other breakers stay HALF_OPEN for ever, each by the issue that reported it, and that none of them can be
-//! built here.
+//! Ways in which other breakers stay HALF_OPEN for ever, each with the issue that reported it. The tests show that
+//! none of them happens here.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
@@ -60,7 +60,7 @@ fn sentinel_1638_a_probe_that_another_filter_blocks() {
     closes(&mut proxy);
 }
 
-/// resilience4j/resilience4j#903: fewer calls come than the minimum that the rate needs, and nothing is ever decided.
+/// resilience4j/resilience4j#903: fewer calls come than the rate needs, and nothing is ever decided.
 #[test]
 fn resilience4j_903_fewer_calls_than_the_minimum() {
     let mut proxy = half_open("{}");
@@ -77,7 +77,7 @@ fn resilience4j_935_probes_whose_worker_dies() {
     let mut proxy = half_open("{}");
     for _ in 0..5 {
         probe(&mut proxy, 0);
-        // The VM traps: nothing of it is left, and a new one is made over what the host holds.
+        // The VM traps: nothing of it is left, and a new one starts over what the host holds.
         let config = r#"{"default": {"open": {"jitterPercent": 0}, "halfOpen": {"successThreshold": 2, "probeTimeout": "10s", "ramp": {"duration": "10s"}}}}"#;
         proxy.configure(4, config);
         proxy.pass(13 * SECOND);
@@ -91,7 +91,7 @@ fn resilience4j_1389_a_probe_that_hangs() {
     let mut proxy = half_open("{}");
     for turn in 0..3 {
         probe(&mut proxy, turn);
-        // It times out, the circuit is OPEN for its time, and then another one may go.
+        // It times out, the circuit is OPEN for its time, and then another probe may go.
         proxy.pass(10 * SECOND + 300 * SECOND);
         assert_eq!(proxy.state(A), 1);
     }
@@ -110,7 +110,7 @@ fn opossum_388_a_probe_whose_error_is_ignored() {
         Answer::ended(Ending::LeftWaiting { delayed: false }),
     ] {
         let mut proxy = half_open("{}");
-        // What trips by default is ignored from here on.
+        // From here on the policy ignores what trips by default.
         proxy.configure(
             4,
             r#"{"default": {"failure": {"httpStatus": [], "grpcStatus": [], "upstreamErrors": [], "rateLimited": "ignore"}}}"#,

@@ -51,7 +51,7 @@ fn a_window_forgets_by_calls_after_quiet_traffic_too() {
             proxy.succeed(A, 11);
             proxy.pass(50 * MILLISECOND);
         }
-        // Ticks are rarer than that: all of them have looked.
+        // Ticks are rarer than that, so all workers have looked.
         proxy.pass(SECOND);
         assert_eq!(failures_to_trip(&mut proxy, 100), 10, "{workers} workers, at least {minimum}");
     }
@@ -73,7 +73,7 @@ fn good_calls_between_ticks_are_not_taken_for_fewer_than_they_were() {
 
 #[test]
 fn a_mixed_bucket_that_leaves_is_never_counted_worse_than_it_was() {
-    // A bucket of ten, of which the good half came first and leaves first.
+    // A bucket of ten. Its good half came first and leaves first.
     let mut proxy = Proxy::start(1, &config(100, 100, 50));
     for _ in 0..10 {
         proxy.succeed(A, 5);
@@ -81,7 +81,7 @@ fn a_mixed_bucket_that_leaves_is_never_counted_worse_than_it_was() {
         proxy.succeed(A, 1);
     }
     assert_eq!(proxy.state(A), 0, "40 of 100");
-    // Each of the next five takes a good call's place, and the bucket that leaves might have lost four failures.
+    // Each of the next five replaces a good call, and the bucket that leaves might have lost four failures.
     proxy.fail(A, 9);
     assert_eq!(proxy.state(A), 0, "49 of the last 100 at most");
     assert!(failures_to_trip(&mut proxy, 100) <= 10, "one bucket later than an exact list at most");
@@ -89,7 +89,7 @@ fn a_mixed_bucket_that_leaves_is_never_counted_worse_than_it_was() {
 
 #[test]
 fn a_worker_that_sees_few_calls_does_not_trip_on_its_own_few() {
-    // It meets the upstream late; or it has met it, and then the others had a thousand calls.
+    // It meets the upstream late; or it met it early, and the others then had a thousand calls.
     for met in [false, true] {
         let mut proxy = Proxy::start(2, &config(100, 20, 50));
         assert!(!met || proxy.request(1, A, Outcome::Success));

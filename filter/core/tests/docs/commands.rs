@@ -1,4 +1,4 @@
-//! Every command that a document names can be given.
+//! Every command that a document names exists.
 
 use std::fs;
 use std::path::Path;
@@ -38,7 +38,7 @@ fn every_make_target_that_a_document_names_is_there() {
     assert!(seen > 20, "{seen} targets");
 }
 
-/// Whatever CI relies on: one command does the main job, one passes the tests.
+/// The commands that CI relies on: one does the main job, one passes the tests.
 #[test]
 fn the_readme_has_the_two_commands() {
     let readme = Document::read("README.md");
@@ -47,7 +47,7 @@ fn the_readme_has_the_two_commands() {
     assert!(named.any(|target| target == "demo"));
 }
 
-/// The install that a newcomer copies: its files are there, and the name that it replaces is the one that they have.
+/// The install that a newcomer copies: its files exist, and they have the name that it replaces.
 #[test]
 fn the_install_of_the_readme_can_be_given() {
     let readme = Document::read("README.md");

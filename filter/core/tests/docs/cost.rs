@@ -1,11 +1,11 @@
-//! What a request costs is told as the gate of CI has it.
+//! The documents tell the same cost of a request as the gate of CI.
 
 use std::fs;
 use std::path::Path;
 
 use crate::markdown::{Document, ROOT};
 
-/// A number of the baseline, with a comma at the thousands as documents write it.
+/// A number of the baseline, with a comma at the thousands as in the documents.
 fn baseline(name: &str) -> String {
     let text = fs::read_to_string(Path::new(ROOT).join("integration/bench-baseline.json")).unwrap();
     let (_, rest) = text.split_once(&format!("\"{name}\": ")).unwrap_or_else(|| panic!("no {name} in {text}"));

@@ -1,4 +1,4 @@
-//! How long documents are.
+//! How long lines and documents may be.
 
 use crate::markdown::{Document, Part, documents};
 

@@ -1,4 +1,4 @@
-//! The repository's Markdown files, as far as tests must understand them.
+//! The repository's Markdown files, as far as the tests must understand them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ pub struct Document {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Prose,
-    /// A row of a table, which Markdown cannot break.
+    /// A row of a table, which Markdown cannot wrap.
     Row,
-    /// A fence, or what stands between two.
+    /// A fence, or a line between two.
     Code,
 }
 
@@ -29,7 +29,7 @@ impl Document {
         Document { path: path.to_owned(), text }
     }
 
-    /// Every line with its number and what it belongs to.
+    /// Every line, with its number and its kind.
     pub fn lines(&self) -> impl Iterator<Item = (usize, Part, &str)> {
         let mut within = false;
         self.text.lines().enumerate().map(move |(at, line)| {

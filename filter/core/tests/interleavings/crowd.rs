@@ -1,11 +1,11 @@
-//! Some workers under random schedules, policies and faults: too many to try all, so what must never happen is looked
-//! for instead.
+//! Some workers under random schedules, policies and faults. There are too many schedules to try all, so these tests
+//! look for what must never happen.
 //!
-//! Each worker takes and ends calls and ticks, as its seed says, and is stopped before each of its host calls for as
+//! Each worker takes and ends calls, and ticks, as its seed says. It is stopped before each of its host calls for as
 //! long as the scheduler likes. The schedule's seed also chooses policies and faults ([`plan`](super::plan)). When
-//! all have done their work, what they leave behind must keep the promises ([`promises`](super::promises)), and
-//! whoever is left must still trip, probe and recover ([`liveness`](super::liveness)). `SCHEDULES=200000` takes more;
-//! `SHUTTLE_RANDOM_SEED` takes the one that a failure has named, with `SCHEDULES=1`.
+//! all have done their work, what they leave must keep the promises ([`promises`](super::promises)), and the workers
+//! that are left must still trip, probe and recover ([`liveness`](super::liveness)). `SCHEDULES=200000` tries more.
+//! `SHUTTLE_RANDOM_SEED` tries the schedule that a failure has named, with `SCHEDULES=1`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -32,16 +32,16 @@ pub(super) const UPSTREAMS: [&str; 3] = [
     "outbound|80||c.default.svc.cluster.local",
 ];
 
-/// Phases as the record's head writes them (`record.rs`).
+/// Phases, as the record's head writes them (`circuit/layout.rs`).
 pub(super) const CLOSED: u8 = 0;
 pub(super) const OPEN: u8 = 1;
 pub(super) const RAMP: u8 = 3;
 const ENDED: u8 = 5;
 
-/// What is counted by whom it is asked of: all counters, so that a reset can be made up for.
+/// All counters, so that the test can add what a reset took off.
 const COUNTED: [&Metric; 5] = [&CALLS, &FAILURES, &REJECTED, &WOULD_REJECT, &TRIPS];
 
-/// Reasons of transitions, but for those of `forceOpen`, which no plan has.
+/// Reasons of transitions, without those of `forceOpen`, which no plan has.
 const REASONS: [&str; 10] = [
     "consecutive",
     "failure_rate",
@@ -55,7 +55,7 @@ const REASONS: [&str; 10] = [
     "idle",
 ];
 
-/// An ordinary day.
+/// The time of an ordinary day.
 const START: u64 = 1_790_000_000 * SECOND;
 
 /// A probe: its upstream, its circuit's slot, its generation and its lease.
@@ -84,16 +84,16 @@ pub(super) struct Crowd {
     pub(super) held: Cell<u64>,
     /// Calls that died with their VMs.
     pub(super) orphans: Cell<u64>,
-    /// Calls that may have ended when there was no room for a circuit of their upstream: nobody counts them.
+    /// Calls that may have ended when there was no room for a circuit of their upstream: no worker counts them.
     pub(super) roomless: Cell<u64>,
     /// Calls that may have been counted twice.
     pub(super) twice: Cell<u64>,
-    /// Transitions while calls were settled: a worker that is stopped there for as long as an OPEN lasts adds to a
-    /// streak that began meanwhile.
+    /// Transitions that were made while calls were settled. A worker that is stopped there for as long as an OPEN
+    /// lasts adds to a streak that began meanwhile.
     astride: [Cell<u64>; 3],
     resets: Cell<u64>,
     unprotected_before: Cell<u64>,
-    /// What they have taken off each of the counters.
+    /// What resets have taken off each of the counters.
     forgotten: RefCell<[u64; COUNTED.len()]>,
 }
 
@@ -120,7 +120,7 @@ impl Crowd {
         }
     }
 
-    /// A request goes to an upstream: Envoy's number of it.
+    /// A request goes to an upstream. Returns Envoy's number of it.
     pub(super) fn sends(&self, upstream: usize) -> u32 {
         self.streams.set(self.streams.get() + 1);
         self.host.is_in(self.streams.get(), Some(UPSTREAMS[upstream]));
@@ -162,11 +162,11 @@ impl Crowd {
         Some(u64::from_le_bytes(*self.bytes(upstream)?[at..].first_chunk()?))
     }
 
-    /// Which OPEN it is, where all that was told of it says OPEN: the gauge, and its transition's line, which its
-    /// worker writes after it has told the others. A worker that is stopped before it tells may set the gauge to what
-    /// was, until a tick sets it right.
+    /// Which OPEN it is, where all that was told of it says OPEN: the gauge, and the line of its transition, which
+    /// its worker writes after it has told the others. A worker that is stopped before it tells may set the gauge to
+    /// an older state, until a tick sets it right.
     ///
-    /// With churn an earlier circuit may have had the same generation: only the last line tells.
+    /// With churn an earlier circuit may have had the same generation, so only the last line tells.
     pub(super) fn told_open(&self, upstream: usize) -> Option<Moved> {
         let (phase, generation) = self.record(upstream)?;
         let generations = self.generations(upstream);
@@ -175,8 +175,8 @@ impl Crowd {
         if told { self.moved(upstream) } else { None }
     }
 
-    /// The last transition of an upstream's circuit: its generation; with churn also when it was, which tells the circuits of
-    /// two slots apart.
+    /// The last transition of an upstream's circuit: its generation, and with churn also its time, which tells the
+    /// circuits of two slots apart.
     pub(super) fn moved(&self, upstream: usize) -> Option<Moved> {
         let since = if self.plan.churn { self.word(upstream, 12)? } else { 0 };
         Some((self.word(upstream, 4)?, since))
@@ -189,7 +189,7 @@ impl Crowd {
         additions.map_or(0, |additions| u64::from_le_bytes(*additions))
     }
 
-    /// Requests and ends of calls for whose upstreams there was no room.
+    /// Requests and ends of calls that found no room for a circuit of their upstream.
     pub(super) fn unprotected(&self) -> u64 {
         self.host.value(&UNPROTECTED, "", "") + self.unprotected_before.get()
     }
@@ -207,7 +207,7 @@ impl Crowd {
         self.transitions(upstream).iter().filter_map(number).collect()
     }
 
-    /// `asked`: when its admission began, which its lease counts from, however long its worker was stopped in it.
+    /// `asked`: when its admission began. Its lease counts from then, however long its worker was stopped meanwhile.
     pub(super) fn probe_leaves(&self, upstream: usize, permit: Permit, asked: u64) {
         let Permit::Probe { circuit, generation, lease } = permit else { return };
         let (probe, now) = ((upstream, circuit, generation, lease), self.now.get());
@@ -215,8 +215,8 @@ impl Crowd {
         probes.push((probe, asked));
         let timeout = self.plan.policies().map(|policy| policy.half_open.probe_timeout).min().unwrap_or(0);
         let most = self.plan.policies().map(|policy| policy.half_open.max_probes).max().unwrap_or(0);
-        // One that has run out has failed, whether its worker knows it or not; and one that the clock has stepped
-        // back behind has a lease of another clock, which is over.
+        // A probe whose lease has run out has failed, whether its worker knows or not. A probe that is later than a
+        // clock that stepped back has a lease of the old clock, which is over.
         let is_live = |asked: u64| now.checked_sub(asked).is_some_and(|age| age < timeout);
         let same = |other: Probe| (other.0, other.1, other.2) == (probe.0, probe.1, probe.2);
         let live = probes.iter().filter(|(other, asked)| same(*other) && is_live(*asked)).count();
@@ -229,7 +229,7 @@ impl Crowd {
         }
     }
 
-    /// Calls of an upstream were settled; its record was so before.
+    /// Calls of an upstream were settled. This is its record from before.
     pub(super) fn was_settled(&self, upstream: usize, before: Option<(u8, u64)>) {
         let generation = |record: Option<(u8, u64)>| record.map_or(0, |(_, generation)| generation);
         let (now, then) = (generation(self.record(upstream)), generation(before));
@@ -241,7 +241,7 @@ impl Crowd {
         self.astride[upstream].get()
     }
 
-    /// What a counter has counted over all upstreams, resets or not.
+    /// What a counter has counted over all upstreams, with what resets took off.
     pub(super) fn counted(&self, metric: &Metric) -> u64 {
         let place = COUNTED.iter().position(|counted| std::ptr::eq(*counted, metric)).unwrap();
         self.sum(metric) + self.forgotten.borrow()[place]
@@ -282,7 +282,7 @@ impl Crowd {
         self.host.reset_counters();
     }
 
-    /// Whether the breaker is off. A VM looks whether its first call to each counter is there; where it finds none
+    /// Whether the breaker is off. A VM checks whether its first call to each counter reads back. If it finds none
     /// twice, it takes Envoy for one that does not keep the counter. Two resets at just these moments look the same,
     /// and nothing else does.
     pub(super) fn is_off(&self) -> bool {
@@ -291,13 +291,13 @@ impl Crowd {
 }
 
 thread_local! {
-    /// How often what has happened, over all schedules of this thread.
+    /// How often each thing has happened, over all schedules of this thread.
     static SEEN: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
     /// The plan of the schedule that runs on this thread.
     static PLANNED: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Says which plan it was that failed.
+/// Tells which plan failed.
 struct Telling;
 
 impl Drop for Telling {
@@ -350,7 +350,7 @@ fn crowd() {
     }
     let mut members: Vec<Member> = done.take().into_iter().flatten().collect();
     look(&crowd, &mut members);
-    // Whoever was stopped ends what it was at, and leaves nothing behind that the others could not live with.
+    // The stopped workers finish what they were at. They leave nothing that the others could not live with.
     crowd.fates.let_go();
     begun.into_iter().for_each(|worker| worker.join().unwrap());
     members.extend(done.take().into_iter().flatten());
@@ -358,7 +358,7 @@ fn crowd() {
     crowd.remember();
 }
 
-/// Nobody works any longer, but for whoever looks.
+/// No worker is active any longer, only the test that looks at them.
 fn look(crowd: &Crowd, members: &mut [Member]) {
     if !crowd.is_off() {
         promises::hold(crowd, members);
@@ -370,9 +370,9 @@ fn look(crowd: &Crowd, members: &mut [Member]) {
 fn a_crowd_under_random_schedules_policies_and_faults_keeps_every_promise() {
     let schedules = std::env::var("SCHEDULES").ok().and_then(|schedules| schedules.parse().ok()).unwrap_or(3000);
     let _telling = Telling;
-    // The same schedules each time: what fails can be looked at.
+    // The same schedules each time, so that a failure can be looked at.
     shuttle::Runner::new(RandomScheduler::new_from_seed(1, schedules), config()).run(crowd);
     let seen = SEEN.take();
-    // Whoever asks for a single schedule wants to see that one.
+    // A caller that asks for a single schedule wants to see it.
     assert!(schedules < 1000 || seen.values().all(|times| *times > 10), "too little happens: {seen:?}");
 }

@@ -1,4 +1,4 @@
-//! What befalls a worker between two of its host calls: it waits for its turn, dies, is stopped, or the host fails
+//! What befalls a worker between two of its host calls: it waits for its turn, dies or is stopped, or the host fails
 //! it.
 
 use std::cell::{Cell, RefCell};
@@ -14,26 +14,26 @@ use super::plan::{Draw, Fault, Plan};
 pub(super) enum Fate {
     /// The VM is killed.
     Die,
-    /// The worker goes on when all are let go, and not before.
+    /// The worker goes on only when all are let go.
     Stop,
     /// The call gives an error.
     Fail,
 }
 
-/// What a killed VM unwinds with: no panic, and nobody is told of it.
+/// The payload that a killed VM unwinds with. It is no panic, and nobody is told of it.
 pub(super) struct Died;
 
 /// The fates of all workers of a schedule, and what has come of them so far.
 #[derive(Default)]
 pub(super) struct Fates {
-    /// By a worker's task: so many host calls later, what happens.
+    /// By a worker's task: after how many host calls, and what happens then.
     ahead: RefCell<BTreeMap<usize, VecDeque<(u64, Fate)>>>,
     pub(super) deaths: Cell<u64>,
     /// Workers that are stopped now.
     pub(super) stopped: Cell<u64>,
     pub(super) stops: Cell<u64>,
     let_go: Cell<bool>,
-    /// What the failed calls were to touch.
+    /// What the failed calls were about to touch.
     failed: RefCell<Vec<String>>,
 }
 
@@ -71,7 +71,7 @@ impl Fates {
         }
     }
 
-    /// Those who are let go have no fate any longer: they are to end what they are at.
+    /// Workers that are let go have no fate any longer: they are to finish what they are at.
     fn next(&self, what: &str) -> Option<Fate> {
         let mut ahead = self.ahead.borrow_mut();
         let fates = ahead.get_mut(&task()).filter(|_| !self.let_go.get())?;
@@ -92,7 +92,7 @@ impl Fates {
         self.stopped.set(self.stopped.get() - 1);
     }
 
-    /// Whoever is stopped may go on.
+    /// Lets the stopped workers go on.
     pub(super) fn let_go(&self) {
         self.let_go.set(true);
     }
@@ -106,13 +106,13 @@ impl Fates {
         self.failed.borrow().len() as u64
     }
 
-    /// Whether the others may not have been told of a write: the call failed that would have told them.
+    /// Whether the others may not have been told of a write, because the call failed that would have told them.
     pub(super) fn is_untold(&self) -> bool {
         self.failed.borrow().iter().any(|what| what.contains("epoch"))
     }
 }
 
-/// What becomes of a worker. A few hundred host calls are all that it makes.
+/// What becomes of a worker. A worker makes only a few hundred host calls.
 pub(super) fn drawn(plan: &Plan, number: u64, draw: &mut Draw) -> VecDeque<(u64, Fate)> {
     let mut fates = VecDeque::new();
     if plan.has(Fault::HostError) && draw.one_in(2) {

@@ -1,4 +1,5 @@
-//! Whoever is left must still trip, probe and recover, whatever the others have left behind, and within bounded time.
+//! The workers that are left must still trip, probe and recover within bounded time, whatever the others have left
+//! behind.
 
 use circuit_breaker_core::telemetry::metrics::SHARED;
 
@@ -6,7 +7,7 @@ use super::crowd::{CLOSED, Crowd, OPEN, RAMP, UPSTREAMS};
 use super::member::{End, HOUR, Member};
 use super::plan::{Fault, end, failures_to_trip, pause, recovery};
 
-/// Every worker meets every circuit.
+/// Each worker meets each circuit.
 pub(super) fn warm_up(crowd: &Crowd, members: &mut [Member]) {
     for member in members {
         member.tick();
@@ -45,11 +46,11 @@ fn disturb(crowd: &Crowd, members: &mut [Member], forth: bool) {
     tick_all(crowd, members);
 }
 
-/// The disturbance comes after so many rounds: many an OPEN is over by then, and few ramps are.
+/// The disturbance comes after so many rounds. Many an OPEN is over by then, and few ramps are.
 const DISTURBED: u64 = 7;
 
-/// Rounds for which all circuits must stay CLOSED: one may open once more, at the good call that makes up the number of
-/// calls.
+/// Rounds for which all circuits must stay CLOSED. A circuit may open once more, at the good call that completes
+/// `minimumCalls`.
 const RESTED: u64 = 20;
 
 /// A healthy upstream is CLOSED again before long.
@@ -75,14 +76,15 @@ fn is_closed(crowd: &Crowd, upstream: usize) -> bool {
     crowd.state(upstream) == 0 && crowd.record(upstream).is_none_or(|(phase, _)| phase == CLOSED)
 }
 
-/// A good call of each worker. A state that watches its calls begins without any failure in a row.
+/// A good call of each worker. A state that watches its calls begins with a streak of 0.
 fn succeeds(crowd: &Crowd, members: &mut [Member], upstream: usize) {
     for member in members.iter_mut() {
         let before = crowd.record(upstream);
         member.request(upstream, End::well());
         let after = crowd.record(upstream);
         let streak = crowd.host.value(&SHARED, UPSTREAMS[upstream], "streak");
-        // Whoever was stopped in a failure when a circuit ended adds to the streak of the next one, which is as young.
+        // A worker that was stopped in a failure while a circuit ended adds to the streak of the next circuit, which
+        // is as young.
         let is_another = crowd.plan.churn && before.is_none();
         let begins = !is_another && after != before && after.is_some_and(|(phase, _)| matches!(phase, CLOSED | RAMP));
         assert!(!begins || streak == 0, "{after:?} begins with a streak of {streak}");
@@ -126,8 +128,8 @@ fn trips(crowd: &Crowd, members: &mut [Member], upstream: usize) {
     }
     let is_open = crowd.state(upstream) == 2 && crowd.record(upstream).is_some_and(|(phase, _)| phase == OPEN);
     assert!(is_open, "{most} failures after a streak of {streak} have tripped nothing");
-    // While an update is on its way: whose policy cannot have drawn so long an OPEN takes it for one of another clock, or of
-    // an older policy, and over.
+    // While an update is on its way, a worker may have a policy that cannot have drawn so long an OPEN. It then takes
+    // the OPEN for one of another clock or of an older policy, and for over.
     let lasts = crowd.open_for(upstream);
     if members.iter().all(|member| lasts <= policy(member).longest_open()) {
         let knows = |member: &mut Member| !member.request(upstream, End::nothing());

@@ -1,4 +1,4 @@
-//! A worker of the crowd: what it does, in the order that its seed says, and what it sees that no worker may ever
+//! A worker of the crowd: what it does, in the order that its seed says, and its checks of what no worker may ever
 //! see.
 
 use std::collections::VecDeque;
@@ -25,11 +25,11 @@ pub(super) const HOUR: u64 = 3600 * SECOND;
 pub(super) struct Member {
     crowd: Rc<Crowd>,
     draw: Draw,
-    /// Its configurations, the newest last, and which of the plan's each is.
+    /// Its configurations, the newest last, with the place of each in the plan.
     breakers: Vec<(Breaker<Memory>, usize)>,
     held: Vec<Held>,
     fates: VecDeque<(u64, Fate)>,
-    /// No other VM is started in the place of its own.
+    /// No other VM is started in place of its own.
     dies_for_good: bool,
 }
 
@@ -42,15 +42,15 @@ struct Held {
     upstream: usize,
     /// Envoy's number of it.
     stream: u32,
-    /// It is still coming.
+    /// It is still coming: its last byte has not arrived.
     sending: bool,
     /// Its answer has begun well.
     begun: bool,
 }
 
-/// What was to be seen when a request came.
+/// What could be seen when a request came.
 struct Sight {
-    /// Which OPEN it is, where all were told that the circuit is OPEN.
+    /// Which OPEN it is, where all workers were told that the circuit is OPEN.
     open: Option<Moved>,
     /// Requests that had found no room.
     unprotected: u64,
@@ -80,7 +80,7 @@ impl End {
         End { answer: Answer::of_status(500), first_byte: Some(MILLISECOND) }
     }
 
-    /// Says nothing about the upstream, however long it took.
+    /// The call says nothing about the upstream, however long it took.
     pub(super) fn nothing() -> End {
         End { answer: Answer::ended(Ending::Elsewhere), first_byte: None }
     }
@@ -124,7 +124,7 @@ impl Member {
         self.breakers.push((breaker, version));
     }
 
-    /// All that it does. `None`: it has died for good.
+    /// Does all its work. `None`: it has died for good.
     pub(super) fn work(mut self) -> Option<Member> {
         let fates = std::mem::take(&mut self.fates);
         self.crowd.fates.decide(fates);
@@ -142,7 +142,7 @@ impl Member {
         Some(self)
     }
 
-    /// Its VM is gone, and what it has let go is nobody's.
+    /// Its VM is gone. No VM has the requests that it has let go.
     fn die(&mut self) -> Option<()> {
         let orphans = self.held.len() as u64;
         self.crowd.orphans.set(self.crowd.orphans.get() + orphans);
@@ -168,14 +168,14 @@ impl Member {
             20 | 21 => self.tick(),
             22 if plan.churn => self.dwell(),
             _ => {
-                // Now and then so long that no worker's window has a sample left.
+                // Now and then long enough that no worker's window has a sample left.
                 let time = if self.draw.one_in(6) { LONG } else { self.draw.below(700) * MILLISECOND };
                 self.crowd.now.set(self.crowd.now.get() + time);
             }
         }
     }
 
-    /// Ticks in peace: what nobody uses meanwhile ends.
+    /// Ticks without traffic: circuits that nobody uses end meanwhile.
     fn dwell(&mut self) {
         for _ in 0..self.draw.below(24) {
             self.crowd.now.set(self.crowd.now.get() + self.tick_period());
@@ -190,7 +190,7 @@ impl Member {
 
     pub(super) fn tick(&mut self) {
         let now = self.crowd.now.get();
-        // What hangs is settled there.
+        // Calls that hang are settled there.
         let before = self.crowd.upstreams().map(|upstream| self.crowd.record(upstream)).collect::<Vec<_>>();
         self.breakers.iter_mut().for_each(|(breaker, _)| breaker.tick(now));
         self.crowd.upstreams().zip(before).for_each(|(upstream, before)| self.crowd.was_settled(upstream, before));
@@ -209,7 +209,7 @@ impl Member {
         self.breakers.last().unwrap()
     }
 
-    /// The other configuration takes over, or Envoy takes it back before it has had a request.
+    /// The other configuration takes over; or Envoy takes it back before it has had a request.
     fn take_over(&mut self) {
         let (now, seed, is_taken_back) = (self.crowd.now.get(), self.draw.below(u64::MAX), self.draw.one_in(4));
         let version = 1 - self.version();
@@ -276,20 +276,20 @@ impl Member {
     /// Whether it may have been let go.
     fn is_let_go(&self, held: &Held, sight: &Sight, observes: bool) {
         let (crowd, permit) = (&self.crowd, held.permit);
-        // A worker whose host fails it lets the request through, and nothing else is ever a reason.
+        // A worker lets a request through when its host fails it, and for no other reason but those below.
         let failed = crowd.fates.errors() > sight.errors || crowd.is_off();
-        // So does one that finds no room, and counts that.
+        // It also lets a request through that finds no room, and counts that.
         let unprotected = crowd.plan.churn && crowd.unprotected() > sight.unprotected;
         assert!(permit != Permit::Uncounted || failed || unprotected, "a request that no state has let go");
         assert!(!is_against(permit) || observes, "against the circuit's will without observe");
         if let Permit::Probe { .. } = permit {
-            // One on trial is no probe yet.
+            // A request on trial is no probe yet.
             if !held.sending {
                 crowd.probe_leaves(held.upstream, permit, sight.asked);
             }
         } else if let Some(open) = sight.open.filter(|_| !is_against(permit)) {
             let moved = crowd.moved(held.upstream) != Some(open);
-            // Without the call that tells of it, a trip is known to others only at their round.
+            // If the call that tells of a trip fails, others know of the trip only at their round.
             let excused = failed || crowd.fates.is_untold();
             assert!(moved || excused, "{permit:?} was admitted though the circuit was OPEN and still is");
         }
@@ -323,7 +323,7 @@ impl Member {
         self.end(held, end);
     }
 
-    /// An answer begins well and goes on. A probe's slot may be free from then on, at a tick that this does not see.
+    /// An answer begins well and goes on. From then on a tick may free the probe's slot, unseen by this test.
     fn begin(&mut self, which: usize, end: End) {
         let (held, now) = (self.held[which], self.crowd.now.get());
         let (breaker, upstream) = (&mut self.breakers[held.by].0, UPSTREAMS[held.upstream]);
@@ -333,14 +333,14 @@ impl Member {
         self.held[which].begun = true;
     }
 
-    /// Whatever it holds comes to nothing.
+    /// Nothing more comes of the requests that it holds.
     pub(super) fn let_all_end(&mut self) {
         while let Some(held) = self.held.pop() {
             self.end(held, End::nothing());
         }
     }
 
-    /// The call ends; one that its client does not break off has been sent whole before.
+    /// The call ends. Unless its client breaks it off, all of its request was sent before.
     fn end(&mut self, mut held: Held, end: End) {
         let crowd = Rc::clone(&self.crowd);
         crowd.held.set(crowd.held.get() - 1);
@@ -361,7 +361,7 @@ impl Member {
         crowd.was_settled(held.upstream, before);
         crowd.host.is_in(held.stream, None);
         if held.begun {
-            // The tick may have counted it as good before: what comes later counts again where it failed.
+            // The tick may have counted it as good before. A later failure counts again.
             crowd.twice.set(crowd.twice.get() + 1);
         }
         if held.permit != Permit::Uncounted {

@@ -1,4 +1,4 @@
-//! What the seed of a schedule chooses: how many workers and upstreams, under which policies, and which faults.
+//! What the seed of a schedule chooses: the number of workers and upstreams, their policies, and the faults.
 
 use circuit_breaker_core::clock::{MILLISECOND, SECOND};
 use circuit_breaker_core::config::Config;
@@ -32,17 +32,17 @@ impl Draw {
 /// What may go wrong in a schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
-    /// A VM is killed between two host calls, with all that it knows; another is started in its place.
+    /// A VM is killed between two host calls, with all that it knows. Another one is started in its place.
     Death,
-    /// The same, and none is started.
+    /// The same, but none is started.
     DeathForGood,
-    /// A worker is stopped between two host calls for as long as all the others work, trip and recover.
+    /// A worker is stopped between two host calls while all the others work, trip and recover.
     Stop,
     /// A host call gives an error.
     HostError,
-    /// Another configuration takes over, here earlier and there later.
+    /// Another configuration takes over, sooner in one worker and later in another.
     Takeover,
-    /// The clock steps forth or back by an hour.
+    /// The clock steps forward or back by an hour.
     ClockStep,
     /// `/reset_counters`.
     Reset,
@@ -84,7 +84,7 @@ impl Plan {
         }
     }
 
-    /// What a failure is told with.
+    /// The text that a failure prints.
     pub(super) fn describe(&self) -> String {
         let documents: Vec<&str> = self.rules.iter().map(|rules| rules.document.as_str()).collect();
         let Plan { workers, upstreams, faults, warm, churn, .. } = self;
@@ -118,7 +118,7 @@ impl Plan {
     }
 }
 
-/// None in a quarter of the schedules, so that nothing is weakened there; one in a half; several in the rest.
+/// None in a quarter of the schedules, so that nothing is weakened there; one in half of them; several in the rest.
 fn faults(draw: &mut Draw) -> Vec<Fault> {
     match draw.below(4) {
         0 => Vec::new(),
@@ -136,7 +136,7 @@ impl Rules {
     }
 }
 
-/// Slower than any policy of these minds, and slower than their `slowCallDuration`.
+/// Slower than these policies allow, and slower than their `slowCallDuration`.
 pub(super) const OVER: u64 = 600 * MILLISECOND;
 pub(super) const SLOW: u64 = 1200 * MILLISECOND;
 
@@ -160,7 +160,7 @@ fn trip(draw: &mut Draw) -> String {
     let window =
         draw.one_of(&[r#"{"duration": "5s"}"#, r#"{"duration": "10s"}"#, r#"{"calls": 10}"#, r#"{"calls": 25}"#]);
     let streak = draw.one_of(&[0, 1, 2, 3, 3, 5]);
-    // One of the two always holds where everything fails.
+    // Where everything fails, one of the two always holds.
     let rate = if streak == 0 { draw.one_of(&[50, 80, 100]) } else { draw.one_of(&[0, 50, 80, 100]) };
     let slow = draw.one_of(&[r#""0s""#, r#""1s""#]);
     let latency = draw.one_of(&["", r#", "latencyPercentile": 70, "latencyThreshold": "500ms""#]);
@@ -182,8 +182,8 @@ fn open(draw: &mut Draw) -> String {
     )
 }
 
-/// Probes time out within seconds of each other under any two policies: a lease that ends later than the policy in
-/// force could have given is taken for one of another clock, and its probe for none.
+/// Under any two policies probes time out within seconds of each other. A lease that ends later than the policy in
+/// force could have given counts as one of another clock, and its probe as none.
 fn half_open(draw: &mut Draw) -> String {
     format!(
         r#"{{"maxConcurrentProbes": {}, "successThreshold": {}, "probeTimeout": "{}s",
@@ -196,30 +196,30 @@ fn half_open(draw: &mut Draw) -> String {
     )
 }
 
-/// Nanoseconds within which a circuit is CLOSED once its upstream is well and every worker has a call and a tick at
-/// each `period`, whatever was left behind.
+/// Nanoseconds within which a circuit is CLOSED again, whatever was left behind, once its upstream is well and every
+/// worker has a call and a tick at each `period`.
 pub(super) fn recovery(plan: &Plan, period: u64) -> u64 {
     let longest = |of: fn(&Policy) -> u64| plan.policies().map(of).max().unwrap_or(0);
-    // Good calls may make up the number that the failures before them needed, so that the circuit opens once more.
+    // Good calls may complete the number that the failures before them needed, so that the circuit opens once more.
     let open = longest(Policy::longest_open) * 2;
-    // Leases of the dead.
+    // Leases of dead workers.
     let leases = longest(|policy| policy.half_open.probe_timeout) + 2 * SECOND;
     let probes = longest(|policy| u64::from(policy.half_open.success_threshold)) * period;
-    // A step lasts up to twice its time while calls are few, and a worker lets one through once in a step then.
+    // A step lasts up to twice its time while calls are few. A worker then lets one request through for each step.
     let ramp = longest(|policy| policy.half_open.ramp_duration) * 3 + 10 * 2 * period;
-    // What a worker could not tell is found when its circuit's turn comes.
+    // A change that a worker could not tell is found when its circuit's turn comes.
     let untold = 20 * period;
     open + leases + 2 * (probes + ramp) + untold
 }
 
-/// Nanoseconds within which all circuits have ended that nobody uses, whatever was left behind.
+/// Nanoseconds within which all circuits that nobody uses have ended, whatever was left behind.
 pub(super) fn end(plan: &Plan, period: u64) -> u64 {
     recovery(plan, period) + plan.idle()
 }
 
-/// Failures in a row, after a pause as long as the window, after which a circuit is OPEN for certain, where so many are
-/// in the streak. A window that a reset, or a clock that stepped back, has ended begins at a worker's next look, and does
-/// not hold the call that it looks at: so many workers may have to `begin` one.
+/// Failures in a row that open a circuit for certain, after a pause as long as the window, where the streak counts as
+/// many. If a reset or a clock that stepped back has ended a window, the next begins at a worker's next look, and
+/// does not hold the call of that look. So many workers may have to `begin` one.
 pub(super) fn failures_to_trip(policy: &Policy, streak: u64, begin: u64) -> u64 {
     let trip = &policy.trip;
     if trip.consecutive_failures > 0 {
@@ -227,12 +227,12 @@ pub(super) fn failures_to_trip(policy: &Policy, streak: u64, begin: u64) -> u64 
     }
     match trip.window {
         Length::Time(_) => u64::from(trip.minimum_calls) + begin,
-        // Until all good ones have left, the window is as coarse as one of its buckets for each worker.
+        // Until all good calls have left, the window is as coarse as one of its buckets for each worker.
         Length::Calls(calls) => calls * 2,
     }
 }
 
-/// The time after which a window holds nothing of what was before.
+/// The time after which a window holds nothing older.
 pub(super) fn pause(policy: &Policy) -> u64 {
     match policy.trip.window {
         Length::Time(time) => time + 2 * policy.trip.window.bucket(),

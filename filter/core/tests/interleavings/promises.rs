@@ -1,4 +1,4 @@
-//! What must be true whenever the workers rest, and which fault weakens it how far.
+//! What must be true whenever the workers rest, and how far each fault weakens it.
 
 use circuit_breaker_core::clock::MILLISECOND;
 use circuit_breaker_core::telemetry::metrics::{
@@ -8,7 +8,7 @@ use circuit_breaker_core::telemetry::metrics::{
 use super::crowd::{CLOSED, Crowd, UPSTREAMS};
 use super::member::{HOUR, Member};
 
-/// Looks at what the workers left behind; what they hold comes to nothing.
+/// Checks what the workers left behind. Nothing more comes of the requests that they hold.
 pub(super) fn hold(crowd: &Crowd, members: &mut [Member]) {
     for upstream in crowd.upstreams() {
         one_transition_to_each_generation(crowd, upstream);
@@ -21,12 +21,12 @@ pub(super) fn hold(crowd: &Crowd, members: &mut [Member]) {
     the_gauges_are_right(crowd, members);
 }
 
-/// Workers that may be in the middle of an operation for ever, and those that have died there.
+/// Workers that may be stopped in the middle of an operation for ever, and workers that have died there.
 fn broken_off(crowd: &Crowd) -> u64 {
     crowd.fates.deaths.get() + crowd.fates.stopped.get()
 }
 
-/// Whoever writes a record logs its transition right after, unless it dies between the two.
+/// A worker that writes a record logs its transition right after, unless it dies between the two.
 fn one_transition_to_each_generation(crowd: &Crowd, upstream: usize) {
     let generation = crowd.record(upstream).map_or(0, |(_, generation)| generation);
     let mut logged = crowd.generations(upstream);
@@ -40,8 +40,8 @@ fn one_transition_to_each_generation(crowd: &Crowd, upstream: usize) {
     assert_eq!(logged.len() as u64 + missing, generation, "one transition to each generation: {:#?}", lines());
 }
 
-/// With churn an upstream has had some circuits, and each has counted from 1. The lines do not say which of them they are of;
-/// but no generation comes more often than the one before it.
+/// With churn an upstream has had several circuits, and each has counted from 1. The lines do not say which circuit
+/// they are of, but no generation comes more often than the one before it.
 fn each_circuit_has_had_its_earlier_generations(crowd: &Crowd, upstream: usize, logged: &[u64]) {
     let times = |generation: u64| logged.iter().filter(|logged| **logged == generation).count() as u64;
     for generation in 2..=logged.last().copied().unwrap_or(0) {
@@ -63,37 +63,40 @@ fn slots_are_few(crowd: &Crowd) {
     assert!(slots <= crowd.plan.slots() as usize, "{slots} slots");
 }
 
-/// A failure that makes the streak long enough trips, unless its worker dies, or its host fails it, between the count
-/// and the decision: then the next failure does.
+/// A failure that makes the streak long enough trips the circuit. If its worker dies between the count and the
+/// decision, or its host fails it there, the next failure trips.
 fn no_trip_is_lost(crowd: &Crowd, upstream: usize) {
     if crowd.record(upstream).is_none_or(|(phase, _)| phase != CLOSED) {
         return;
     }
     let streak = crowd.host.value(&SHARED, UPSTREAMS[upstream], "streak");
     let interrupted = broken_off(crowd) + crowd.fates.errors();
-    // A worker that is stopped in a failure while one circuit ends and another one begins adds it to the streak of that one.
+    // A worker may be stopped in a failure while one circuit ends and another begins. It then adds the failure to the
+    // new circuit's streak.
     let between = if crowd.plan.churn { crowd.begun() * crowd.plan.workers } else { 0 };
     let bounds = || crowd.plan.policies().map(|policy| u64::from(policy.trip.consecutive_failures));
     let most = bounds().max().unwrap_or(0);
-    // Under a policy that minds no streak it grows for ever.
+    // Under a policy without `consecutiveFailures` it grows for ever.
     if bounds().all(|bound| bound > 0) {
         assert!(
             streak < most + crowd.astride(upstream) + between + interrupted,
             "a trip was lost at a streak of {streak}"
         );
     }
-    // Between the count of a failure and the word that it is to be watched, and while a tick that has seen none looks
-    // again, a worker leaves a streak behind that no good call ends: the next failure says so in its place.
+    // A worker may be stopped after it has counted a failure and before it asks to be watched, while a tick that has
+    // seen no failure looks again. It then leaves a streak that no good call ends. The next failure asks to be
+    // watched in its place.
     let watched = crowd.host.value(&SHARED, UPSTREAMS[upstream], "watch") == 1;
     assert!(streak == 0 || watched || interrupted > 0, "no good call would end the streak of {streak}");
 }
 
-/// How long a request that is still coming may hold a slot (`TRIAL` in `circuit.rs`).
+/// How long a request that is still coming may hold a slot (`TRIAL` in `circuit/transitions.rs`).
 const TRIAL: u64 = 250 * MILLISECOND;
 
-/// When all probes have ended none holds a slot, but for those whose end was broken off, or that ended with their VM: their
-/// leases end. One that ends later than any lease could is of a clock that has stepped back, and over; a trial whose request
-/// was rejected when it was complete lasts for a moment more, and takes no slot from one that is complete.
+/// When all probes have ended none holds a slot. Exceptions are probes whose end was broken off and those that ended
+/// with their VM: their leases run out. A lease that ends later than any could is of a clock that has stepped back,
+/// and is over. A trial may have been rejected when its request was complete. It lasts for a moment more, and takes
+/// no slot from a request that is complete.
 fn no_slot_is_lost(crowd: &Crowd, upstream: usize) {
     let excused = broken_off(crowd) + crowd.orphans.get() + crowd.held.get() + crowd.fates.errors() > 0;
     let left = crowd.last_lease_ends(upstream).saturating_sub(crowd.now.get());
@@ -101,8 +104,8 @@ fn no_slot_is_lost(crowd: &Crowd, upstream: usize) {
     assert!(is_over || excused, "a slot is taken for {left} ns more in {:?}", crowd.record(upstream));
 }
 
-/// Every call, rejection and trip is counted once. One that is interrupted may have been counted or not; a call that
-/// died with its VM, or that a stopped worker holds, may have been counted when it hung.
+/// Every call, rejection and trip is counted once. An interrupted call may have been counted or not. A call that died
+/// with its VM, or that a stopped worker holds, may have been counted when it hung.
 fn all_is_counted(crowd: &Crowd) {
     let (broken_off, errors) = (broken_off(crowd), crowd.fates.errors());
     let counted = |what: &str, found: u64, least: u64, more: u64| {
@@ -117,12 +120,12 @@ fn all_is_counted(crowd: &Crowd) {
     counted("rejections of observe", crowd.counted(&WOULD_REJECT), crowd.would_reject.get(), broken_off);
     let trips = crowd.upstreams().flat_map(|upstream| crowd.transitions(upstream));
     let trips = trips.filter(|line| line.contains("\"to\":\"OPEN\"")).count() as u64;
-    // The line is written first.
+    // The log line is written first.
     counted("trips", crowd.counted(&TRIPS), trips.saturating_sub(broken_off), broken_off);
     own_errors(crowd);
 }
 
-/// Own errors are the host's. (Each of its errors is counted at most once; some matter to nobody.)
+/// The only own errors are those of the host. (Each is counted at most once, and some change nothing.)
 fn own_errors(crowd: &Crowd) {
     let of = |component: &str| crowd.host.value(&INTERNAL_ERRORS, "", component);
     assert!(of("host") <= crowd.fates.errors(), "{} own errors", of("host"));
@@ -131,10 +134,11 @@ fn own_errors(crowd: &Crowd) {
     }
 }
 
-/// Ticks after which each worker has looked at each record again, told of it or not (`ROUND` in `breaker.rs`).
+/// Ticks after which each worker has looked at each record again, whether it was told or not (`ROUND` in
+/// `breaker.rs`).
 const ROUND: usize = 20;
 
-/// Each tick sets the gauge right where it was set to what had been. What was not told is found at the worker's
+/// Each tick corrects a gauge that was set to an older state. A change that was not told is found at the worker's
 /// round.
 fn the_gauges_are_right(crowd: &Crowd, members: &mut [Member]) {
     let rounds = if broken_off(crowd) + crowd.fates.errors() > 0 { ROUND } else { 2 };

@@ -1,8 +1,9 @@
-//! Two workers meet while a circuit ends and its slot is used again: every schedule in which a worker is stopped so many times
-//! ([`Bounded`]).
+//! Two workers meet while a circuit ends and its slot is used again. The test tries every schedule in which a worker
+//! is stopped at most a bounded number of times ([`Bounded`]).
 //!
-//! What comes of it differs with the schedule: who was first has the slot. What must hold in each: no name has two circuits,
-//! no call is lost or counted twice, nobody meets an error, and whoever has a circuit afterwards is protected by it.
+//! The result differs with the schedule: the worker that is first has the slot. In each schedule these must hold: no
+//! name has two circuits, no call is lost or counted twice, nobody meets an error, and an upstream that has a circuit
+//! afterwards is protected by it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +34,7 @@ enum Act {
     End,
 }
 
-/// How the circuit of `a` stands when the two meet.
+/// The state of `a`'s circuit when the two meet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Start {
     /// The next tick ends it.
@@ -50,7 +51,7 @@ enum Start {
 
 const STARTS: [Start; 5] = [Start::Idle, Start::IdleHalfOpen, Start::Ended, Start::EndedUnnoticed, Start::Full];
 
-/// Each meeting that differs from the others by more than who is first.
+/// Each meeting differs from the others by more than which worker is first.
 const MEETINGS: [[Act; 2]; 10] = [
     [Act::Tick, Act::Tick],
     [Act::Tick, Act::Fail("a")],
@@ -91,7 +92,7 @@ fn prepare(start: Start) -> Scene {
     if start == Start::IdleHalfOpen {
         proxy.fail("a", 5);
         calls += 5;
-        // To a whole second: other workers know of its use by these.
+        // On a whole second: other workers know of its use in whole seconds.
         proxy.pass(2 * SECOND);
         assert_eq!(proxy.state("a"), 1, "{:#?}", proxy.host.log_lines());
     }
@@ -133,13 +134,13 @@ fn perform(worker: &Rc<RefCell<Worker>>, act: Act, now: u64) -> u64 {
         Act::End => {
             let Some(permit) = worker.held.take() else { return 0 };
             worker.breaker.settle(permit, Some("a"), &answer(BAD), Some(1), now);
-            // A probe that ends when its circuit has ended says nothing of the next one.
+            // A probe that ends after its circuit has ended says nothing about the next one.
             u64::from(!matches!(permit, Permit::Probe { .. }))
         }
     }
 }
 
-/// One call. How many it is: 0 where it is rejected, or a probe.
+/// One call. Returns how many calls it counts as: 0 where it is rejected, or a probe.
 fn call(breaker: &mut Breaker<Memory>, upstream: &str, outcome: Outcome, now: u64) -> u64 {
     let admission =
         if breaker.is_calm() { Admission::Pass(breaker.admit_unseen(7, now)) } else { breaker.admit(7, upstream, now) };
@@ -190,13 +191,14 @@ fn holds(start: Start, acts: [Act; 2], scene: &Scene, ended: u64) {
     }
 }
 
-/// All schedules in which a worker is stopped, with work left, so many times at most (Musuvathi and Qadeer, Iterative Context
-/// Bounding for Systematic Testing of Multithreaded Programs, 2007): most faults need one or two. It is stopped only before
-/// calls on what both workers touch, for all others it makes no difference when they are made.
+/// All schedules in which a worker with work left is stopped at most so many times (Musuvathi and Qadeer, Iterative
+/// Context Bounding for Systematic Testing of Multithreaded Programs, 2007): most faults need one or two. It is
+/// stopped only before calls on what both workers touch. For all other calls it makes no difference when they are
+/// made.
 struct Bounded {
     most: usize,
     shared: BTreeSet<String>,
-    /// Who could run at each choice, and which of these did.
+    /// The workers that could run at each choice, and the one that did.
     path: Vec<(Vec<usize>, usize)>,
     depth: usize,
     stops: usize,
@@ -213,7 +215,7 @@ impl Bounded {
         Bounded { most, shared, path: Vec::new(), depth: 0, stops: 0, running: None, begun: false }
     }
 
-    /// Who may run now, the one that runs already first.
+    /// The workers that may run now, first the one that runs already.
     fn options(&self, next: &BTreeMap<usize, Call>) -> Vec<usize> {
         let Some(call) = self.running.and_then(|running| next.get(&running)) else {
             return next.keys().copied().collect();
@@ -262,7 +264,7 @@ impl Scheduler for Bounded {
     }
 }
 
-/// What both touch, in one order or the other, so that it makes a difference who is first.
+/// What both touch, if it makes a difference who is first.
 fn shared(start: Start, acts: [Act; 2]) -> BTreeSet<String> {
     let mut shared = BTreeSet::new();
     for order in [[0, 1], [1, 0]] {
@@ -306,7 +308,7 @@ fn every_schedule_of_an_end_and_a_new_beginning_keeps_its_promises() {
     assert!(explored > 1000, "only {explored} schedules were seen");
 }
 
-/// From its next host call but so many on, nothing that the worker does has an effect: it is dead.
+/// From its next host call but so many on, no call of the worker has an effect: it is dead.
 fn dies_at(scene: &Scene, calls: u64, act: Act) -> bool {
     let (host, dead) = (scene.host.clone(), Rc::new(Cell::new(false)));
     let dies = Rc::clone(&dead);
@@ -333,7 +335,7 @@ fn a_worker_that_dies_anywhere_leaves_slots_that_others_use() {
                 scene.workers.remove(0);
                 let survivor = &scene.workers[0];
                 let what = format!("{start:?} {act:?} dies after {calls} calls");
-                // Whatever it has left half done, its successor finishes, or finds in its round; and what it had kept busy is
+                // What it has left half done its successor finishes, or finds in its round. What it had kept busy is
                 // idle after a minute.
                 for _ in 0..615 {
                     scene.now += SECOND / 10;
@@ -345,7 +347,7 @@ fn a_worker_that_dies_anywhere_leaves_slots_that_others_use() {
                 let names = if start == Start::Full { &["b"][..] } else { &["a", "b"] };
                 for name in names {
                     let fail = || call(&mut survivor.borrow_mut().breaker, name, BAD, scene.now);
-                    // The first may be of the dead worker.
+                    // The first one may be the dead worker's.
                     let let_go: u64 = (0..5).map(|_| fail()).sum();
                     assert!(let_go >= 4, "{what}: {name} is let through");
                     assert_eq!(fail(), 0, "{what}: {name} is not protected: {:?}", scene.host.circuits());

@@ -1,8 +1,8 @@
 //! Every schedule of two workers, and random ones of four.
 //!
-//! The workers run as coroutines (shuttle), and before each host call a scheduler decides whose call is next. [`Exhaustive`]
-//! tries them all, but for those that differ only in the order of two calls that do not touch the same thing: of these one
-//! stands for all (sleep sets; Godefroid, Partial-Order Methods for the Verification of Concurrent Systems, 1996, ch. 5).
+//! The workers run as coroutines (shuttle), and before each host call a scheduler decides whose call is next.
+//! [`Exhaustive`] tries all schedules, but of those that differ only in the order of two calls on different things it
+//! tries one (sleep sets; Godefroid, Partial-Order Methods for the Verification of Concurrent Systems, 1996, ch. 5).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Whether it makes no difference which of the two is made first.
+    /// Whether the order of the two makes no difference.
     pub(super) fn commutes(&self, other: &Call) -> bool {
         self.what != other.what || (self.how == other.how && self.how != Touch::Write)
     }
@@ -39,7 +39,7 @@ thread_local! {
 
 /// Says what the worker is about to touch, and waits for its turn.
 pub(super) fn wait_for_turn(what: &str, how: Touch) {
-    // Who defines or logs first makes no difference to anybody.
+    // The order of definitions and log lines makes no difference.
     if matches!(what, "definitions" | "log") {
         return;
     }
@@ -49,7 +49,7 @@ pub(super) fn wait_for_turn(what: &str, how: Touch) {
     NEXT.with_borrow_mut(|next| next.remove(&me));
 }
 
-/// When a circuit was used is looked at only where it may end, and which series there are only by a new module: neither decides
+/// The time of use is read only where a circuit may end, and the noted series only by a new module. Neither decides
 /// anything here.
 fn wait_for_turn_of_a_call(what: &str, how: Touch) {
     if !what.contains("component.used-") && !what.starts_with("circuit_breaker:series") {
@@ -57,7 +57,7 @@ fn wait_for_turn_of_a_call(what: &str, how: Touch) {
     }
 }
 
-/// The next host call of each worker; or who has none before it, and so does nothing that another worker could see.
+/// The next host call of each worker. A worker without one before it does nothing that another worker could see.
 pub(super) fn about_to_call(runnable: &[&Task]) -> Result<BTreeMap<usize, Call>, TaskId> {
     let next = NEXT.with_borrow(Clone::clone);
     let free = runnable.iter().find(|task| !next.contains_key(&usize::from(task.id())));
@@ -68,12 +68,12 @@ pub(super) fn about_to_call(runnable: &[&Task]) -> Result<BTreeMap<usize, Call>,
 struct Choice {
     next: BTreeMap<usize, Call>,
     chosen: usize,
-    /// Workers whose next call need not be tried here: it was, or what comes of it was seen elsewhere.
+    /// Workers whose next call need not be tried here: it was tried, or its result was seen elsewhere.
     asleep: BTreeSet<usize>,
 }
 
 impl Choice {
-    /// Who may sleep on after the chosen call.
+    /// The workers that may sleep on after the chosen call.
     fn still_asleep(&self) -> BTreeSet<usize> {
         let commutes = |worker: &&usize| self.next[*worker].commutes(&self.next[&self.chosen]);
         self.asleep.iter().filter(|worker| **worker != self.chosen).filter(commutes).copied().collect()
@@ -91,7 +91,7 @@ struct Exhaustive {
     path: Vec<Choice>,
     depth: usize,
     begun: bool,
-    /// All that follows was seen already.
+    /// All that follows was already seen.
     seen: bool,
 }
 
@@ -158,7 +158,7 @@ pub(super) struct OnOneThread<T>(pub(super) T);
 unsafe impl<T> Send for OnOneThread<T> {}
 
 impl<T> OnOneThread<T> {
-    /// Takes all of it into the closure: a field alone would go without its promise.
+    /// Takes all of it into the closure: one field alone would not carry its `Send` promise.
     pub(super) fn get(self) -> T {
         self.0
     }
@@ -200,7 +200,7 @@ fn orders(first: usize, second: usize) -> Vec<Vec<usize>> {
     begin_with(0, orders(first - 1, second)).chain(begin_with(1, orders(first, second - 1))).collect()
 }
 
-/// Explores one meeting: how many schedules it took, and what came of them that no order gives.
+/// Explores one meeting. Returns how many schedules it took, and the results that no order gives.
 fn explore(start: Start, scripts: [&'static [Operation]; 2]) -> (usize, Vec<String>) {
     let orders = orders(scripts[0].len(), scripts[1].len());
     let legal: BTreeSet<String> = orders.iter().map(|order| in_order(start, &scripts, order)).collect();
@@ -230,8 +230,8 @@ fn every_schedule_of_two_operations_leaves_what_one_of_their_orders_leaves() {
     assert!(explored > 10_000, "only {explored} schedules were seen");
 }
 
-/// A success looks no closer while `watch` is 0: it would neither end the streak that a failure has begun nor make up the
-/// number of calls that a trip needs.
+/// A success looks no closer while `watch` is 0. It would then neither end the streak that a failure has begun, nor
+/// complete the number of calls that a trip needs.
 #[test]
 fn what_went_wrong_is_watched_in_every_schedule_with_the_tick_that_has_seen_none_of_it() {
     const FAILS: &[Operation] = &[Operation::Settle(BAD)];
@@ -254,16 +254,16 @@ fn what_went_wrong_is_watched_in_every_schedule_with_the_tick_that_has_seen_none
     }
 }
 
-/// What a worker does on end.
+/// What a worker does, one operation after the other.
 const SCRIPTS: [&[Operation]; 3] = [
     &[Operation::Settle(BAD), Operation::Admit],
     &[Operation::Settle(Outcome::Success), Operation::Admit],
     &[Operation::Tick, Operation::Admit],
 ];
 
-/// The one thing that is looser than an order: the look at the streak and the swap that trips are two moments. A success that
-/// ends between them comes too late to save the circuit, and what its worker lets go before the swap comes too early to be
-/// rejected: the trip is made once all the same, and who asks after it is rejected.
+/// The one result that no order gives: the look at the streak and the swap that trips are two moments. A success that
+/// ends between them comes too late to save the circuit. A request that its worker lets go before the swap comes too
+/// early to be rejected. The trip is made once all the same, and a request that comes after it is rejected.
 fn is_between(start: Start, scripts: [&[Operation]; 2], found: &str) -> bool {
     let saves = |script: &[Operation]| script == [Operation::Settle(Outcome::Success), Operation::Admit];
     matches!(start, Start::OneFailureBelowTheStreak)

@@ -1,4 +1,5 @@
-//! Three workers, of which one is stopped twice, or two in the middle of each other: some hundred thousand meetings.
+//! Three workers: one of them is stopped twice, or two are in the middle of each other. These are some hundred
+//! thousand meetings.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,7 +9,7 @@ use circuit_breaker_core::policy::classify::Outcome;
 use super::is_diluted;
 use super::workers::{BAD, Operation, STARTS, Start, in_order, perform, prepare, seen};
 
-/// How three workers get in each other's way.
+/// How three workers interrupt each other.
 #[derive(Clone, Copy, Debug)]
 enum Tangle {
     /// The third runs in the middle of the second, which runs in the middle of the first.
@@ -17,7 +18,8 @@ enum Tangle {
     Twice,
 }
 
-/// The second before the first's `call`-th host call, the third before the `then`-th of what runs after that.
+/// The second runs before the first's `call`-th host call, and the third before the `then`-th call of what runs after
+/// that.
 fn tangled(start: Start, operations: [Operation; 3], tangle: Tangle, call: u64, then: u64) -> Option<String> {
     let (host, workers, now) = prepare(start, 3);
     let told: Rc<RefCell<[Option<&'static str>; 3]>> = Rc::default();

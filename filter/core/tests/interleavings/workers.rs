@@ -1,4 +1,4 @@
-//! Workers that meet in the middle of an operation: what they do, the states in which they meet, and what can be seen of it
+//! Workers that meet in the middle of an operation: what they do, the states in which they meet, and what is seen
 //! afterwards.
 
 use std::cell::RefCell;
@@ -43,7 +43,8 @@ pub(crate) struct Worker {
 
 pub(crate) type Shared = Rc<RefCell<Worker>>;
 
-/// What an operation told its caller, as far as the order can matter: admitted as a probe, admitted, rejected, nothing.
+/// What an operation told its caller, as far as the order can matter: admitted as a probe, admitted, rejected, or
+/// nothing.
 pub(crate) fn perform(worker: &Shared, operation: Operation, now: u64) -> &'static str {
     let mut worker = worker.borrow_mut();
     match operation {
@@ -78,11 +79,11 @@ pub(crate) fn perform(worker: &Shared, operation: Operation, now: u64) -> &'stat
     }
 }
 
-/// States of a circuit in which two workers meet, each holding a call of that state where there can be one.
+/// States of a circuit in which two workers meet. Each worker holds a call of that state, where there can be one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Start {
     Healthy,
-    /// Every sample of the window is too old to tell anything, and no tick has come since.
+    /// Every sample of the window is too old, and no tick has come since.
     NothingToWatchAnyLonger,
     /// The failure has left the window, and its streak was ended after the last tick.
     StreakJustOver,
@@ -140,7 +141,7 @@ pub(crate) fn prepare(start: Start, workers: u64) -> (Memory, Vec<Shared>, u64) 
         Start::NothingToWatchAnyLonger => {
             proxy.fail(A, 1);
             proxy.succeed(A, 1);
-            // Every worker knows the circuit from then.
+            // Every worker knows the circuit from then on.
             proxy.pass(SECOND);
             proxy.now += 60 * SECOND;
         }
@@ -197,15 +198,15 @@ pub(crate) fn seen(start: Start, host: &Memory, workers: &[Shared], now: u64, to
     let rejected: u64 = REJECTED.components.iter().map(|cause| host.value(&REJECTED, A, cause)).sum();
     let trips: u64 = TRIPS.components.iter().map(|reason| host.value(&TRIPS, A, reason)).sum();
     let state = host.value(&circuit_breaker_core::telemetry::metrics::STATE, A, "");
-    // Two workers that make two transitions at once may log them in the other order.
+    // Two workers that make two transitions at once may log them in either order.
     let mut generations: Vec<String> = host
         .log_lines()
         .iter()
         .filter_map(|line| Some(line.split_once("\"generation\":")?.1.split_once(',')?.0.to_owned()))
         .collect();
     generations.sort_unstable();
-    // A call that ends together with a transition may count as of before it, or as a late one, which is neutral. It counts
-    // exactly once in any case.
+    // A call that ends together with a transition may count as one from before it, or as a late one, which is
+    // neutral. It counts exactly once in any case.
     let moved_on = generations.len() > start.transitions();
     if moved_on {
         counts = vec![counts.iter().sum()];
@@ -217,7 +218,7 @@ pub(crate) fn seen(start: Start, host: &Memory, workers: &[Shared], now: u64, to
     )
 }
 
-/// What each worker does, one operation after the other; `order` says whose next one it is.
+/// What each worker does, one operation after the other. `order` says whose operation is next.
 pub(crate) fn in_order(start: Start, scripts: &[&[Operation]], order: &[usize]) -> String {
     let (host, workers, now) = prepare(start, scripts.len() as u64);
     let mut told = vec![Vec::new(); scripts.len()];

@@ -1,5 +1,5 @@
-//! One circuit under its workers, as plainly as it can be said: every call is kept, every count is taken by going through
-//! all of them. Shares no code with the breaker; times are milliseconds.
+//! One circuit under its workers, as plainly as possible: it keeps every call, and it takes every count by going
+//! through all of them. It shares no code with the breaker. Times are milliseconds.
 
 use crate::rules::{Came, Counted, Rules, Window};
 use crate::workers::Worker;
@@ -19,7 +19,7 @@ pub enum Verdict {
     /// Milliseconds until it is worth coming back.
     Open(u64),
     NoProbe,
-    /// One of the share is to pass: which, is between these two numbers of calls passed so far.
+    /// The ramp decides: it is to pass if the number of calls that have passed so far is between these two.
     Share,
 }
 
@@ -31,7 +31,7 @@ struct Flight {
     generation: u64,
     /// A probe's lease; 0 for other calls.
     lease: u64,
-    /// Passed only because the mode is observe.
+    /// It passed only because the mode is observe.
     against: bool,
     /// Let go unseen: only its start tells its generation.
     unseen: bool,
@@ -76,7 +76,7 @@ pub struct Model {
     flights: Vec<Flight>,
     out: Vec<Probe>,
     pub reasons: Vec<&'static str>,
-    /// The breaker's own reasons so far. Asked only where a window of calls leaves it a choice.
+    /// The breaker's own reasons so far. The model asks for them only where a window of calls leaves it a choice.
     pub told: Vec<String>,
 }
 
@@ -118,7 +118,7 @@ impl Model {
         self.phase == Phase::Closed || self.phase == Phase::Ramp
     }
 
-    /// Another state, with everything that belongs to a state begun afresh.
+    /// Another state. All that belongs to a state begins afresh.
     pub fn move_to(&mut self, worker: usize, phase: Phase, reason: &'static str, now: u64) {
         let counted_before = self.counts();
         self.phase = phase;
@@ -147,7 +147,7 @@ impl Model {
         self.open_until = asked.max(now + time);
     }
 
-    /// A call of the present generation has come to something.
+    /// A call of the present generation has ended.
     fn count(&mut self, by: usize, came: Came, waited: u64, now: u64) {
         if came == Came::Nothing {
             return;
@@ -173,7 +173,8 @@ impl Model {
         }
     }
 
-    /// A call of an older generation: it counts for nothing, but a good one is one more where it falls into no window.
+    /// A call of an older generation. It counts for nothing; only a good one counts as one more where no window can
+    /// hold it.
     fn count_late(&mut self, came: Came) {
         if came == Came::Good && !self.counts() {
             self.good_calls += 1;
@@ -209,7 +210,7 @@ impl Model {
         left > 0 && left <= self.rules.probe_timeout + GRACE + SKEW
     }
 
-    /// What a new request is to meet.
+    /// What a new request will meet.
     pub fn ask(&mut self, worker: usize, now: u64) -> Verdict {
         self.look(worker, now);
         self.end_open(worker, now);
@@ -266,14 +267,14 @@ impl Model {
         }
     }
 
-    /// What a call came to that had waited for so long.
+    /// The outcome of a call that had waited for so long.
     fn came(&self, came: Came, waited: u64) -> Came {
         let slow = waited >= self.rules.slow_after;
         match came {
             Came::Good if slow => Came::Slow,
-            // The client had waited long enough to say so.
+            // The client had waited long enough that it counts.
             Came::Nothing if waited >= CLIENT_CANCEL => Came::Failed,
-            // Nobody waited for it any longer: slow all the same.
+            // Nobody waited for it any longer, but it was slow all the same.
             Came::Nothing if slow => Came::Slow,
             Came::Asked(_) => Came::Failed,
             other => other,
@@ -284,7 +285,7 @@ impl Model {
     pub fn end(&mut self, name: u64, came: Came, now: u64) {
         let Some(at) = self.flights.iter().position(|flight| flight.name == name) else { return };
         let flight = self.flights.remove(at);
-        // Though the tick may have settled it.
+        // This holds although the tick may have settled it.
         self.look(flight.worker, now);
         if let Came::Asked(after) = came
             && !flight.against
@@ -310,8 +311,8 @@ impl Model {
         }
     }
 
-    /// What time does, as far as this worker sees to it. `writes` of the breaker's record before and after:
-    /// each makes it look once more.
+    /// What time does, as far as this worker sees to it. `writes` is the number of writes of the breaker's record,
+    /// before and after. Each makes the worker look once more.
     pub fn tick(&mut self, worker: usize, writes: [u64; 2], now: u64) {
         self.look(worker, now);
         if self.workers[worker].ticked > now + SKEW {
@@ -340,7 +341,7 @@ impl Model {
         }
         if looked && !self.rested && self.phase == Phase::Closed && self.streak == 0 && self.is_healthy(worker, now) {
             self.rested = true;
-            // It has looked at the record since.
+            // It has looked at the record since then.
             self.workers[worker].writes = writes[1];
         }
         if !changed && self.since > now + SKEW {
@@ -360,7 +361,7 @@ impl Model {
         own.for_each(|out| out.times_out = out.times_out.min(latest));
     }
 
-    /// OPEN is over at its time, or where it was to last longer than any can.
+    /// OPEN is over at its time. It is also over where it was to last longer than any can.
     fn end_open(&mut self, worker: usize, now: u64) -> bool {
         let left = self.open_until.saturating_sub(now);
         let longest = self.rules.longest.max(self.rules.longest_asked);
@@ -371,7 +372,7 @@ impl Model {
         over
     }
 
-    /// What has passed since the worker's last tick, where that is more than three of them take: nobody has waited for it.
+    /// The time since the worker's last tick, where that is more than three periods. No call counts as waiting in it.
     fn leap(&self, worker: usize, now: u64) -> u64 {
         let (passed, tick) = (now.saturating_sub(self.workers[worker].ticked), self.rules.window.tick());
         if passed > 3 * tick { passed - tick } else { 0 }

@@ -1,4 +1,4 @@
-//! The ramp of the reference model: its steps, and the share that each moment has.
+//! The ramp of the reference model: its steps, and the share at each moment.
 
 use crate::model::{Model, Phase, SKEW};
 use crate::rules::Came;
@@ -6,8 +6,8 @@ use crate::rules::Came;
 const STEPS: u64 = 10;
 
 impl Model {
-    /// A step is over at the first moment at which it has had its time and good calls enough, and the next one begins there,
-    /// though nobody sees it before now; but not longer ago than a step lasts.
+    /// A step is over at the first moment at which it has had its time and enough good calls. The next one begins
+    /// there, even if nobody sees that until now; but no longer ago than a step lasts.
     pub fn climb(&mut self, worker: usize, now: u64) -> bool {
         if self.marked > now + SKEW {
             (self.marked, self.mark) = (now, self.calls.len());
@@ -36,7 +36,7 @@ impl Model {
         initial + (1_000_000 - initial) * done / 1_000_000
     }
 
-    /// A step's length, where the present one has lasted for more than two of it.
+    /// A step's length, where the present one has lasted more than twice as long.
     pub fn overdue(&self, now: u64) -> Option<u64> {
         let length = self.rules.ramp / STEPS;
         (now.saturating_sub(self.marked) >= 2 * length).then_some(length)

@@ -1,6 +1,6 @@
 //! The policy as the reference model knows it, and the conditions of a trip.
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Came {
     Good,
@@ -11,7 +11,7 @@ pub enum Came {
     Nothing,
 }
 
-/// The policy, as far as the model knows one. Zero switches a condition off.
+/// The policy, as far as the model knows it. Zero switches a condition off.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// How many workers there are.
@@ -27,7 +27,7 @@ pub struct Rules {
     pub base: u64,
     pub multiplier: u64,
     pub longest: u64,
-    /// 0: nobody listens to when an upstream wants to be asked again.
+    /// 0: nobody minds when an upstream wants to be asked again.
     pub longest_asked: u64,
     pub probes: usize,
     pub good_probes: u64,
@@ -54,7 +54,7 @@ impl Window {
     }
 }
 
-/// A call that counts, whose it was, when it did, and whether it took longer than the threshold.
+/// A call that counts: whose it was, when it counted, and whether it took longer than the threshold.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     pub by: usize,
@@ -64,7 +64,7 @@ pub struct Counted {
 }
 
 impl Rules {
-    /// The conditions that hold, in the order in which they are asked; with so many bad calls fewer.
+    /// The conditions that hold, in the order in which they are asked, with so many bad calls fewer.
     pub fn conditions(&self, calls: &[Counted], streak: u64, ramp: bool, fewer: u64) -> Vec<&'static str> {
         let few = self.good_probes;
         let consecutive = match (ramp, self.consecutive) {

@@ -10,14 +10,14 @@ pub enum Event {
     Begin(usize),
     /// One of those in flight ends.
     End(usize, Came),
-    /// So many requests, one after the other, each at once: the first at this worker, each next one so many workers on.
+    /// So many requests, one after the other, each settled at once. The first is at this worker, and each next one so
+    /// many workers on.
     Calls(usize, Came, [usize; 2]),
-    /// So many ticks pass, and after each of them so many requests go well, one at each worker in turn: what a ramp is
-    /// over by.
+    /// So many ticks pass. After each of them so many requests go well, one at each worker in turn. This ends a ramp.
     Health(u64, usize),
     /// So many ticks pass.
     Ticks(u64),
-    /// The workers sleep so many ticks long.
+    /// The workers sleep for so many ticks.
     Sleep(u64),
     /// The clock steps back by an hour.
     StepBack,

@@ -1,6 +1,6 @@
-//! What each worker of the reference model has for itself. The circuit, its calls and its streak are one truth for all;
-//! but a worker knows what has left the window only as well as its own looks tell, has heard only its own answers, and
-//! picks its own share of a ramp's calls.
+//! What each worker of the reference model has for itself. The circuit, its calls and its streak are the same for
+//! all. But a worker knows what has left the window only as well as its own looks tell. It has heard only its own
+//! answers, and it picks its own share of a ramp's calls.
 
 use crate::model::{Model, Phase, SKEW};
 use crate::rules::{Came, Counted, Window};
@@ -13,11 +13,12 @@ pub struct Worker {
     pub ticked: u64,
     /// Writes of the record that it knew of at its last tick.
     pub writes: u64,
-    /// Its window held no call when it looked last: it looks rarely.
+    /// Its window held no call at its last look, so it looks rarely.
     pub unused: bool,
     /// How many of the model's calls there were at each of its ticks.
     pub ticks: Vec<usize>,
-    /// When the upstream wants to be asked again, as this worker heard last, and how many calls had gone well by then.
+    /// When the upstream wants to be asked again, as this worker has heard it last, and how many calls had gone well
+    /// by then.
     pub asked: (u64, u64),
     pub picks: Picks,
 }
@@ -28,10 +29,10 @@ pub struct Picks {
     /// Sum of their shares, in millionths.
     shares: u64,
     passed: u64,
-    /// How many may have passed only since a step was overdue.
+    /// How many may have passed only because a step was overdue.
     nudges: u64,
     nudged_at: u64,
-    /// When one passed last while a step was overdue, or the ramp began.
+    /// When the last one passed while a step was overdue, or when the ramp began.
     passed_at: u64,
 }
 
@@ -40,11 +41,11 @@ impl Picks {
         Picks { shares: 0, passed: 0, nudges: 0, nudged_at: now, passed_at: now }
     }
 
-    /// One more has asked. Of all as many pass as the shares add up to, give or take the one that is under way; of an overdue
-    /// step one more for each time of its length.
+    /// One more has asked. As many of them pass as their shares add up to, give or take the one that is under way.
+    /// For an overdue step one more passes for each time of its length.
     ///
     /// # Panics
-    /// Where none of this allows what came of it.
+    /// Where none of this allows the result.
     pub fn ask(&mut self, share: u64, overdue: Option<u64>, admitted: bool, now: u64) {
         self.shares += share;
         self.passed += u64::from(admitted);
@@ -88,8 +89,8 @@ impl Worker {
 }
 
 impl Model {
-    /// The worker looks at the circuit: of a generation that is new to it the window begins where the generation did, or
-    /// now where that is longer ago than a window.
+    /// The worker looks at the circuit. For a generation that is new to it, the window begins where the generation
+    /// did; or now, where that is longer ago than a window.
     pub fn look(&mut self, worker: usize, now: u64) {
         let own = &mut self.workers[worker];
         if own.knows == self.generation {
@@ -104,7 +105,8 @@ impl Model {
         own.knows = self.generation;
     }
 
-    /// Calls of the window: of time, as the worker's samples bound it; of calls, exactly the last so many.
+    /// Calls of the window. A window of time is bounded by the worker's samples. A window of calls holds exactly the
+    /// last so many.
     fn window(&self, worker: usize, now: u64) -> &[Counted] {
         match self.rules.window {
             Window::Time(window) => {
@@ -116,8 +118,8 @@ impl Model {
         }
     }
 
-    /// The worker takes a sample where one is due: once a bucket, or every second one where the circuit is unused. `rests`: it
-    /// looks no more often, unless the record was `written`. False: nothing has called for it to look closer.
+    /// The worker takes a sample where one is due: once a bucket, or every second one where the circuit is unused.
+    /// `rests`: it looks no more often, unless the record was `written`. False: nothing has asked it to look closer.
     pub fn roll(&mut self, worker: usize, rests: bool, written: bool, now: u64) -> bool {
         let Window::Time(window) = self.rules.window else { return true };
         let own = &mut self.workers[worker];
@@ -149,8 +151,8 @@ impl Model {
         matches!(self.rules.window, Window::Time(_)) && self.window(worker, now).is_empty()
     }
 
-    /// Bad calls of each kind that the worker may take for gone though they are still in the window: of a bucket that leaves
-    /// it in part, all but one, and as many more as the others had calls between two looks of this one.
+    /// Bad calls of each kind that the worker may take for gone though they are still in the window: all but one of a
+    /// bucket that leaves the window in part, and as many more as others had calls between two looks of this worker.
     fn fewer(&self, worker: usize) -> u64 {
         let Window::Calls(calls) = self.rules.window else { return 0 };
         if self.calls.len() <= calls {
@@ -171,8 +173,8 @@ impl Model {
         longest
     }
 
-    /// Why it trips now. Where an exact count and one with some bad calls fewer say different things, the breaker may go by
-    /// either or by one between them: it has told which.
+    /// Why it trips now. Where an exact count and a count with some bad calls fewer give different answers, the
+    /// breaker may go by either, or by a count between them. It has told by which.
     pub fn why(&self, worker: usize, now: u64) -> Option<&'static str> {
         let ramp = self.phase == Phase::Ramp;
         let conditions = |fewer| self.rules.conditions(self.window(worker, now), self.streak, ramp, fewer);
@@ -194,8 +196,8 @@ impl Model {
         self.told.get(self.reasons.len()).is_some_and(|told| told == reason)
     }
 
-    /// Whether all calls in the worker's window were good and in time. A good call then is looked at no closer, of any worker;
-    /// but one that slept for a window may know of none, where another one knows of a bad one at its end.
+    /// Whether all calls in the worker's window were good and in time. Then no worker looks closer at a good call.
+    /// But a worker that slept for a window may know of none, where another one knows of a bad one at its end.
     pub fn is_healthy(&self, worker: usize, now: u64) -> bool {
         self.window(worker, now).iter().all(|call| call.came == Came::Good && !call.over)
     }
@@ -213,7 +215,8 @@ impl Model {
         }
     }
 
-    /// When it wants to be asked again, as this worker has heard since a call of anyone went well; as far as it may say so.
+    /// When the upstream wants to be asked again, as this worker has heard since any worker's last good call, within
+    /// what the policy lets it ask for.
     pub fn asked_for(&self, worker: usize, now: u64) -> u64 {
         let (at, good_calls) = self.workers[worker].asked;
         if good_calls == self.good_calls { at.min(now + self.rules.longest_asked) } else { 0 }
