@@ -1,8 +1,9 @@
 //! What the breaker costs, on a real Envoy, beside what else could stand in its place.
 //!
-//! [`instructions`] and [`scale`] count instructions under callgrind, which is deaf to whatever else the machine does;
-//! [`cpu`] takes the processor's time and the clients' waiting under full load; [`flapping`] lets four workers quarrel about
-//! one circuit; [`held`] holds ten thousand calls open. [`report`] says what was found and what it should have been, [`picture`] draws it.
+//! [`instructions`] and [`scale`] count instructions under callgrind, which nothing else on the machine disturbs.
+//! [`cpu`] measures the processor's time and the clients' waiting under full load. In [`flapping`] four workers
+//! compete for one circuit. [`held`] holds ten thousand calls open. [`report`] compares the results with their
+//! bounds, and [`picture`] draws them.
 
 pub mod callgrind;
 pub mod cpu;

@@ -1,4 +1,4 @@
-//! Envoy's configuration, as JSON: clusters, listeners, the filter by ECDS (the way Istio delivers it).
+//! Envoy's configuration, as JSON: clusters, listeners, and the filter by ECDS, which is how Istio delivers it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::places::module;
 
-/// Where requests are routed to.
+/// A cluster, and its route.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     /// Name of the cluster: the breaker's upstream. Requests to `/<name>` go there.
@@ -16,7 +16,8 @@ pub struct Cluster {
     pub address: Option<SocketAddr>,
     /// Further endpoints.
     pub more_addresses: Vec<SocketAddr>,
-    /// Envoy's outlier detection. With it all hosts may be ejected: Istio sets the panic threshold to 0 then.
+    /// Envoy's outlier detection. With it all hosts may be ejected, as in Istio, which then sets the panic threshold
+    /// to 0.
     pub outlier_detection: Option<Value>,
     /// HTTP/2 to the upstream.
     pub http2: bool,
@@ -77,7 +78,7 @@ pub struct Listener {
     pub port: u16,
     /// HTTP/3 over QUIC, with the certificate of [`Bootstrap::certificate`]; HTTP/1.1 and HTTP/2 over TCP otherwise.
     pub quic: bool,
-    /// The module of its filter, where that is another one than the bootstrap's.
+    /// The module of its filter, where that is not the bootstrap's module.
     pub module: Option<PathBuf>,
     /// Filters in the place of the breaker.
     pub filters: Vec<Value>,
@@ -95,13 +96,13 @@ impl Listener {
 /// All that an Envoy is started with.
 #[derive(Clone, Debug)]
 pub struct Bootstrap {
-    /// Clusters; the first one also takes whatever has no prefix of its own.
+    /// Clusters. The first one also takes every request whose path has no prefix of another cluster.
     pub clusters: Vec<Cluster>,
     /// Listeners.
     pub listeners: Vec<Listener>,
     /// The module.
     pub module: PathBuf,
-    /// Metrics that Envoy is not to keep: a `stats_matcher` with this prefix excluded.
+    /// A prefix of metrics that Envoy is not to keep: a `stats_matcher` excludes them.
     pub excluded_stats: Option<String>,
     /// Time between two flushes of its metrics, as Envoy writes durations; empty for its own 5 s.
     pub stats_flush_interval: String,
@@ -109,7 +110,7 @@ pub struct Bootstrap {
     pub admin_port: u16,
     /// Routes that stand before those of the clusters.
     pub routes: Vec<Value>,
-    /// A header that names the cluster, in the place of a route to each.
+    /// A header that names the cluster. It replaces the routes to each cluster.
     pub cluster_header: Option<&'static str>,
     /// Filters before the breaker.
     pub filters_before: Vec<Value>,
@@ -117,13 +118,14 @@ pub struct Bootstrap {
     pub filters_after: Vec<Value>,
     /// Fields of the connection manager.
     pub connection_manager: Value,
-    /// Neither an access log nor the fault filter: what a benchmark does not want to measure.
+    /// Without access log and fault filter, which a benchmark does not want to measure.
     pub bare: bool,
     /// Certificate and key for QUIC, as PEM.
     pub certificate: Option<(String, String)>,
-    /// Listeners come from a file that can change, with the breaker's configuration in it, as without Istio.
+    /// Listeners come from a file that can change, with the breaker's configuration in it, as in an Envoy without
+    /// Istio.
     pub inline: bool,
-    /// The breaker's configuration comes as a protobuf Struct in the place of a text.
+    /// The breaker's configuration comes as a protobuf Struct and not as a text.
     pub configuration_as_struct: bool,
 }
 
@@ -213,7 +215,7 @@ impl Bootstrap {
         }
         filters.extend(listener.filters.iter().cloned());
         filters.extend(self.filters_after.iter().cloned());
-        // After the breaker, as in Istio; does something only where a request's headers ask for it.
+        // After the breaker, as in Istio. It acts only where a request's headers ask for it.
         if !self.bare {
             filters.push(json!({"name": "envoy.filters.http.fault", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
@@ -301,7 +303,7 @@ impl Bootstrap {
                     "failure_policy": "FAIL_RELOAD",
                     "reload_config": {"backoff": {"base_interval": "0.1s"}},
                     "configuration": self.configuration(plugin_config),
-                    // Istio gives no vm_id: all plugins of a proxy share one key space.
+                    // Istio sets no vm_id: all plugins of a proxy share one key space.
                     "vm_config": {
                         "runtime": "envoy.wasm.runtime.v8",
                         "code": {"local": {"filename": own.unwrap_or(&self.module)}},
@@ -339,7 +341,7 @@ pub fn listeners_file(directory: &Path) -> PathBuf {
     directory.join("listeners.json")
 }
 
-/// What a stock Istio proxy has among its `stats_tags`: the labels of our metrics come out of these.
+/// The breaker's part of a stock Istio proxy's `stats_tags`: the labels of its metrics come from these.
 fn stats_tags() -> Value {
     json!([
         {"tag_name": "component", "regex": "(component\\.(.+?)\\.)"},

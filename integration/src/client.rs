@@ -1,4 +1,4 @@
-//! HTTP/1.1 clients: every request on a connection of its own, so that Envoy spreads them over its workers.
+//! HTTP/1.1 clients. Every request has a connection of its own, so that Envoy spreads them over its workers.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ pub struct Reply {
     pub status: u16,
     /// Headers.
     pub headers: HeaderMap,
-    /// Body; what there was of it where the connection broke.
+    /// Body; where the connection broke, the part that had come.
     pub body: Bytes,
     /// From the request to the end of the answer.
     pub elapsed: Duration,
@@ -62,7 +62,8 @@ pub async fn request(to: SocketAddr, method: &str, path: &str, headers: &[(&str,
     request_over(TcpStream::connect(to).await?, method, path, headers).await
 }
 
-/// A request without a body on this connection, which ends with the answer. Its host is `test` unless a header says other.
+/// A request without a body on this connection, which ends with the answer. Its host is `test` unless a header says
+/// otherwise.
 ///
 /// # Errors
 /// No answer.
@@ -133,10 +134,10 @@ impl Upload {
         Ok(self.stream.write_all(self.rest).await?)
     }
 
-    /// The whole answer as it came, when the connection is closed; whatever there was of it.
+    /// The whole answer as it came, once the connection is closed; where it broke, the part that had come.
     pub async fn answer(&mut self) -> String {
         let mut bytes = Vec::new();
-        // A reset after the answer takes nothing of it away.
+        // A reset after the answer does not damage the answer.
         let _ = self.stream.read_to_end(&mut bytes).await;
         String::from_utf8_lossy(&bytes).into_owned()
     }

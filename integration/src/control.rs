@@ -1,4 +1,4 @@
-//! An upstream whose health whoever plays with it decides, by curl.
+//! An upstream whose health the user sets by curl.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::upstream::{Behaviour, Upstream};
 
-/// Lets whoever asks on this port for `/fail`, `/hang`, `/reset` or `/healthy` decide what the upstream does.
+/// Sets what the upstream does by requests to this port: `/fail`, `/hang`, `/reset` or `/healthy`.
 pub async fn obey(listener: TcpListener, upstream: Arc<Upstream>) {
     while let Ok((stream, _)) = listener.accept().await {
         let upstream = Arc::clone(&upstream);

@@ -1,5 +1,5 @@
-//! The main job, seen: steady load through two listeners of one Envoy, one with the breaker and one without, while their
-//! common upstream goes from healthy to sick to hung to healthy.
+//! The main job, made visible: steady load through two listeners of one Envoy, one with the breaker and one without.
+//! Their common upstream goes from healthy to sick to hung to healthy.
 
 pub mod board;
 pub mod load;
@@ -29,7 +29,7 @@ pub struct Phase {
 /// Length of the whole.
 pub const LENGTH: Duration = Duration::from_secs(45);
 
-/// The upstream's life: long enough in each stretch to see what the breaker makes of it.
+/// The upstream's life. Each stretch is long enough to show how the breaker handles it.
 #[must_use]
 pub fn phases() -> Vec<Phase> {
     let at = Duration::from_secs;
@@ -47,7 +47,7 @@ pub fn healed_at() -> Duration {
     phases().last().map(|phase| phase.from).unwrap_or_default()
 }
 
-/// A breaker that lives as fast as the demo: its times are a tenth of the defaults.
+/// A policy ten times as fast as the defaults, to fit the demo.
 pub const POLICY: &str = r#"{"default": {
   "trip": {"consecutiveFailures": 5, "failureRatePercent": 50, "minimumCalls": 20, "window": {"duration": "5s"}},
   "open": {"baseDuration": "2s", "multiplier": 2, "maxDuration": "4s", "jitterPercent": 10},
@@ -105,7 +105,7 @@ impl Side {
     }
 }
 
-/// Worker threads of the demo's Envoy: several, because one breaker over all of them is the point.
+/// Worker threads of the demo's Envoy. There are several, to show one breaker over all of them.
 pub const WORKERS: u32 = 4;
 
 /// The stage: Envoy before one upstream.
@@ -119,7 +119,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts all, Envoy by func-e where that is installed.
+    /// Starts all parts. Envoy is started by func-e where that is installed.
     ///
     /// # Errors
     /// Envoy is not installed or does not start.
@@ -135,7 +135,7 @@ impl Stage {
     }
 }
 
-/// Envoy by func-e, or directly where there is no func-e; and what to tell about it.
+/// Envoy by func-e, or directly where there is no func-e; and the text that tells which.
 ///
 /// # Errors
 /// Envoy is not installed.

@@ -16,7 +16,7 @@ use crate::client;
 pub use crate::places::{later_module, module, tool, workspace};
 use crate::wait::{PATIENCE, until};
 
-/// A running Envoy. Killed when dropped; where a test is failing, it first prints what it knows.
+/// A running Envoy. It is killed when dropped. Where a test is failing, it first prints its log and stats.
 pub struct Envoy {
     child: Child,
     directory: TempDir,
@@ -47,8 +47,8 @@ impl Envoy {
         Envoy::start_by(bootstrap, workers, Command::new(binary)).await
     }
 
-    /// Starts Envoy by `command`, which takes Envoy's own arguments. Only where it has a `--restart-epoch` among them may
-    /// another process take over from it.
+    /// Starts Envoy by `command`, which takes Envoy's own arguments. Another process can take over from it only where
+    /// these include a `--restart-epoch`.
     ///
     /// # Errors
     /// As [`Envoy::start`].
@@ -56,7 +56,7 @@ impl Envoy {
         Envoy::start_within(PATIENCE, bootstrap, workers, command).await
     }
 
-    /// As [`Envoy::start_by`], where it may take longer than usual.
+    /// As [`Envoy::start_by`], with a longer time for the start.
     ///
     /// # Errors
     /// As [`Envoy::start`].
@@ -167,7 +167,7 @@ impl Envoy {
         self.delivered(before).await
     }
 
-    /// As [`Envoy::configure`], with another module, until the next [`Envoy::configure`] gives it its own again.
+    /// As [`Envoy::configure`], with another module. The next [`Envoy::configure`] gives it its own again.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -181,7 +181,7 @@ impl Envoy {
         self.delivered(before).await
     }
 
-    /// Gives Envoy other listeners, where it has them from a file, and waits until it has taken or refused them.
+    /// Gives Envoy other listeners, where it reads them from a file, and waits until it has taken or refused them.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -267,7 +267,7 @@ impl Envoy {
         until("lines in the access log", read, |seen| seen.len() >= lines).await
     }
 
-    /// Asks Envoy to end, so that whoever started it for us (func-e) ends with it and leaves nothing behind.
+    /// Asks Envoy to end, so that its starter (func-e) ends too and leaves nothing behind.
     fn quit(&mut self) {
         let admin = self.admin;
         let asked = std::thread::spawn(move || {
@@ -281,10 +281,10 @@ impl Envoy {
         }
     }
 
-    /// Prints the end of its log and the breaker's stats, for whoever is to find out what went wrong.
+    /// Prints the end of its log and the breaker's stats, to help find the cause.
     pub fn print_what_is_known(&self) {
         eprintln!("--- Envoy's log\n{}", tail(&self.log(), 80));
-        // Dropping happens in an async test: ask from a thread of its own.
+        // A drop can happen in an async test, so a thread of its own asks.
         let admin = self.admin;
         let stats = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;

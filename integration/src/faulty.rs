@@ -1,5 +1,5 @@
-//! Copies of the module: one with a fault, which the module itself does not have: nobody can make it trap from outside; and
-//! ones that do the same and are other modules to Envoy.
+//! Copies of the module. One has a fault, since nobody can make the module itself trap from outside. Others do the
+//! same as the module, but Envoy takes them for other modules.
 
 use std::path::{Path, PathBuf};
 
@@ -23,13 +23,14 @@ pub fn module_that_traps(directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Writes a copy of the module into `directory` that does the same and is another one to Envoy, which goes by the bytes.
+/// Writes a copy of the module into `directory` that does the same. Envoy takes it for another one, since its bytes
+/// differ.
 ///
 /// # Errors
 /// The module is not built, or the directory cannot be written to.
 pub fn module_of_another_version(directory: &Path, version: u8) -> Result<PathBuf> {
     let mut bytes = std::fs::read(module()).context("no module: run `make build`")?;
-    // A custom section (0): its size, its name's size, its name, and what it holds.
+    // A custom section (0): its size, its name's size, its name, and its content.
     bytes.extend_from_slice(&[0, 3, 1, b'v', version]);
     let path = directory.join(format!("version-{version}.wasm"));
     std::fs::write(&path, bytes)?;

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// What the upstream ends a call with.
+/// How the upstream ends a call.
 #[derive(Clone, Debug)]
 pub enum Ending {
     /// This status, in trailers after a message.
@@ -28,13 +28,13 @@ pub enum Ending {
     Pushback(u32, u32),
     /// A message and nothing after it.
     NoStatus,
-    /// A message, and once [`GrpcUpstream::break_off`] says so this status in trailers.
+    /// A message, and this status in trailers once [`GrpcUpstream::break_off`] says so.
     Late(u32),
     /// Nothing for this time, and then OK.
     After(std::time::Duration),
-    /// A message, and once [`GrpcUpstream::break_off`] says so it resets the stream.
+    /// A message; once [`GrpcUpstream::break_off`] says so it resets the stream.
     Reset,
-    /// A message, and once [`GrpcUpstream::break_off`] says so it closes the connection.
+    /// A message; once [`GrpcUpstream::break_off`] says so it closes the connection.
     Close,
 }
 
@@ -80,7 +80,7 @@ impl GrpcUpstream {
         self.address
     }
 
-    /// From now on it ends every call so.
+    /// From now on it ends every call in this way.
     ///
     /// # Panics
     /// Never: nobody panics while holding the lock.
@@ -88,7 +88,7 @@ impl GrpcUpstream {
         *self.shared.ending.lock().expect("no holder panics") = ending;
     }
 
-    /// The call that waits for this breaks off.
+    /// Breaks off the call that waits for this.
     pub fn break_off(&self) {
         self.shared.break_off.notify_one();
     }
@@ -135,7 +135,7 @@ fn answer(ending: Ending, shared: &Arc<Shared>, close: &Arc<Notify>) -> Response
 type Sender = tokio::sync::mpsc::Sender<Result<Frame<Bytes>, BrokenOff>>;
 
 async fn speak(ending: Ending, frames: Sender, shared: Arc<Shared>, close: Arc<Notify>) {
-    // Whoever called has gone where a frame cannot be sent.
+    // Where a frame cannot be sent, the caller has gone.
     let _ = frames.send(Ok(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 0])))).await;
     let mut trailers = HeaderMap::new();
     match ending {
@@ -191,7 +191,7 @@ impl futures_core::Stream for Frames {
     }
 }
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Clone, Debug)]
 pub struct GrpcReply {
     /// HTTP status.
@@ -208,7 +208,8 @@ impl GrpcReply {
     }
 }
 
-/// Not compressed, of no bytes. No gRPC call is without a message's frame or an empty one of HTTP/2 at its end.
+/// Not compressed, and of no bytes. Every gRPC call has the frame of a message, or an empty frame of HTTP/2 at its
+/// end.
 const EMPTY_MESSAGE: &[u8] = &[0; 5];
 
 /// One unary call on a new connection, up to its end.
@@ -232,7 +233,8 @@ pub async fn begin(to: SocketAddr, path: &str) -> Result<Response<Incoming>> {
     begin_with(to, path, &[], EMPTY_MESSAGE.len()).await
 }
 
-/// One call of a browser's (gRPC-Web) on a new connection: the body of its answer, which ends with its trailers.
+/// One call of a browser (gRPC-Web) on a new connection. Returns the body of its answer, which ends with its
+/// trailers.
 ///
 /// # Errors
 /// No connection, or no whole answer.

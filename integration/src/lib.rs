@@ -1,6 +1,8 @@
-//! Drives the real thing: Envoy processes, scripted upstreams, clients, and the scenarios that tests and demo share.
+//! Drives the real programs: Envoy processes, scripted upstreams, clients, and the scenarios that tests and demo
+//! share.
 //!
-//! Nothing here waits for a fixed time: [`wait`] polls conditions until a deadline and then says what it was waiting for.
+//! Nothing here waits for a fixed time. [`wait`] polls a condition until a deadline, and then says what it was
+//! waiting for.
 
 pub mod bench;
 pub mod bootstrap;

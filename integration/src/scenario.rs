@@ -11,7 +11,7 @@ use crate::wait::until;
 /// The listener with the breaker.
 pub const LISTENER: &str = "guarded";
 
-/// What a settled call may have come to.
+/// The possible outcomes of a settled call.
 pub const OUTCOMES: [&str; 4] = ["success", "failure", "slow", "neutral"];
 
 const CALLS: &str = "circuit_breaker_calls_total";
@@ -46,7 +46,7 @@ impl Scenario {
         Scenario::start_with(workers, plugin_config, |_| {}).await
     }
 
-    /// As [`Scenario::start`], with a change to what Envoy is started with.
+    /// As [`Scenario::start`], with a change to Envoy's bootstrap.
     ///
     /// # Panics
     /// Envoy does not start; with its log.
@@ -190,14 +190,14 @@ impl Scenario {
         self.envoy.configure(LISTENER, plugin_config).await.expect("a file can be written")
     }
 
-    /// Waits until the sick upstream has so many requests in its hands.
+    /// Waits until the sick upstream has so many unanswered requests.
     pub async fn until_in_flight(&self, requests: u64) {
         let look = || async { self.sick.in_flight() };
         until(&format!("{requests} requests in the upstream's hands"), look, |seen| *seen == requests).await;
     }
 }
 
-/// Time that a request takes when nothing waits for anything: far below every timeout of a test.
+/// Time of a request that waits for nothing: far below every timeout of a test.
 pub const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// Makes a test of `async fn name(workers: u32)` with one worker and one with four.

@@ -1,9 +1,9 @@
 //! A long run in which everything happens at once: eight upstreams that fall sick and get well, clients of all kinds,
 //! configurations good and bad, scrapes, upstreams that come and go, and a VM that traps.
 //!
-//! A run is a row of [`round`]s. In each one faults and updates come at random for a while; then all upstreams get well,
-//! their circuits must close, and the clients rest, so that no request is under way and the books can be balanced.
-//! [`invariants`] say what must hold, [`picture`] and [`report`] show what was seen.
+//! A run is a row of [`round`]s. In each round faults and updates come at random for a while. Then all upstreams get
+//! well, their circuits must close, and the clients rest. So no request is under way, and the books can be balanced.
+//! [`invariants`] say what must hold; [`picture`] and [`report`] show what was seen.
 
 pub mod chance;
 pub mod churn;
@@ -35,36 +35,37 @@ use stage::Stage;
 use stop::stop;
 use updates::{Limit, Updates};
 
-/// Worker threads of Envoy: one breaker over all of them is the point.
+/// Worker threads of Envoy. There are several, to test one breaker over all of them.
 pub const WORKERS: u32 = 4;
 
-/// How long, and by which chance.
+/// The length of a run, and its seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Time of the whole, more or less: the last round ends when its circuits are CLOSED.
+    /// Time of the whole run, more or less: the last round ends when its circuits are CLOSED.
     pub lasts: Duration,
-    /// What all chance comes from.
+    /// The seed of all chance.
     pub seed: u64,
 }
 
-/// Time of a run where nobody says otherwise.
+/// Time of a run by default.
 const LASTS: u64 = 600;
 
-/// A round, faults and rest, takes about so long.
+/// The usual length of a round, with faults and rest.
 const ROUND: u64 = 60;
 
 /// Time of a round that goes to the rest.
 const REST: Duration = Duration::from_secs(15);
 
-/// Faults come for so long at least, however short the run.
+/// Faults come for this long at least, however short the run is.
 const LEAST: Duration = Duration::from_secs(5);
 
-/// Circuits that the module may hold in the first half of a run, and in the second. Names come faster than that: either
-/// limit is met, and the second one leaves room for circuits that are never closed, since their upstreams go while sick.
+/// Circuits that the module may hold in the first half of a run, and in the second. Names come faster than circuits
+/// end, so both limits are reached. The second one leaves room for circuits that never close, since their upstreams
+/// go while they are sick.
 const LIMITS: [Limit; 2] = [Limit(48), Limit(64)];
 
 impl Settings {
-    /// `SOAK_SECONDS` and `SOAK_SEED`; the seed is the time of day where nobody gives one.
+    /// Reads `SOAK_SECONDS` and `SOAK_SEED`. The default seed is the time of day.
     ///
     /// # Errors
     /// One of them is not a number.
@@ -80,7 +81,8 @@ impl Settings {
         Ok(Settings { lasts: Duration::from_secs(seconds), seed: number("SOAK_SEED")?.unwrap_or(today) })
     }
 
-    /// Rounds, beside the one with the trap. Two at least: the books after the trap are to be balanced too.
+    /// Rounds, without the one with the trap. There are at least two, so that the books after the trap are balanced
+    /// too.
     fn rounds(self) -> u32 {
         u32::try_from((self.lasts.as_secs() + ROUND / 2) / ROUND).unwrap_or(u32::MAX).max(2)
     }

@@ -1,7 +1,7 @@
-//! A scripted HTTP/1.1 upstream: what it does with a request can change at any time, and it counts what it sees.
+//! A scripted HTTP/1.1 upstream. What it does with a request can change at any time, and it counts what it sees.
 //!
-//! Written on bare sockets, because what a breaker must notice is what no server library does on purpose: a reset in the
-//! middle of a body, a connection closed without an answer, an answer that never comes.
+//! It is written on bare sockets, because a breaker must notice what no server library does on purpose: a reset in
+//! the middle of a body, a connection closed without an answer, an answer that never comes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -43,11 +43,11 @@ pub enum Behaviour {
     Echo(&'static str),
     /// Sends headers and one chunk, and ends once [`Upstream::release`] lets it.
     Download,
-    /// Answers once [`Upstream::release`] lets it: with this status.
+    /// Answers with this status, once [`Upstream::release`] lets it.
     Gate(u16),
-    /// Of every so many requests the first ones fail with a 500: `(failing, of)`.
+    /// Of every `of` requests the first `failing` ones fail with a 500: `(failing, of)`.
     FailingFirst(u64, u64),
-    /// Of every hundred requests the first so many fail with a 500; the rest are good. Spread evenly.
+    /// So many of every hundred requests fail with a 500, spread evenly; the rest are good.
     FailingPercent(u64),
 }
 
@@ -68,7 +68,7 @@ pub struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
     server: Mutex<Option<tokio::task::JoinHandle<()>>>,
-    /// Holds the port while nobody listens on it: free, it could become another test's.
+    /// Holds the port while nobody listens on it: a free port could become another test's.
     reserved: Mutex<Option<TcpSocket>>,
 }
 
@@ -89,7 +89,7 @@ impl Upstream {
         Upstream::serve_on(bound(SocketAddr::from(([127, 0, 0, 1], port)))?.listen(1024)?)
     }
 
-    /// Answers 200 to whoever comes by this listener, which may be one of another network.
+    /// Answers 200 to each client of this listener, which may be in another network.
     ///
     /// # Errors
     /// The listener has no address.
@@ -147,19 +147,19 @@ impl Upstream {
         self.shared.headers.lock().expect("no holder panics").get(name).cloned().unwrap_or_default()
     }
 
-    /// Requests that it has and has not answered.
+    /// Requests that it has received and not answered.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.shared.in_flight.load(Ordering::SeqCst)
     }
 
-    /// Most requests that it had at once so far.
+    /// The largest number of unanswered requests so far.
     #[must_use]
     pub fn peak(&self) -> u64 {
         self.shared.peak.load(Ordering::SeqCst)
     }
 
-    /// Begins to look for the peak afresh.
+    /// Begins a new measurement of the peak.
     pub fn forget_peak(&self) {
         self.shared.peak.store(self.in_flight(), Ordering::SeqCst);
     }
@@ -169,12 +169,12 @@ impl Upstream {
         self.shared.gate.add_permits(requests);
     }
 
-    /// Closes the port and all connections: whoever connects is refused.
+    /// Closes the port and all connections. New connections are refused.
     ///
     /// # Panics
     /// The system has no socket left.
     pub async fn refuse(&self) {
-        // Before the listener lets it go, so that the port is never free.
+        // Opened before the listener lets the port go, so that the port is never free.
         *self.reserved.lock().expect("no holder panics") = Some(bound(self.address).expect("a port may be shared"));
         let server = self.server.lock().expect("no holder panics").take();
         if let Some(server) = server {
@@ -184,7 +184,7 @@ impl Upstream {
     }
 }
 
-/// A socket that has the port, beside others of ours that have it. Until it listens, whoever connects is refused.
+/// A socket that holds the port, beside others of ours. Until it listens, new connections are refused.
 pub(crate) fn bound(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -201,7 +201,7 @@ impl Drop for Upstream {
     }
 }
 
-/// Has each connection conversed with until the server is aborted.
+/// Serves each connection until the server is aborted.
 pub(crate) async fn serve<C>(listener: TcpListener, converse: impl Fn(TcpStream) -> C)
 where
     C: Future<Output = ()> + Send + 'static,
@@ -221,7 +221,7 @@ where
     }
 }
 
-/// Counts a request until it is dropped, however that comes about.
+/// Counts a request until it is dropped, in whatever way.
 struct InFlight(Arc<Shared>);
 
 impl InFlight {
@@ -253,8 +253,8 @@ async fn converse(mut stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Reads one request, without a body, with a content-length or in chunks that do not hold an end of chunks themselves, and
-/// gives its path and headers. `None`: there will be none.
+/// Reads one request: without a body, with a content-length, or in chunks that do not hold an end of chunks
+/// themselves. Returns its path and headers. `None`: no request will come.
 async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, BTreeMap<String, String>)> {
     let mut continued = false;
     loop {

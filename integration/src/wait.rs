@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 /// Long enough for a loaded machine, short enough to fail a broken test soon.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Polls `look` until `good` says yes, and gives what was seen then.
+/// Polls `look` until `good` says yes, and returns what was seen then.
 ///
 /// # Panics
-/// After [`PATIENCE`], with what was waited for and what was seen last.
+/// After [`PATIENCE`]. The message has what was waited for, and what was seen last.
 pub async fn until<T: Debug, F: Future<Output = T>>(
     what: &str,
     mut look: impl FnMut() -> F,

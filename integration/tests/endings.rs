@@ -36,7 +36,7 @@ async fn counted(scenario: &Scenario, upstream: &str, expected: [u64; 3]) {
     }
 }
 
-/// A port whose queue of connections is full: what else comes is neither accepted nor refused.
+/// A port whose queue of connections is full: further connections are neither accepted nor refused.
 struct Blackhole {
     address: SocketAddr,
     _listener: tokio::net::TcpListener,
@@ -51,7 +51,7 @@ impl Blackhole {
         let address = listener.local_addr().unwrap();
         let mut queued = JoinSet::new();
         let mut streams = Vec::new();
-        // A queue of one holds two on Linux; what does not get in tries again and again.
+        // A queue of one holds two on Linux. A connection that does not get in tries again and again.
         for _ in 0..2 {
             streams.push(TcpStream::connect(address).await);
         }
@@ -155,7 +155,8 @@ async fn what_a_filter_before_or_after_the_breaker_refuses_is_no_call_of_the_ups
         }
     }
     scenario.get("/sick").await;
-    // Before the breaker it is nobody's; after it, it was admitted and came to nothing.
+    // A rejection by a filter before the breaker is nobody's call. By one after it, the call was admitted and reached
+    // no upstream.
     counted(&scenario, "sick", [1, 0, 10]).await;
     assert_eq!(scenario.sick.seen(), 1);
     scenario.trip().await;
@@ -244,7 +245,7 @@ async fn a_count_window_trips_by_the_last_calls_whatever_their_age(workers: u32)
     assert_eq!(scenario.reasons(), ["failure_rate"]);
 }
 
-/// A worker guesses the upstream of its next call after so many, at the first tick from then on.
+/// A worker guesses the upstream of its next call after so many calls, at the next tick.
 const CALLS_BEFORE_A_GUESS: u32 = 256;
 const LONGEST_TICK: Duration = Duration::from_millis(500);
 
@@ -254,12 +255,12 @@ async fn an_upstream_that_most_calls_go_to_counts_like_any_other(workers: u32) {
     // A new circuit makes every worker look closer until its next tick.
     scenario.get("/other").await;
     let (started, mut well) = (Instant::now(), 0_u32);
-    // Connections fall to workers by chance: twice as many calls leave none of them without its share.
+    // Connections fall to workers by chance. With twice as many calls each worker gets enough.
     while well < 2 * CALLS_BEFORE_A_GUESS * workers || started.elapsed() < 2 * LONGEST_TICK {
         scenario.get_times("/sick", 50).await;
         well += 50;
     }
-    // In between, so that a worker goes from one to the other and back.
+    // Calls in between, so that a worker goes from one upstream to the other and back.
     for behaviour in
         [Behaviour::Status(500), Behaviour::Status(200), Behaviour::ResetAfterHeaders, Behaviour::Status(404)]
     {

@@ -94,7 +94,7 @@ async fn a_fallback_that_no_route_matches_reaches_the_sick_upstream_once(workers
     assert_eq!(replies.iter().filter(|reply| !reply.is_rejection()).count(), 1);
     assert_eq!(scenario.sick.seen(), 6);
     assert_eq!(scenario.envoy.log().matches("leads back to itself: no route matches its headers").count(), 1);
-    // While the one that finds out hangs, nobody follows it.
+    // While the request that finds out hangs, no other follows it.
     scenario.sick.behave(Behaviour::Hang);
     assert!(scenario.get_at_once("/sick", 50).await.iter().all(Reply::is_rejection));
 }
@@ -136,7 +136,7 @@ async fn a_header_of_a_client_is_overwritten_or_removed_before_it_routes(workers
     assert_eq!(spare.header(MARKER), "true");
     drop(scenario);
 
-    // What makes it unforgeable: the connection manager removes it before it takes a route.
+    // This makes the header unforgeable: the connection manager removes it before it takes a route.
     let spare = Upstream::start().await;
     let address = spare.address();
     let scenario = Scenario::start_with(workers, &config("60s"), |bootstrap| {

@@ -1,5 +1,5 @@
-//! A bare Envoy that another one takes over from (hot restart): for as long as both live, Envoy adds the old process's
-//! gauges to the new one's, and what the old one has counted since its last flush to the new one's counters.
+//! A bare Envoy that another one takes over from (hot restart). While both live, Envoy adds the old process's gauges
+//! to the new one's. It also adds what the old one has counted since its last flush to the new one's counters.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,13 +19,13 @@ for_one_and_four_workers!(
     calls_that_the_old_process_still_ends_count_in_the_new_ones_window,
 );
 
-/// Seconds from the new process's start to the old one's end: what is to be seen of both takes a fraction of them.
+/// Seconds from the new process's start to the old one's end. The checks of both take a fraction of this time.
 const BOTH_LIVE: &str = "8";
 
 /// OPEN outlasts the test.
 const CONFIG: &str = r#"{"default": {"open": {"baseDuration": "10m", "maxDuration": "10m"}}}"#;
 
-/// What two processes of one base id share, and what Envoy leaves behind of it.
+/// Files that two processes of one base id share, and what Envoy leaves of them.
 struct Base {
     directory: tempfile::TempDir,
 }
@@ -61,12 +61,13 @@ impl Base {
 impl Drop for Base {
     fn drop(&mut self) {
         let id = std::fs::read_to_string(self.id_file()).unwrap_or_default();
-        // Envoy leaves its shared memory behind, under ten times the number. Where it has not, nothing is to be done.
+        // Envoy leaves its shared memory behind, under ten times the number. If it has left none, nothing is to be
+        // done.
         let _ = std::fs::remove_file(format!("/dev/shm/envoy_shared_memory_{}0", id.trim()));
     }
 }
 
-/// Upstreams behind `/streak`, `/open` and `/well`, and who guards them.
+/// Upstreams behind `/streak`, `/open` and `/well`.
 struct Upstreams {
     streak: Upstream,
     open: Upstream,
@@ -127,7 +128,7 @@ async fn circuits_begin_closed_in_the_process_that_takes_over(workers: u32) {
 
     let child = Envoy::start_by(upstreams.bootstrap("child", to.port()), workers, base.second()).await.unwrap();
     until_taken_over(to).await;
-    // The parent's alone.
+    // The gauge of the parent alone.
     until_state(&child, "open", 2).await;
     let replies = [get(to, "/streak").await, get(to, "/open").await];
     assert!(replies.iter().all(|reply| reply.status == 500 && !reply.is_rejection()), "{replies:?}");
@@ -139,7 +140,7 @@ async fn circuits_begin_closed_in_the_process_that_takes_over(workers: u32) {
     assert!(get(to, "/open").await.is_rejection(), "five failures of its own");
     let trips = child.transitions();
     assert!(trips.len() == 1 && trips[0]["streak"] == 5 && trips[0]["generation"] == 1, "{trips:?}");
-    // Envoy adds the parent's.
+    // Envoy adds the parent's gauge.
     until_state(&child, "open", 4).await;
     let open_until = || async { child.metric("circuit_breaker_open_until_seconds", "open", "").await.unwrap() };
     let both = open_until().await;
@@ -154,7 +155,8 @@ async fn circuits_begin_closed_in_the_process_that_takes_over(workers: u32) {
     assert_eq!(child.transitions().len(), 1);
 }
 
-/// They are the same upstream's, and of the last few seconds. Who had them is no part of what a rate says.
+/// They are the same upstream's calls, of the last few seconds. It makes no difference to a rate which process had
+/// them.
 async fn calls_that_the_old_process_still_ends_count_in_the_new_ones_window(workers: u32) {
     const IN_FLIGHT: usize = 25;
     let (base, upstreams) = (Base::new(), Upstreams::start().await);

@@ -1,5 +1,5 @@
-//! The breaker beside Envoy's own layers, as a DestinationRule and a VirtualService set them up: retries, timeouts, outlier
-//! detection. `istio/resilience.md` draws its rules from here.
+//! The breaker beside Envoy's own layers, as a DestinationRule and a VirtualService set them up: retries, timeouts,
+//! outlier detection. The rules of `istio/resilience.md` come from these tests.
 
 use circuit_breaker_integration::bootstrap::Cluster;
 use circuit_breaker_integration::for_one_and_four_workers;
@@ -33,7 +33,7 @@ fn ejecting(cluster: &mut Cluster, base_ejection_time: &str) {
     }));
 }
 
-/// `sick` is one of so many hosts; `retries` of the route.
+/// `sick` is one of so many hosts. `retries`: those of the route.
 async fn with_hosts(
     workers: u32,
     config: &str,
@@ -61,7 +61,7 @@ async fn until_ejected(scenario: &Scenario, hosts: u64) {
 
 async fn one_bad_host_of_two_is_ejected_and_the_circuit_stays_closed(workers: u32) {
     let well = Upstream::start().await;
-    // Each worker takes turns of its own: with four of them, five failures in a row may be chance.
+    // Each worker takes turns among the hosts by itself. With four workers five failures in a row may come by chance.
     let config = r#"{"default": {"trip": {"consecutiveFailures": 10}}}"#;
     let scenario = with_hosts(workers, if workers == 1 { "" } else { config }, &[&well], 0, "300s").await;
     scenario.sick.behave(Behaviour::Status(503));
@@ -78,7 +78,7 @@ async fn one_bad_host_of_two_is_ejected_and_the_circuit_stays_closed(workers: u3
 
 async fn an_upstream_of_many_bad_hosts_trips_before_any_is_ejected(workers: u32) {
     let (second, third) = (Upstream::start().await, Upstream::start().await);
-    // With four workers, one host may by chance get all of the first requests: four of them eject nobody.
+    // With four workers, one host may by chance get all of the first requests, and four of them eject nobody.
     let config = r#"{"default": {"trip": {"consecutiveFailures": 4}}}"#;
     let scenario = with_hosts(workers, config, &[&second, &third], 0, "300s").await;
     for host in [&scenario.sick, &second, &third] {
@@ -138,7 +138,7 @@ async fn when_all_hosts_are_ejected_no_healthy_upstream_trips_the_circuit(worker
     scenario.get_times("/sick", 5).await;
     until_ejected(&scenario, 1).await;
     assert_eq!(scenario.state("sick").await, Some(State::Closed));
-    // The host is well again, and nobody asks it.
+    // The host is well again, but nobody asks it.
     scenario.sick.behave(Behaviour::Status(200));
     for reply in scenario.get_times("/sick", 3).await {
         assert_eq!((reply.status, reply.is_rejection(), reply.text().as_str()), (503, false, "no healthy upstream"));
@@ -175,7 +175,8 @@ async fn a_probe_that_comes_before_the_ejected_host_is_back_reopens(workers: u32
     assert_eq!(scenario.sick.seen(), 5, "the host is well, and was not asked");
 }
 
-/// A host is back at the first look after its time, so `baseDuration` covers `baseEjectionTime` and `interval`.
+/// A host is back at the first look after its ejection time. So `baseDuration` must cover `baseEjectionTime` and
+/// `interval`.
 async fn a_probe_that_comes_after_the_ejected_host_is_back_recovers(workers: u32) {
     let (scenario, status) = probed_after(workers, "3s", "1s").await;
     assert_eq!(status, 200);

@@ -1,4 +1,5 @@
-//! Limits of Envoy's own and of other filters, and configurations and names as other parts of a mesh write them.
+//! Limits of Envoy's own and of other filters, and configurations and names in the forms that other parts of a mesh
+//! write.
 
 use circuit_breaker_integration::bootstrap::Cluster;
 use circuit_breaker_integration::client;
@@ -97,7 +98,7 @@ async fn a_waypoints_name_is_matched_by_host_port_and_subset(workers: u32) {
     assert_eq!(scenario.get("/all").await.status, 200);
 }
 
-/// Envoy hands it on in binary.
+/// Envoy hands the configuration on in binary.
 async fn a_policy_that_comes_as_a_struct_is_refused_as_one(workers: u32) {
     let scenario = Scenario::start_with(workers, r#"{"default": {"mode": "forceOpen"}}"#, |bootstrap| {
         bootstrap.configuration_as_struct = true;

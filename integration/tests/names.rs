@@ -9,7 +9,7 @@ use serde_json::json;
 
 for_one_and_four_workers!(every_name_has_series_of_its_own);
 
-/// Names, and what stands for them in a label where that is something else.
+/// Names, and their form in a label where that differs.
 fn names() -> Vec<(String, String)> {
     let plain = [
         "a_b",
@@ -49,7 +49,7 @@ fn names() -> Vec<(String, String)> {
         ("a\tb", "a%09b"),
         ("a\nb", "a%0ab"),
     ];
-    // A label's value in Prometheus' text.
+    // A label's value in Prometheus' text format.
     let quoted = [("a\"b", "a\\\"b"), ("a\\b", "a\\\\b")];
     let own = |pair: &(&str, &str)| (pair.0.to_owned(), pair.1.to_owned());
     let long = [250, 5_000, 70_000].map(|length| "long.name-".repeat(length / 10));

@@ -1,5 +1,5 @@
-//! The host that decisions are timed with is exact, and the breaker on it with real threads: what they count is all there, a
-//! trip of one is seen by the next request of another, and no failure goes unwatched.
+//! The host of the timed decisions is exact, and so is the breaker on it with real threads. Every count is there, the
+//! next request of any thread sees a trip, and no failure goes unwatched.
 
 #[path = "../benches/decisions/native.rs"]
 mod native;
@@ -23,7 +23,7 @@ fn worker(shared: &Arc<Shared>, config: &str) -> Breaker<Native> {
     Breaker::start(shared.host(), Config::parse(config.as_bytes()).unwrap(), NOW, 1)
 }
 
-/// A request that comes to this, admitted and settled at once. False: it was rejected.
+/// A request with this outcome, admitted and settled at once. False: it was rejected.
 fn request(breaker: &mut Breaker<Native>, well: bool, now: u64) -> bool {
     let permit = if breaker.is_calm() {
         breaker.admit_unseen(1, now)
@@ -83,25 +83,25 @@ fn a_trip_is_seen_by_the_next_request_of_another_thread() {
     assert!(!request(&mut here, true, NOW));
 }
 
-/// A worker that finds nothing to watch any longer says so, and then looks again at what was counted meanwhile; one whose
-/// call fails counts it, adds to the streak, and then asks to be watched. Were a read of the one to overtake its write, a failure could go
-/// unwatched, and the good call after it would not end its streak.
+/// A worker that finds nothing to watch says so, and then looks again at what was counted meanwhile. A worker whose
+/// call fails counts it, adds to the streak, and then asks to be watched. If a read of one of them overtook its own
+/// write, a failure could go unwatched, and the good call after it would not end its streak.
 #[test]
 fn no_failure_goes_unwatched() {
     const ROUNDS: u64 = 20_000;
     let two_in_a_row = r#"{"default": {"trip": {"consecutiveFailures": 2, "failureRatePercent": 0}}}"#;
     let shared = Arc::<Shared>::default();
     let mut rejected = 0;
-    // The one thread begins a round by adding one, the other ends it so.
+    // One thread begins a round by adding one, and the other ends it in the same way.
     let turn = AtomicU64::new(0);
     let wait_for = |number: u64| {
         while turn.load(Ordering::Acquire) < number {
             std::thread::yield_now();
         }
     };
-    // One begins a little after the other, sooner or later, so that they meet at every step.
+    // One begins a little after the other, by a varying time, so that they meet at every step.
     let linger = |steps: u64| (0..steps).for_each(|_| std::hint::spin_loop());
-    // By then the failures of the round before have left the window.
+    // By then the failures of the earlier round have left the window.
     let time = |round: u64| NOW + round * 60 * SECOND;
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -150,7 +150,7 @@ async fn a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on(worker
     let scenario = Scenario::start(workers, r#"{"default": {"trip": {"consecutiveFailures": 3}}}"#).await;
     // As deep as the parser goes, and deeper: the stack of a VM is small.
     let (nested, endless) = (nested(120), nested(100_000));
-    // Envoy's main thread reads it: a search through all keys for each took 26 s.
+    // Envoy's main thread reads it. A search through all keys for each key took 26 s.
     let many: Vec<String> = (0..100_000).map(|number| format!(r#""k{number}": 1"#)).collect();
     let many = format!("{{{}}}", many.join(","));
     for (bad, message) in [
@@ -181,7 +181,7 @@ async fn a_bad_configuration_is_refused_by_name_and_the_old_one_serves_on(worker
     until("the new mode", || scenario.get("/sick"), |reply| !reply.is_rejection()).await;
 }
 
-/// Envoy gives our part of a listener to every worker before it finds that another part is no good.
+/// Envoy gives the breaker's part of a listener to every worker before it finds that another part is bad.
 async fn an_update_that_envoy_takes_back_leaves_the_old_configuration_at_work(workers: u32) {
     let config = r#"{"default": {"open": {"baseDuration": "1s", "jitterPercent": 0}, "halfOpen": {"ramp": {"duration": "0s"}}}}"#;
     let scenario = Scenario::start_with(workers, config, |bootstrap| bootstrap.inline = true).await;
@@ -230,7 +230,7 @@ async fn without_metrics_all_pass_and_it_is_said(workers: u32) {
     }
 }
 
-/// The module as it would be on a host without Envoy's expressions.
+/// The module on a host without Envoy's expressions.
 fn module_without_expressions(directory: &std::path::Path) -> std::path::PathBuf {
     let mut bytes = std::fs::read(module()).unwrap();
     let (name, absent) = (b"expr_create", b"expr_absent");
@@ -271,7 +271,8 @@ async fn fragile(workers: u32, config: &str) -> (Scenario, GrpcUpstream, tempfil
 async fn trap(scenario: &Scenario, reloads: u64) {
     let to = scenario.envoy.address(LISTENER);
     let reloaded = || async {
-        // Each call may meet any worker. A trapped one answers nothing, or a 503 until its new VM may be made.
+        // Each call may meet any worker. A trapped worker does not answer, or answers 503 until its new VM may be
+        // made.
         let _ = grpc::call(to, "/grpc").await;
         let _ = circuit_breaker_integration::client::get(to, "/other").await;
         let stats = scenario.envoy.stats().await.unwrap();
@@ -310,8 +311,8 @@ async fn a_probe_lost_in_a_trap_gives_its_slot_back(workers: u32) {
     lost.abort();
 }
 
-/// An answer's body costs no call of the module; a request's costs one for each piece, since its last byte is where the
-/// upstream's time begins.
+/// An answer's body costs no call of the module. A request's body costs one call for each piece, since the upstream's
+/// time begins with its last byte.
 #[test]
 fn envoy_does_not_enter_the_module_for_an_answers_body() {
     let module = walrus::Module::from_file(module()).unwrap();

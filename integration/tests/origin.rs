@@ -1,5 +1,5 @@
-//! Whose answer it was in a real Envoy: only the upstream's own says something about it, and only about the upstream where
-//! the call went last.
+//! Whose answer it was in a real Envoy: only the upstream's own answer counts, and only for the upstream where the
+//! call went last.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -50,7 +50,7 @@ async fn an_injected_delay_is_not_the_upstreams_time_and_its_answer_is_its_own(w
     let scenario = Scenario::start(workers, config).await;
     let to = scenario.envoy.address(LISTENER);
     let (a, b, c) = tokio::join!(delayed(to, "700"), delayed(to, "700"), delayed(to, "700"));
-    // Envoy's timers run by the time of its loop's last turn, and so some milliseconds early.
+    // Envoy's timers count from the last turn of its loop, and so run some milliseconds early.
     assert!([a, b, c].iter().all(|reply| reply.status == 200 && reply.elapsed >= Duration::from_millis(600)));
     scenario.until_counts("sick", [3, 0, 0, 0]).await;
     scenario.sick.behave(Behaviour::Status(503));
@@ -131,7 +131,7 @@ async fn a_routes_timeout_is_the_upstreams_whatever_a_clients_deadline(workers: 
     assert_eq!(scenario.metric("circuit_breaker_failures_total", "grpc", "timeout").await, 5);
 }
 
-/// Behind the breaker `/sick` goes to `canary` if its header says so.
+/// After the breaker `/sick` goes to `canary` if its header says so.
 const CANARY: &str = r#"function envoy_on_request(handle)
     if handle:headers():get("x-canary") then
         handle:headers():add("x-to-canary", "1")
@@ -194,7 +194,7 @@ async fn a_probe_that_a_later_filter_sends_elsewhere_says_nothing(workers: u32) 
     }
 }
 
-/// `/sick` may redirect inside Envoy.
+/// Envoy may follow redirects of `/sick` itself.
 fn redirecting(bootstrap: &mut Bootstrap) {
     bootstrap.clusters[0].route = json!({"internal_redirect_policy": {
         "redirect_response_codes": [302], "max_internal_redirects": 2, "allow_cross_scheme_redirect": true,
@@ -217,7 +217,7 @@ async fn a_redirect_that_envoy_follows_is_its_senders_work(workers: u32) {
     scenario.until_counts("other", [0, 5, 0, 0]).await;
     assert_eq!(scenario.state("sick").await, Some(State::Closed));
     let [good, failed, slow, neutral] = scenario.counts("sick").await;
-    // The first one that a worker follows tells it that there are such.
+    // The first redirect that a worker sees tells it that Envoy follows them.
     assert!(good >= 5_u64.saturating_sub(u64::from(workers)), "{good}");
     assert_eq!([failed, slow, neutral], [0, 0, 0]);
 }

@@ -117,7 +117,7 @@ async fn exempt_paths_are_neither_counted_nor_rejected(workers: u32) {
 
 async fn an_upstream_can_ask_for_a_longer_open_time(workers: u32) {
     let config = r#"{"default": {"open": {"baseDuration": "1s", "maxDuration": "1s", "jitterPercent": 0, "maxRetryAfter": "1m"}}}"#;
-    // A date has whole seconds, and some time passes until it is heard.
+    // A date has whole seconds, and some time passes until the breaker reads it.
     for (asked, seconds, slack) in [("40", 40, 0), ("86400", 60, 0), ("soon", 1, 0), ("a date", 40, 5)] {
         let scenario = Scenario::start(workers, config).await;
         let in_40_s = || httpdate::fmt_http_date(std::time::SystemTime::now() + std::time::Duration::from_secs(40));

@@ -1,5 +1,5 @@
-//! Answers that another filter changes on their way to the client. At the end Envoy knows the last status only; the head
-//! of an answer has the upstream's own, where it comes by the breaker unchanged.
+//! Answers that another filter changes on their way to the client. At the end Envoy knows only the last status. The
+//! head of an answer has the upstream's own status, where it passes the breaker unchanged.
 
 use circuit_breaker_integration::bootstrap::{Bootstrap, Cluster, lua};
 use circuit_breaker_integration::for_one_and_four_workers;
@@ -26,9 +26,9 @@ async fn calls(scenario: &Scenario, component: &str) -> u64 {
     scenario.metric("circuit_breaker_calls_total", "sick", component).await
 }
 
-/// Makes 200 of every status.
+/// Turns every status into 200.
 const WELL: &str = r#"function envoy_on_response(handle) handle:headers():replace(":status", "200") end"#;
-/// Makes 503 of every status.
+/// Turns every status into 503.
 const SICK: &str = r#"function envoy_on_response(handle) handle:headers():replace(":status", "503") end"#;
 
 async fn failing_answers_that_a_filter_makes_good_trip_all_the_same(workers: u32) {
@@ -52,7 +52,7 @@ async fn good_answers_that_a_filter_makes_fail_trip_nothing(workers: u32) {
             let reply = scenario.get("/sick").await;
             assert!(reply.status == 503 && !reply.is_rejection(), "behind: {behind}");
         }
-        // The first one of each worker is taken at its word.
+        // Each worker takes the first changed answer for the upstream's own.
         assert!(calls(&scenario, "failure").await <= u64::from(workers));
         assert_eq!(scenario.state("sick").await, Some(State::Closed));
     }
@@ -69,10 +69,10 @@ async fn an_answer_that_custom_response_replaces_counts_where_it_comes_by_the_br
     for behind in [false, true] {
         let scenario = Scenario::start_with(workers, "", |bootstrap| place(bootstrap, custom.clone(), behind)).await;
         scenario.sick.behave(Behaviour::Status(503));
-        // It replaces the breaker's rejections too, so that the state tells.
+        // The filter replaces the breaker's rejections too, so the test goes by the state.
         scenario.get_times("/sick", 32 * 4 + 20).await;
         if behind {
-            // It has taken the answer away before.
+            // The filter has replaced the answer before the breaker saw it.
             assert_eq!(scenario.state("sick").await, Some(State::Closed));
         } else {
             while scenario.state("sick").await != Some(State::Open) {

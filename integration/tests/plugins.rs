@@ -26,7 +26,7 @@ async fn plugins_of_different_names_share_neither_circuits_nor_series(workers: u
         assert_eq!(scenario.get("/other").await.header("x-circuit-breaker"), "forced-open");
         uptime().await
     };
-    // So many ticks of each would have shown who pulls at whose circuits.
+    // After so many ticks of each plugin it would show if one changed the other's circuits.
     until("three seconds of both", ask, |now| *now >= begun + 3).await;
     assert_eq!(scenario.reasons(), ["forced"]);
     assert_eq!(scenario.state("other").await, Some(State::Closed), "the first plugin's");

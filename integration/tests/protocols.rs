@@ -112,7 +112,7 @@ async fn http3_clients_trip_the_circuit_and_get_the_same_rejection(workers: u32)
     assert_eq!(scenario.metric("circuit_breaker_failures_total", "sick", "http").await, 5);
 }
 
-/// Messages as bytes: no schema is needed to be a real gRPC client.
+/// Messages as bytes: a real gRPC client needs no schema.
 #[derive(Default)]
 struct Plain;
 

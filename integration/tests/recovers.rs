@@ -44,8 +44,8 @@ async fn no_more_probes_than_allowed_are_out_at_any_time(workers: u32) {
             (scenario.sick.in_flight(), limited - rejected)
         };
         let (out, limited) = until("64 requests to be decided", look, |(out, limited)| out + limited == 64).await;
-        // Later rounds may begin before the last slot of the one before is back: that happens when Envoy logs a request,
-        // an instant after its answer.
+        // A later round may begin before the last slot of the earlier one is back. The slot comes back when Envoy
+        // logs the request, an instant after its answer.
         assert!(out == 3 || (round > 1 && out < 3), "{out} probes are out in round {round}");
         rejected += limited;
         scenario.sick.release(usize::try_from(out).unwrap());
@@ -258,7 +258,8 @@ async fn the_ramp_follows_its_schedule_to_closed(workers: u32) {
         #[allow(clippy::cast_precision_loss)]
         let (share, scheduled) = (admitted as f64 / sent as f64, 0.1 + 0.9 * (second as f64 + 0.5) / 5.0);
         assert!(sent > 100, "{sent} requests in second {second} tell too little");
-        // A step waits for the first call or tick after its time, and then goes on where it should be by then.
+        // A step waits for the first call or tick after its time. Then it goes on at the share that its schedule has
+        // by then.
         assert!(
             share < scheduled + 0.06 && share > scheduled - 0.08,
             "second {second}: {share:.2} of {sent} admitted, {scheduled:.2} scheduled"

@@ -1,4 +1,4 @@
-//! OPEN in a real Envoy: the reply, the access log, the metrics, and the silence at the upstream.
+//! OPEN in a real Envoy: the reply, the access log, the metrics, and that no request reaches the upstream.
 
 use circuit_breaker_integration::client;
 use circuit_breaker_integration::for_one_and_four_workers;

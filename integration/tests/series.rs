@@ -1,4 +1,5 @@
-//! A new version of the module under traffic: Envoy replaces all VMs, and forgets a metric with the last one that knows it.
+//! A new version of the module under traffic. Envoy replaces all VMs, and forgets a metric with the last VM that
+//! knows it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ const VERSIONS: u8 = 5;
 /// The header that names the upstream.
 const HEADER: &str = "x-upstream";
 
-/// Every third upstream is sick, some requests never reach theirs, the first upstreams have tripped, and one has no circuit.
+/// Every third upstream is sick, some requests never reach their upstream, the first upstreams have tripped, and one
+/// has no circuit.
 async fn everything_counted(scenario: &Scenario) {
     scenario.sick.behave(Behaviour::Status(500));
     let to = scenario.envoy.address(LISTENER);
@@ -40,7 +42,7 @@ fn name(number: usize) -> String {
     format!("outbound|80||upstream-{number}.default.svc.cluster.local")
 }
 
-/// Counters by name, and what else is kept of a circuit; gauges may have other values.
+/// Counters by name, and the other series of a circuit. Gauges may have other values.
 type Page = BTreeMap<String, u64>;
 
 fn page(text: &str) -> Page {
@@ -85,7 +87,7 @@ async fn replace(scenario: &Scenario, ended: &AtomicBool) {
         assert_eq!(delivery, Delivery::Taken);
         until("the old VMs to be gone", || vms(scenario), |vms| *vms == before).await;
     }
-    // Half a second is the longest time to a tick: by then each VM does what it does.
+    // Half a second is the longest time to a tick: by then each VM has ticked.
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     ended.store(true, Ordering::Relaxed);
 }

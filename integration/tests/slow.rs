@@ -86,7 +86,7 @@ async fn a_long_body_is_not_slow(workers: u32) {
     scenario.sick.behave(Behaviour::Endless);
     let streams: Vec<_> = (0..30).map(|_| scenario.begin("/sick")).collect();
     scenario.until_in_flight(30).await;
-    // Hung calls of another upstream are seen to become slow: so the streams have had their time too.
+    // Hung calls of another upstream have become slow by now, so the streams have had enough time too.
     scenario.other.behave(Behaviour::Hang);
     let hung: Vec<_> = (0..30).map(|_| scenario.begin("/other")).collect();
     scenario.until_state("other", State::Open).await;

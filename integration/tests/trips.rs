@@ -157,7 +157,7 @@ async fn client_errors_and_clients_that_leave_do_not_trip(workers: u32) {
     let scenario = Scenario::start(workers, "").await;
     scenario.sick.behave(Behaviour::Status(404));
     scenario.get_times("/sick", 10).await;
-    // An answer is read before its sender has put it down.
+    // A client may read an answer before the upstream counts the request as ended.
     scenario.until_in_flight(0).await;
     scenario.sick.behave(Behaviour::Hang);
     for _ in 0..10 {

@@ -8,10 +8,10 @@ use circuit_breaker_integration::wait::until;
 
 const UPSTREAMS: u64 = 300;
 
-/// Updates until all that an update takes once is taken.
+/// Updates after which everything is allocated that updates take only once.
 const WARM: usize = 5;
 
-/// Updates that may cost nothing. What is defined anew at each of them, 4 workers' metrics of 300 circuits, would be 2 MB.
+/// Updates that may cost nothing. If each defined 4 workers' metrics of 300 circuits anew, that would be 2 MB.
 const UPDATES: usize = 25;
 
 /// Bytes that Envoy's allocator has given out.
@@ -34,7 +34,7 @@ async fn an_update_costs_no_memory_for_good() {
     let names: Vec<String> = (0..UPSTREAMS).map(|number| format!("upstream-{number}")).collect();
     let scenario = Scenario::start_with(4, "", |bootstrap| {
         let address = bootstrap.clusters[1].address.unwrap();
-        // With a slash behind: the route of `/upstream-1` would take `/upstream-11` too.
+        // With a slash at the end: the route of `/upstream-1` would take `/upstream-11` too.
         bootstrap.clusters.extend(names.iter().map(|name| Cluster::new(&format!("{name}/"), address)));
     })
     .await;

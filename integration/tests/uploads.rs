@@ -1,4 +1,4 @@
-//! Whose time it is in a real Envoy: uploads take the client's, and no client decides about a probe.
+//! Whose time it is in a real Envoy: an upload takes the client's time, and no client decides about a probe.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,8 +116,8 @@ async fn a_client_that_leaves_in_its_upload_says_nothing(workers: u32) {
     assert_eq!((scenario.counts("sick").await, scenario.state("sick").await), ([0, 0, 0, 6], Some(State::Closed)));
 }
 
-/// Half-sent requests, one after the other on each of so many connections: as soon as one is answered or closed the next
-/// one begins.
+/// Half-sent requests, one after the other on each of so many connections. As soon as one is answered or closed, the
+/// next one begins.
 fn stall(scenario: &Scenario, connections: usize, stop: &Arc<AtomicBool>) -> JoinSet<()> {
     let mut attackers = JoinSet::new();
     let to = scenario.envoy.address(LISTENER);
@@ -172,7 +172,7 @@ async fn of_many_uploads_no_more_are_sent_whole_than_there_are_probes(workers: u
     let to = scenario.envoy.address(LISTENER);
     let mut clients = JoinSet::new();
     for turn in 0..6 {
-        // One after the other holds the place on trial, and all of them are complete at about the same time.
+        // The requests hold the slot on trial one after the other, and all are complete at about the same time.
         let begun = Duration::from_millis(400 * turn);
         clients.spawn(async move {
             tokio::time::sleep(begun).await;

@@ -1,6 +1,6 @@
-//! Two versions of the module at work on the same circuits, as while a new one is rolled out: each has a listener of one
-//! Envoy, and their shared data is one. The later versions are made up: the record of one has a tail, which the present
-//! version is to carry along (layout 2), and the record of the other one may be written by no earlier version (layout 3).
+//! Two versions of the module at work on the same circuits, as during a rollout. Each has a listener of one Envoy,
+//! and they share its shared data. The later versions are made for tests. The record of one has a tail, which the
+//! present version is to carry along (layout 2). No earlier version may write the record of the other one (layout 3).
 
 use std::process::Command;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ const CONFIG: &str = r#"{"default": {"open": {"baseDuration": "1s", "multiplier"
 /// Clients of each listener.
 const CLIENTS: usize = 2;
 
-/// Time between two requests of a client: far more of them than a circuit needs, and no more than a busy machine serves.
+/// Time between two requests of a client: short enough for what a circuit needs, and long enough for a busy machine.
 const PACE: Duration = Duration::from_millis(3);
 
 /// An Envoy with both versions before two upstreams.
@@ -136,7 +136,7 @@ async fn outage(scenario: &Scenario, load: &Load) {
     load.until_more(50, false).await;
 }
 
-/// Every transition is one of a chain, every rejection is explained by it, and no error was met.
+/// The transitions are one chain, they explain every rejection, and there was no error.
 async fn judge(scenario: &Scenario, load: &Load) {
     let counters = Counters::of(&scenario.envoy.stats().await.unwrap());
     let transitions = log::transitions(&scenario.envoy.log(), &load.journal);
@@ -160,8 +160,8 @@ async fn judge(scenario: &Scenario, load: &Load) {
     assert_eq!(counters.sum("circuit_breaker_internal_errors_total", ""), 0);
 }
 
-/// Waits until so many calls are settled and so many requests rejected, which are all: a call is settled a moment after its
-/// client has the answer.
+/// Waits until so many calls are settled and so many requests rejected, which are all requests. A call is settled a
+/// moment after its client has the answer.
 async fn until_booked(scenario: &Scenario, settled: u64, rejected: u64) {
     let look = || async {
         let counters = Counters::of(&scenario.envoy.stats().await.unwrap());
@@ -246,7 +246,7 @@ async fn a_listener_may_go_back_and_forth_between_them_under_load(workers: u32) 
     judge(&scenario, &load).await;
 }
 
-/// It rejects while the record says OPEN; it lets all else pass, and none of that counts.
+/// It rejects while the record says OPEN. It lets all else pass, and counts none of that.
 async fn where_only_the_later_one_may_write_the_earlier_one_obeys(workers: u32) {
     let scenario = start(workers, 3).await;
     // The first request makes the record.

@@ -1,8 +1,10 @@
-//! What a decision costs natively, beside the breakers that Rust has: `make bench-core`. Fails where ours is not the fastest.
+//! What a decision costs natively, beside the breakers that Rust has: `make bench-core`. It fails where this breaker
+//! is not the fastest.
 //!
-//! Peers keep their state in the process and need no host; ours goes through one at every step (`native.rs`), keeps a
-//! histogram, and has every call in flight in a list for its tick. A peer's caller holds the breaker that it asks; ours holds
-//! the circuit's name. Each caller's closure, and what a call comes to, is known to the compiler, ours as the peers'.
+//! Peers keep their state in the process and need no host. This breaker goes through a host at every step
+//! (`native.rs`), keeps a histogram, and lists every call in flight for its tick. A peer's caller holds the breaker
+//! that it asks; ours holds the circuit's name. For all breakers the compiler knows each caller's closure, and how a
+//! call ends.
 
 mod native;
 
@@ -27,12 +29,12 @@ use tower_resilience_circuitbreaker::CircuitBreakerLayer;
 
 const A: &str = "outbound|80||a.default.svc.cluster.local";
 
-/// Groups, and who is in them.
+/// Groups, and the breakers in them.
 const CLOSED: &str = "closed: admit and settle a success";
 const OPEN: &str = "open: reject";
 const FOUR_THREADS: &str = "closed: four threads";
 const OURS: &str = "this breaker";
-/// What ours may take at most, as a part of the fastest peer's time.
+/// What this breaker may take at most, as a part of the fastest peer's time.
 const BOUND: f64 = 1.0;
 const PEERS: &[&str] = &["recloser", "failsafe", "tower-resilience"];
 
@@ -60,7 +62,7 @@ impl Worker {
         worker
     }
 
-    /// A request that comes to a success, or to a failure. True: it was let go.
+    /// A request that ends as a success, or as a failure. True: it was let go.
     #[inline(always)]
     fn request(&mut self, well: bool) -> bool {
         self.now += 1000;
@@ -76,7 +78,7 @@ impl Worker {
         true
     }
 
-    /// In its parts the permit stays in registers on the way here.
+    /// The permit comes in parts, so that it stays in registers on the way here.
     #[cold]
     fn settle_unseen(&mut self, flight: u32, start: u64, well: bool) {
         self.settle(Permit::Calm { flight, start }, well);
@@ -148,7 +150,7 @@ fn open(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A whole fleet of threads on one circuit: time a request when four ask at once.
+/// Many threads on one circuit: the time of a request when four ask at once.
 fn four_threads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(FOUR_THREADS);
     group.bench_function(OURS, |bencher| {
@@ -181,8 +183,8 @@ fn four_threads(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Time of `requests` requests, a quarter of them in each thread, from the first thread's start to the last one's end: where
-/// there are fewer cores than threads, some wait for others. Each thread makes its own caller.
+/// Time of `requests` requests, a quarter of them in each thread, from the first thread's start to the last one's
+/// end. Where there are fewer cores than threads, some threads wait for others. Each thread makes its own caller.
 fn in_four_threads<F: FnMut() -> bool>(requests: u64, make: impl Fn() -> F + Sync) -> Duration {
     let barrier = Barrier::new(4);
     let times = std::thread::scope(|scope| {
@@ -206,7 +208,7 @@ fn in_four_threads<F: FnMut() -> bool>(requests: u64, make: impl Fn() -> F + Syn
 }
 
 /// Time of so many requests through tower-resilience's breaker, all in one run of the executor, so that only its own
-/// work is in them. `fails`: the inner service does, and the circuit is OPEN when the clock starts.
+/// work is measured. `fails`: the inner service fails, and the circuit is OPEN when the clock starts.
 fn tower_resilience(fails: bool, requests: u64) -> Duration {
     let layer = CircuitBreakerLayer::builder().wait_duration_in_open(Duration::from_secs(3600)).build().unwrap();
     let mut service =
@@ -237,10 +239,10 @@ fn main() -> ExitCode {
     if verdicts.into_iter().all(|holds| holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Prints how this breaker stands against the fastest peer, and whether that is within the bound.
+/// Prints how this breaker compares with the fastest peer, and whether that is within the bound.
 fn holds(group: &str) -> bool {
     let mut times: Vec<(String, f64)> = [OURS].iter().chain(PEERS).filter_map(|name| found(group, name)).collect();
-    // With a filter on the command line some were not measured.
+    // With a filter on the command line some breakers were not measured.
     if times.first().is_none_or(|(name, _)| name != OURS) || times.len() < 2 {
         return true;
     }
@@ -255,7 +257,7 @@ fn holds(group: &str) -> bool {
     !over
 }
 
-/// The least of criterion's samples in nanoseconds: what disturbs the machine only ever adds.
+/// The least of criterion's samples in nanoseconds: a disturbance of the machine only ever adds.
 fn found(group: &str, name: &str) -> Option<(String, f64)> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     // Criterion's own names for directories.

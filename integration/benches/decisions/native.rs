@@ -1,9 +1,10 @@
-//! The breaker's host as a process without Envoy would have it: threads in the place of workers.
+//! The breaker's host for a process without Envoy: threads take the place of workers.
 //!
-//! What costs a thread is not to write but to write where others do. So each writes its counters and histograms into a part
-//! of its own, and whoever asks for a counter, which a worker does at its tick and where a call fails, adds up all parts
-//! (striped counters, as Java's `LongAdder`). Gauges are one for all, since they are set and not only added to; every
-//! request reads two that are hardly ever written. Shared data is a map behind a lock.
+//! A write costs a thread little, unless other threads write to the same place. So each thread writes its counters
+//! and histograms into a part of its own. A reader of a counter adds up all parts (striped counters, as Java's
+//! `LongAdder`); a worker reads one at its tick and where a call fails. Gauges exist once for all threads, since they
+//! are set and not only added to. Every request reads two gauges that are hardly ever written. Shared data is a map
+//! behind a lock.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -15,20 +16,20 @@ use circuit_breaker_core::policy::classify::Answer;
 /// More metrics than a few circuits have. A power of two, so that the low bits of a number are its place.
 const METRICS: usize = 64;
 
-/// Buckets of a histogram: a value falls into that of its bits' number.
+/// Buckets of a histogram: a value falls into the bucket of its number of bits.
 const BUCKETS: usize = 64;
 
 /// The bits of a metric's number that tell its kind, as Envoy's numbers do.
 const COUNTER: u32 = 1 << 30;
 const HISTOGRAM: u32 = 1 << 31;
 
-/// A gauge that shares no cache line with another (nor the one beside it, which processors fetch too): threads that read
-/// one are not slowed by those that write another.
+/// A gauge that shares no cache line with another one (nor with the neighbouring line, which processors fetch too).
+/// So threads that read one gauge are not slowed by threads that write another.
 #[repr(align(128))]
 #[derive(Default)]
 struct Gauge(AtomicU64);
 
-/// What one thread writes and all may read.
+/// The numbers that one thread writes and all may read.
 #[repr(align(128))]
 struct Part {
     counters: [AtomicU64; METRICS],
@@ -42,7 +43,7 @@ impl Part {
     }
 }
 
-/// Adds where nobody else writes, which needs no locked instruction.
+/// Adds where no other thread writes, which needs no locked instruction.
 #[inline]
 fn add(cell: &AtomicU64, delta: u64) {
     cell.store(cell.load(Ordering::Relaxed).wrapping_add(delta), Ordering::Release);
@@ -76,7 +77,7 @@ pub struct Native {
     own: Arc<Part>,
 }
 
-/// What a thread has left behind that panicked is whole: nothing here stops halfway.
+/// A thread that panicked has left whole data behind: nothing here stops halfway.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -101,8 +102,8 @@ impl Shared {
         locked(&self.parts).iter().map(of).fold(0, u64::wrapping_add)
     }
 
-    /// Sets a gauge. Whoever counts a failure and then asks to be watched, and whoever stops watching and then counts, must
-    /// not both miss the other: neither may read before its own writes can be read.
+    /// Sets a gauge. One thread counts a failure and then asks to be watched. Another stops watching and then counts.
+    /// They must not both miss each other, so neither may read before its own writes can be read.
     #[cold]
     fn set(&self, metric: u32, value: u64) {
         fence(Ordering::SeqCst);

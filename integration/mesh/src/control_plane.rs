@@ -1,4 +1,4 @@
-//! What delivers: etcd, Kubernetes' API server and istiod, each the real program.
+//! The parts that deliver: etcd, Kubernetes' API server and istiod, each the real program.
 //!
 //! There are no nodes and no controllers: nothing schedules pods or finds the endpoints of a Service. [`crate::service`]
 //! writes what those would have written.
@@ -21,17 +21,17 @@ use crate::process::Program;
 /// The version of Istio, by the name of its tools module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Istio {
-    /// The newest: makes a TrafficExtension of a WasmPlugin.
+    /// The newest version, which makes a TrafficExtension of a WasmPlugin.
     Newest,
-    /// 1.29.1: reads WasmPlugin itself.
+    /// 1.29.1, which reads WasmPlugin itself.
     V1_29,
 }
 
 impl Istio {
-    /// As the variable `ISTIO` says; the newest where it says nothing.
+    /// The version that the variable `ISTIO` names; the newest where it is not set.
     ///
     /// # Errors
-    /// It says something else.
+    /// The variable has another value.
     pub fn chosen() -> Result<Istio> {
         match std::env::var("ISTIO").as_deref() {
             Ok("newest" | "") | Err(_) => Ok(Istio::Newest),
@@ -118,7 +118,7 @@ impl ControlPlane {
             return Ok(());
         }
         let mesh = self.directory.join("mesh.yaml");
-        // Logs to where the agent's go, in Istio's own format.
+        // Its log goes where the agents' logs go, in Istio's own format.
         fs::write(&mesh, "accessLogFile: /dev/stdout\n")?;
         let mut command = Command::new(self.istio.file("pilot-discovery")?);
         command
@@ -131,7 +131,7 @@ impl ControlPlane {
             .arg(format!("--httpAddr=127.0.0.1:{ISTIOD_HTTP}"))
             .args(["--monitoringAddr=127.0.0.1:15014", "--ctrlz_port=0", "--namespace=istio-system"])
             .envs([("POD_NAME", "istiod"), ("POD_NAMESPACE", "istio-system"), ("CLUSTER_ID", "Kubernetes")])
-            // Nobody injects: pods are made by hand.
+            // There is no injection: the lab makes its pods itself.
             .envs([("INJECTION_WEBHOOK_CONFIG_NAME", ""), ("VALIDATION_WEBHOOK_CONFIG_NAME", "")])
             // Filters that only Istio's own build of Envoy has.
             .envs([("PILOT_ENABLE_METADATA_EXCHANGE", "false"), ("PILOT_ENABLE_ALPN_FILTER", "false")])
@@ -186,7 +186,7 @@ async fn start_api_server(directory: &Path, kubectl: &Kubectl) -> Result<Program
         ["service-account.key", "service-account.pub", "tokens.csv"].map(|n| directory.join(n));
     let key = rcgen::KeyPair::generate()?;
     fs::write(&private, key.serialize_pem())?;
-    // It reads no public key out of a private one in this format.
+    // istiod cannot derive the public key from a private key in this format.
     fs::write(&public, key.public_key_pem())?;
     fs::write(&tokens, format!("{TOKEN},administrator,1,system:masters\n"))?;
     let mut command = Command::new(tool("kubernetes")?);
@@ -201,7 +201,7 @@ async fn start_api_server(directory: &Path, kubectl: &Kubectl) -> Result<Program
         .args(["--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--authorization-mode=RBAC"])
         .arg("--token-auth-file")
         .arg(&tokens)
-        // It would look for the way out of the machine, and there is none.
+        // istiod would look for a route out of the machine, and there is none.
         .args(["--advertise-address", &HOST.to_string()])
         .args(["--service-cluster-ip-range", SERVICES, "--disable-admission-plugins=ServiceAccount"]);
     let server = Program::start(directory, "kube-apiserver", command)?;

@@ -48,7 +48,8 @@ impl Kubectl {
     pub fn feed(&self, arguments: &[&str], input: &str) -> Result<String> {
         let mut child = Command::new(&self.binary)
             .env("KUBECONFIG", &self.kubeconfig)
-            // Where it caches what the API server offers: not in the home of whoever runs the tests.
+            // Its cache of what the API server offers. It must not be in the home directory of the user who runs the
+            // tests.
             .env("KUBECACHEDIR", self.kubeconfig.with_file_name("kubectl-cache"))
             .args(arguments)
             .stdin(Stdio::piped())

@@ -42,7 +42,7 @@ impl Lab {
     /// A part does not start; with its log.
     pub async fn start(rights: Rights, istio: Istio) -> Result<Lab> {
         let directory = PathBuf::from(DIRECTORY);
-        // Where they are installed may be closed to the proxy's user, as root's home is.
+        // The proxy's user may not enter the directory where they are installed, for example root's home.
         for (name, program) in [("envoy", tool("envoy")?), ("istio", istio.file("pilot-agent")?)] {
             let (from, to) = (program.parent().unwrap_or(&program), directory.join("tools").join(name));
             fs::create_dir_all(&to)?;
@@ -119,7 +119,7 @@ impl Lab {
     pub async fn pod(&self, spec: Spec) -> Result<Arc<Pod>> {
         self.namespace(&spec.namespace)?;
         let number = self.started.fetch_add(1, Ordering::SeqCst);
-        // A pod that comes again under the same name has nothing of the one before.
+        // A pod that is made again under the same name has no files of the earlier one.
         let directory = self.directory.join("pods").join(format!("{number}-{}", spec.name));
         let netns = self.network.join()?;
         let pod = Arc::new(Pod::start(&self.plane, directory, self.rights, netns, spec).await?);
@@ -143,7 +143,7 @@ impl Lab {
     fn name(&self, line: &str) -> Result<()> {
         let hosts = self.directory.join("hosts");
         let known = fs::read_to_string(&hosts)?;
-        // Written in place: another file under this name would not be the one that is mounted.
+        // Written in place: a new file with this name would not be the one that is mounted.
         fs::write(&hosts, known + line)?;
         Ok(())
     }
@@ -164,7 +164,7 @@ impl Lab {
     /// Never: nobody panics while holding the lock.
     pub async fn print_what_is_known(&self) {
         eprintln!("--- istiod's log\n{}", tail(&self.plane.log(), 40));
-        // Of pods that have ended too: those of the test that failed have.
+        // Also of pods that have ended: the pods of a failed test have.
         for (name, log) in self.recent_logs() {
             eprintln!("--- the log of {name}'s agent and Envoy\n{}", tail(&log, 40));
         }
@@ -175,7 +175,7 @@ impl Lab {
         }
     }
 
-    /// The logs that somebody wrote to within the last minute.
+    /// The logs that were written to within the last minute.
     fn recent_logs(&self) -> Vec<(String, String)> {
         let pods = fs::read_dir(self.directory.join("pods")).into_iter().flatten().flatten();
         let logs = pods.filter_map(|pod| {

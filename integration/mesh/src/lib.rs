@@ -11,8 +11,8 @@
 //!                           application          application
 //! ```
 //!
-//! What a cluster has and the lab has not: nodes, a scheduler, controllers. Whoever starts a pod here writes its object and
-//! its endpoints too ([`pod`], [`service`]). All else is the real program with its real configuration.
+//! A cluster has nodes, a scheduler and controllers; the lab has none. So code that starts a pod here also writes its
+//! object and its endpoints ([`pod`], [`service`]). All else is the real program with its real configuration.
 
 pub mod control_plane;
 pub mod kubectl;

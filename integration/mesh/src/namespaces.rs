@@ -1,9 +1,9 @@
 //! The lab's own part of the machine: network, mounts and processes.
 //!
-//! A program that calls [`enter`] first thing goes on as the first process of new namespaces. So every port of the mesh can
-//! be the one that Istio documents, no address of the lab can be one of the machine's, nothing in it reaches another
-//! network, and there is nothing to clean up: when the first process ends, however it ends, the kernel ends all others and
-//! takes back interfaces, firewall rules and mounts.
+//! A program calls [`enter`] first, and goes on as the first process of new namespaces. So every port of the mesh can
+//! be the one that Istio documents. No address of the lab can be one of the machine's, and nothing in it reaches
+//! another network. There is nothing to clean up: when the first process ends, in whatever way, the kernel ends all
+//! others and takes back interfaces, firewall rules and mounts.
 
 use std::env;
 use std::fs;
@@ -13,21 +13,21 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Tells the program that it is inside already.
+/// Tells the program that it is already inside.
 const INSIDE: &str = "CIRCUIT_BREAKER_MESH_INSIDE";
 
-/// The process that others enter the lab by.
+/// The process through which others enter the lab.
 const OUTSIDE: &str = "CIRCUIT_BREAKER_MESH_OUTSIDE";
 
-/// Where the lab keeps its files: memory that goes with the namespaces.
+/// Where the lab keeps its files: in memory that goes with the namespaces.
 pub const DIRECTORY: &str = "/run/mesh";
 
 /// What the machine lets us do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rights {
-    /// Everything: also processes as Istio's user 1337, which iptables tells from the application's.
+    /// Everything, also processes under Istio's user 1337, whose traffic iptables tells from the application's.
     Full,
-    /// We are root only in a namespace of our own, where there is no other user: no sidecars.
+    /// We are root only in a namespace of our own without any other user, so there are no sidecars.
     OneUser,
 }
 
@@ -44,14 +44,14 @@ pub fn way_in(rights: Rights) -> String {
 /// The kernel does not let us make them; the message tells what is missing.
 pub fn enter() -> Result<Rights> {
     let Some(rights) = env::var_os(INSIDE) else { return Err(unshare()?) };
-    // What the lab starts are not labs.
+    // What the lab starts must not become a lab itself.
     let rights = if rights == "full" { Rights::Full } else { Rights::OneUser };
     mount()?;
     end_when_asked();
     Ok(rights)
 }
 
-/// Starts this program again inside the namespaces, in our place. Gives why that failed.
+/// Starts this program again inside the namespaces, in our place. Returns why that failed.
 fn unshare() -> Result<anyhow::Error> {
     let root = nix::unistd::geteuid().is_root();
     let namespaces: &[&str] = if root { &[] } else { &["--user", "--map-root-user"] };
@@ -68,13 +68,13 @@ fn unshare() -> Result<anyhow::Error> {
     command.args(namespaces).args(["--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]);
     command.arg(env::current_exe()?).args(env::args_os().skip(1));
     command.env(INSIDE, if root { "full" } else { "one-user" });
-    // It becomes our process, and inside nobody could tell under which number the machine knows it.
+    // The new program becomes our process. From inside nobody could tell its process id on the machine.
     command.env(OUTSIDE, std::process::id().to_string());
     Ok(command.exec().into())
 }
 
-/// Hides what the lab would otherwise leave on the machine or find there of another: sockets and locks of /run, the
-/// agent's cache of modules in /var/lib, the names in /etc/hosts.
+/// Hides what the lab would otherwise leave on the machine, or find there from another lab: sockets and locks of
+/// /run, the agent's cache of modules in /var/lib, the names in /etc/hosts.
 fn mount() -> Result<()> {
     run("mount", &["-t", "tmpfs", "tmpfs", "/run"])?;
     for layer in ["upper", "work"] {
@@ -87,7 +87,7 @@ fn mount() -> Result<()> {
     run("ip", &["link", "set", "lo", "up"])
 }
 
-/// The first process of a namespace is deaf to signals that it does not handle: Ctrl-C would end nothing.
+/// The first process of a namespace ignores signals that it does not handle, so Ctrl-C would end nothing.
 fn end_when_asked() {
     std::thread::spawn(|| -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

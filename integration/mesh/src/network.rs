@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 
 use crate::namespaces::run;
 
-/// What pods see of the lab itself: istiod and the registry.
+/// The address at which pods see the lab itself: istiod and the registry.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 1);
 
-/// Where Services have their addresses. No interface has them: a sidecar takes what is sent there.
+/// The addresses of Services. No interface has them: a sidecar takes what is sent there.
 pub const SERVICES: &str = "10.96.0.0/16";
 
 /// The bridge.
@@ -25,7 +25,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Lays it.
+    /// Makes the bridge.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -46,7 +46,7 @@ impl Network {
         let (name, address) = (format!("pod{number}"), Ipv4Addr::new(10, 10, high.saturating_add(1), low));
         let (outer, within) = (format!("veth{number}"), ["-n", name.as_str()]);
         run("ip", &["netns", "add", &name])?;
-        // From here on dropping it takes it away.
+        // From here on a drop takes it away.
         let netns = Netns { name: name.clone(), address };
         run("ip", &["link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", &name])?;
         run("ip", &["link", "set", &outer, "master", "mesh0", "up"])?;
@@ -97,7 +97,7 @@ impl Netns {
     /// What is done panics.
     pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T> {
         let namespace = fs::File::open(format!("/run/netns/{}", self.name)).context("the pod's network is gone")?;
-        // A thread has the network it entered last: this one ends with what it does there.
+        // A thread stays in the network that it entered last, so this thread ends with its work there.
         let done = std::thread::scope(|scope| {
             let inside = scope.spawn(move || {
                 setns(namespace, CloneFlags::CLONE_NEWNET)?;
@@ -130,7 +130,7 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        // The kernel takes it with the lab at the latest.
+        // The kernel takes it away with the lab at the latest.
         let _ = run("ip", &["netns", "delete", &self.name]);
     }
 }

@@ -19,20 +19,20 @@ use crate::namespaces::{DIRECTORY, Rights};
 use crate::network::{HOST, Netns};
 use crate::process::Program;
 
-/// Istio's user: what iptables does not send back to the sidecar.
+/// Istio's user: iptables does not send its traffic back to the sidecar.
 const PROXY_USER: u32 = 1337;
 
 const ADMIN: u16 = 15000;
 const READY: u16 = 15021;
 
-/// What stands before the application.
+/// The proxy in front of the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proxy {
-    /// Nothing: outside of the mesh.
+    /// None: the application is outside of the mesh.
     None,
     /// A sidecar that all of the application's traffic goes through.
     Sidecar,
-    /// The proxy is the application.
+    /// The proxy is itself the application.
     Gateway,
 }
 
@@ -45,9 +45,9 @@ pub struct Spec {
     pub namespace: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// The account whose name its certificate has; made with the pod where it is not there.
+    /// The account that its certificate names. It is made with the pod where it does not exist.
     pub account: String,
-    /// What stands before it.
+    /// The proxy in front of it.
     pub proxy: Proxy,
 }
 
@@ -115,7 +115,7 @@ impl Pod {
         let Spec { name, namespace, account, .. } = &self.spec;
         let mut labels = self.spec.labels.clone();
         if self.spec.proxy == Proxy::Sidecar {
-            // What Istio's injector writes: others then speak mTLS to it.
+            // Istio's injector writes this, and other proxies then speak mTLS to the pod.
             labels.insert("security.istio.io/tlsMode".to_owned(), "istio".to_owned());
         }
         let object = json!({
@@ -146,7 +146,7 @@ impl Pod {
         Ok(())
     }
 
-    /// What the kubelet mounts for the agent, and what Istio's init container does to the pod's network.
+    /// Does what the kubelet mounts for the agent, and what Istio's init container does to the pod's network.
     async fn prepare_agent(&self, plane: &ControlPlane) -> Result<()> {
         let namespace = &self.spec.namespace;
         let secrets = self.directory.join("var/run/secrets");
@@ -179,7 +179,7 @@ impl Pod {
     /// # Panics
     /// Never: nobody panics while holding the lock.
     pub async fn start_agent(&self) -> Result<()> {
-        // The cache of modules is the pod's own, as /var/lib/istio is an emptyDir in Kubernetes.
+        // The cache of modules belongs to this pod alone, as /var/lib/istio is an emptyDir in Kubernetes.
         const START: &str = r#"mount --bind "$DATA" /var/lib/istio/data && cd "$HOME" && exec "$@""#;
         let mut command = self.netns.command("sh");
         command.args(["-ec", START, "agent"]);
@@ -226,7 +226,7 @@ impl Pod {
             ("ISTIO_META_WORKLOAD_NAME", self.spec.name.clone()),
             ("ISTIO_METAJSON_LABELS", json!(self.spec.labels).to_string()),
             ("WASM_INSECURE_REGISTRIES", "*".to_owned()),
-            // It would ask the clouds' metadata servers which of them this is, and wait for two seconds.
+            // The agent would ask the metadata servers of clouds where it runs, and wait for two seconds.
             ("CLOUD_PLATFORM", "none".to_owned()),
         ])
     }
@@ -239,7 +239,7 @@ impl Pod {
         self.agent.lock().expect("no holder panics").take();
     }
 
-    /// What it was made of.
+    /// The specification that it was made from.
     #[must_use]
     pub fn spec(&self) -> &Spec {
         &self.spec
@@ -267,7 +267,7 @@ impl Pod {
         Ok(Upstream::serve_on(tokio::net::TcpListener::from_std(listener)?)?)
     }
 
-    /// GET by an application in it: through the sidecar, if there is one.
+    /// GET by an application in it, through the sidecar, if there is one.
     ///
     /// # Errors
     /// There is no answer.
@@ -367,7 +367,7 @@ impl Pod {
         &self.directory
     }
 
-    /// A command inside, as user root, for looking around.
+    /// The name of its network namespace, to run commands inside and look around.
     #[must_use]
     pub fn netns_name(&self) -> &str {
         self.netns.name()
@@ -385,12 +385,12 @@ fn own(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A program of the lab, where the proxy's user may run it.
+/// A copy of a lab's program that the proxy's user may run.
 fn installed(path: &str) -> PathBuf {
     Path::new(DIRECTORY).join("tools").join(path)
 }
 
-/// What pods call istiod.
+/// The name by which pods call istiod.
 pub(crate) fn istiod_name() -> String {
     format!("{HOST} istiod.istio-system.svc\n")
 }

@@ -22,16 +22,17 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts it; what it says goes to `<directory>/<name>.log`, after what an earlier one said.
+    /// Starts it. Its output goes to `<directory>/<name>.log`, after the output of an earlier program.
     ///
     /// # Errors
     /// It is not there.
     pub fn start(directory: &Path, name: &str, mut command: Command) -> Result<Program> {
         fs::create_dir_all(directory)?;
         let path = directory.join(format!("{name}.log"));
-        // Appending: Envoy opens its standard output once more for the access log, and each would write over the other.
+        // It appends: Envoy opens its standard output once more for the access log, and each would overwrite the
+        // other.
         let log = OpenOptions::new().create(true).append(true).open(&path)?;
-        // That second opening is done by user 1337.
+        // User 1337 does that second opening.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
         // A group of its own, so that nothing it starts outlives it.
         let child = command
@@ -63,7 +64,7 @@ impl Program {
     /// What it has said so far.
     #[must_use]
     pub fn log(&self) -> String {
-        // Not text throughout: Envoy logs bytes that it was sent.
+        // It is not all text: Envoy logs bytes that it was sent.
         fs::read(&self.log).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
     }
 }

@@ -17,7 +17,7 @@ use crate::process::Program;
 
 const PORT: u16 = 5000;
 
-/// The registry. Speaks plain HTTP.
+/// The registry. It speaks plain HTTP.
 pub struct Registry {
     directory: PathBuf,
     program: Mutex<Option<Program>>,
@@ -35,7 +35,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Starts it again, with all it had, if it does not run.
+    /// Starts it again with all that it had, if it does not run.
     ///
     /// # Errors
     /// It does not start.
@@ -47,7 +47,7 @@ impl Registry {
             return Ok(());
         }
         let config = self.directory.join("config.json");
-        // YAML, which JSON is.
+        // The file is YAML, and JSON is YAML.
         let document = json!({
             "version": "0.1",
             "log": {"level": "warn"},
@@ -77,7 +77,7 @@ impl Registry {
         format!("{HOST}:{PORT}/circuit-breaker")
     }
 
-    /// Pushes what `make image` made, by what `make push` calls.
+    /// Pushes the image that `make image` made, with the program that `make push` uses.
     ///
     /// # Errors
     /// There is none, or the registry refuses.
@@ -96,8 +96,8 @@ impl Registry {
         run("skopeo", &["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", &source, &target])
     }
 
-    /// Pushes a module that `make image` did not make, as the smallest thing that Istio's agent takes: an artifact with the
-    /// module as it is for a layer.
+    /// Pushes a module that `make image` did not make, as the smallest image that Istio's agent takes: an artifact
+    /// whose layer is the module as it is.
     ///
     /// # Errors
     /// The registry refuses.

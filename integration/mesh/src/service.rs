@@ -1,4 +1,4 @@
-//! A Service with endpoints written by hand: there is no controller that would look for pods.
+//! A Service whose endpoints the lab writes: there is no controller that would look for pods.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -21,7 +21,7 @@ pub struct Service {
 pub const APPLICATION: u16 = 8080;
 
 impl Service {
-    /// Makes it, with an address from Kubernetes, and with its ports served by the same ports of its pods.
+    /// Makes it, with an address from Kubernetes. Its ports lead to the same ports of its pods.
     ///
     /// # Errors
     /// The API server refuses.
@@ -37,7 +37,7 @@ impl Service {
         Service::find(kubectl, namespace, name)
     }
 
-    /// One that is there, perhaps made by a manifest.
+    /// A Service that already exists, perhaps made by a manifest.
     ///
     /// # Errors
     /// It is not there.
@@ -94,13 +94,13 @@ impl Service {
         self.ports.first().copied().unwrap_or(APPLICATION)
     }
 
-    /// What Envoy calls its first port, and the breaker its circuit.
+    /// The name that Envoy gives its first port: the breaker's upstream.
     #[must_use]
     pub fn upstream(&self) -> String {
         self.subset(self.port(), "")
     }
 
-    /// What Envoy calls one of its ports, or a subset of it.
+    /// The name that Envoy gives one of its ports, or a subset of it.
     #[must_use]
     pub fn subset(&self, port: u16, subset: &str) -> String {
         format!("outbound|{port}|{subset}|{}", self.host())

@@ -1,21 +1,21 @@
-//! Other modules made from the breaker's: what a test cannot have from a build.
+//! Other modules, made from the breaker's module, for tests that no build can serve.
 
 use anyhow::{Context, Result, bail};
 use walrus::ir::BinaryOp;
 use walrus::{ExportItem, FunctionBuilder, Module, ValType};
 
-/// Requests with more headers than this make the trapping module trap. No other request has as many, and an upstream of the
-/// tests takes them.
+/// The trapping module traps at a request with more headers than this. No other request has as many, and the
+/// upstreams of the tests accept so many.
 pub const TRAPPING_HEADERS: i32 = 40;
 
-/// The same module under another digest: Envoy makes new VMs for it, as for a new version.
+/// The same module with another digest: Envoy makes new VMs for it, as for a new version.
 #[must_use]
 pub fn renewed(module: &[u8]) -> Vec<u8> {
     // A custom section (0) of 8 bytes: its name, of 7.
     [module, b"\x00\x08\x07renewed"].concat()
 }
 
-/// The module with a trap in it, as a bug in it would be: VM and stream end where a request has very many headers.
+/// The module with a trap in it, as a bug would be: VM and stream end at a request with very many headers.
 ///
 /// # Errors
 /// It does not admit requests as the ABI says.

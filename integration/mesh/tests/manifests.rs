@@ -1,5 +1,5 @@
-//! Every kustomization under `istio/` is taken by the real API server, with the real schemas and validation rules, and
-//! `istioctl analyze` has nothing to say about what is then there.
+//! The real API server takes every kustomization under `istio/`, with the real schemas and validation rules.
+//! `istioctl analyze` then has nothing to say.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use circuit_breaker_mesh::namespaces;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::{Value, json};
 
-/// What goes with only the newest Istio.
+/// The kustomizations that need the newest Istio.
 const NEWEST_ONLY: &str = "traffic-extension";
 
 fn main() -> ExitCode {
@@ -48,7 +48,7 @@ fn check(lab: &Lab, istio: Istio) {
     }
     let mut taken = 0;
     for directory in chosen {
-        // Applied for real, not as a dry run: some rules look at what is there.
+        // Applied for real and not as a dry run: some rules look at the objects that exist.
         let said = lab.kubectl().apply_kustomization(directory).unwrap_or_else(|why| panic!("{why:#}"));
         assert!(said.contains("serverside-applied"), "{}: {said}", directory.display());
         taken += 1;
@@ -57,7 +57,7 @@ fn check(lab: &Lab, istio: Istio) {
     add_what_a_cluster_has(lab);
     let analysis = Command::new(istio.file("istioctl").expect("it is installed"))
         .args(["analyze", "--all-namespaces", "--failure-threshold", "Info"])
-        // It warns of every EnvoyFilter there is.
+        // It warns of every EnvoyFilter that exists.
         .args(["--suppress", "IST0133=EnvoyFilter *"])
         .env("KUBECONFIG", lab.kubectl().kubeconfig())
         .env("HOME", lab.directory())
@@ -67,8 +67,8 @@ fn check(lab: &Lab, istio: Istio) {
     assert!(analysis.status.success() && said.contains("No validation issues found"), "{said}");
 }
 
-/// The pods of the Deployments and Istio's injector, which analysis looks for: there is no controller here that would make
-/// the ones, and no chart that would install the other.
+/// The pods of the Deployments and Istio's injector, which the analysis looks for. The lab has no controller that
+/// would make the pods, and no chart that would install the injector.
 fn add_what_a_cluster_has(lab: &Lab) {
     let kubectl = lab.kubectl();
     let deployments = kubectl.get(&["deployments", "--all-namespaces"]).expect("the API server answers");
@@ -107,7 +107,7 @@ fn add_what_a_cluster_has(lab: &Lab) {
                 "apiVersion": "v1", "kind": "Service", "metadata": {"name": "istiod", "namespace": "istio-system"},
                 "spec": {"ports": [{"name": "https-webhook", "port": 443, "targetPort": 15017}]},
             }),
-            // What analysis itself advises for a namespace that is none of ours.
+            // The analysis itself advises this for a namespace without injection.
             json!({
                 "apiVersion": "v1", "kind": "Namespace",
                 "metadata": {"name": "default", "labels": {"istio-injection": "disabled"}},

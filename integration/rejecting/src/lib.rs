@@ -1,7 +1,7 @@
-//! A filter that rejects every request as the breaker does, and asks and does nothing else: one callback, one host call.
-//! What `make bench` counts for it is the least that a rejection by any module costs.
+//! A filter that rejects every request as the breaker does, and does nothing else: one callback, one host call. `make
+//! bench` counts it: no rejection by a module can cost less.
 
-// Exports under their plain names and a host call: the language calls both unsafe.
+// The language calls exports under plain names and a host call unsafe.
 #![allow(unsafe_code, missing_docs)]
 
 #[link(wasm_import_module = "env")]
@@ -18,11 +18,11 @@ unsafe extern "C" {
     ) -> u32;
 }
 
-/// The ABI's version is told by this export.
+/// This export tells the ABI's version.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_abi_version_0_2_1() {}
 
-/// Envoy takes no module without one; nothing here is ever given bytes.
+/// Envoy takes no module without this export. It is never called here.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(_size: usize) -> *mut u8 {
     std::ptr::null_mut()
@@ -41,7 +41,8 @@ extern "C" fn proxy_on_configure(_root: u32, _size: usize) -> bool {
 const DETAILS: &str = "circuit_breaker_open{open}";
 const BODY: &str = "upstream circuit is open\n";
 
-/// The breaker's two headers, as the ABI wants them: their number, the sizes of names and values, then each ended by a zero.
+/// The breaker's two headers in the ABI's form: their number, the sizes of names and values, then each ended by a
+/// zero byte.
 const HEADERS: &[u8] =
     b"\x02\0\0\0\x11\0\0\0\x04\0\0\0\x0b\0\0\0\x02\0\0\0x-circuit-breaker\0open\0retry-after\x0030\0";
 
@@ -59,6 +60,6 @@ extern "C" fn proxy_on_request_headers(_id: u32, _headers: usize, _end_of_stream
             14,
         );
     }
-    // The ABI's `Pause`: there is an answer already.
+    // The ABI's `Pause`: the request is already answered.
     1
 }

@@ -17,7 +17,7 @@ use crate::envoy::{Envoy, tool};
 /// Envoy starts slowly under valgrind, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Requests between the moment in which counting begins and the first count.
+/// Requests between the start of counting and the first count.
 const SETTLING: usize = 10;
 
 /// An Envoy with one worker under callgrind.
@@ -46,12 +46,12 @@ impl Callgrind {
         Ok(Callgrind { envoy, counts, dumps: 0 })
     }
 
-    /// Instructions of a request: of so many batches of so many requests, the one that a `share` of them does not reach
+    /// Instructions of a request, from many batches of requests: the value that a `share` of the batches stays below
     /// (0 is the least of all, 0.25 the lower quartile).
     ///
-    /// Batches are short and many, because counting leaves everything that Envoy does by the clock, as the breaker's ticks,
-    /// as often as it is: a long batch would have fifty times as many ticks as it has in life, and more on a busy machine.
-    /// Of short ones some have none.
+    /// Batches are short and many. Counting slows Envoy down, but what it does by the clock, for example the
+    /// breaker's ticks, comes as often as before. A long batch would have fifty times as many ticks as in life, and
+    /// more on a busy machine. Some of the short ones have none.
     ///
     /// # Errors
     /// Envoy or callgrind does not answer, or not as the client wants.
@@ -74,7 +74,7 @@ impl Callgrind {
         counts.get((batches as f64 * share) as usize).copied().context("no batches")
     }
 
-    /// By valgrind's own messenger, which `callgrind_control` asks too, a hundred times as slowly.
+    /// Uses valgrind's own messenger. `callgrind_control` uses it too, but a hundred times as slowly.
     fn tell(&self, command: &[&str]) -> Result<()> {
         let done = Command::new("vgdb").arg(format!("--pid={}", self.envoy.pid())).args(command).output()?;
         ensure!(done.status.success(), "vgdb {command:?}: {}", String::from_utf8_lossy(&done.stderr));
@@ -139,7 +139,8 @@ impl Client {
                 self.status,
                 String::from_utf8_lossy(&buffer)
             );
-            // Of a large body only the rest is waited for: to look through the head at every read would take its time.
+            // For a large body it only waits for the rest: a search through the head at every read would take its
+            // time.
             let mut left = whole.saturating_sub(buffer.len());
             let mut rest = vec![0; left.min(1 << 16)];
             while left > 0 {
@@ -152,7 +153,7 @@ impl Client {
     }
 }
 
-/// How long an answer is in all; `None` where its head is not whole.
+/// The length of the whole answer; `None` where its head is not whole.
 fn whole(answer: &[u8]) -> Option<usize> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);

@@ -1,10 +1,11 @@
 //! Processor time of a request, and what clients see, under full load.
 //!
-//! Envoy is on one core; nginx and wrk are on another. The variants take turns, a second each, for many rounds, so that what
-//! disturbs the machine disturbs all of them; of a variant's rounds the lower quartile is taken, since a disturbance only
-//! ever adds. Those before which all is well are listeners of one Envoy: where its code and its heap happen to lie makes a
-//! tenth of a request's time from one process to the next, more than a filter adds. Those that need a circuit in a
-//! state of their own have an Envoy each. What filters add is compared in many more and shorter turns ([`Ratio`]).
+//! Envoy is on one core; nginx and wrk are on another. The variants take turns of a second each, for many rounds, so
+//! that a disturbance of the machine hits all of them. Of a variant's rounds the lower quartile counts, since a
+//! disturbance only ever adds. The variants with a healthy upstream are listeners of one Envoy: the place of its code
+//! and heap in memory changes a tenth of a request's time from one process to the next, more than a filter adds. A
+//! variant that needs a circuit in a state of its own has an Envoy of its own. What filters add is compared in many
+//! more and shorter turns ([`Ratio`]).
 
 use std::sync::Arc;
 
@@ -20,30 +21,32 @@ use crate::client;
 use crate::envoy::{Envoy, tool};
 use crate::wait::until;
 
-/// Rounds in which all take their turns, and the seconds of a turn. One before them warms up and is not counted.
+/// Rounds in which all variants take their turns, and the seconds of a turn. A first round warms up and is not
+/// counted.
 const ROUNDS: usize = 10;
 const TURN: u32 = 1;
 
-/// What is compared, in turns of so many requests, an eighth of a second: whatever makes this machine slower for a while
-/// lasts longer.
+/// The variants that are compared, and the requests of a turn. A turn lasts an eighth of a second: whatever slows
+/// this machine down lasts longer.
 const COMPARED: [Variant; 4] = [Variant::None, Variant::Empty, Variant::Lua, Variant::Closed];
 const SHORT_TURN: u32 = 2000;
 
-/// Rounds until another Envoy takes over, so that one that happens to lie well or badly in memory does not decide.
+/// Rounds of one Envoy, before another takes its place: so no single placement in memory decides.
 const ROUNDS_OF_ONE: usize = 60;
 
-/// The ratio is to be as sure as that, or after as many Envoys as that, which take 6 minutes, as sure as it is.
+/// How narrow the ratio's interval is to be, and the largest number of Envoys, which takes 6 minutes. After these the
+/// interval is what it is.
 const SURE: f64 = 0.2;
 const MOST_ENVOYS: usize = 10;
 
-/// What a request costs by a variant.
+/// The cost of a request with a variant.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
-    /// What stands before the router.
+    /// The filter before the router.
     pub variant: Variant,
     /// Envoy's processor time of a request, in microseconds.
     pub cpu: f64,
-    /// Requests a second: the middle one of all rounds, as the rest.
+    /// Requests a second. This figure and the rest are the median of all rounds.
     pub rate: f64,
     /// Share of the requests that are rejected.
     pub refused: f64,
@@ -57,7 +60,7 @@ pub struct Cost {
     pub resident: f64,
 }
 
-/// Processor time that the breaker adds, CLOSED, against what others add.
+/// Processor time that the breaker adds in CLOSED, against what others add.
 #[derive(Clone, Copy, Debug)]
 pub struct Added {
     /// The empty filter.
@@ -102,7 +105,7 @@ pub async fn measure() -> Result<Vec<Cost>> {
     proxies.iter().map(Proxy::cost).collect()
 }
 
-/// [`COMPARED`] in turns, in Envoys that have nothing else, and without any other beside them.
+/// [`COMPARED`] in turns, each in Envoys that have nothing else, and with no other process beside them.
 ///
 /// # Errors
 /// nginx or h2load is not installed, or Envoy does not start.
@@ -124,7 +127,7 @@ pub async fn compare() -> Result<Added> {
     Ok(Added { against_empty: Ratio::of(&empty), against_lua: Ratio::of(&lua) })
 }
 
-/// A turn of each, there or back again: what changes steadily meanwhile is the same for all.
+/// A turn of each variant, in this order or the reverse one: a steady change is then the same for all.
 async fn round(envoy: &Envoy, back: bool) -> Result<[f64; COMPARED.len()]> {
     let mut times = [0.0; COMPARED.len()];
     for turn in 0..COMPARED.len() {
@@ -164,7 +167,7 @@ impl Proxy {
             client::get(to, "/fail").await?;
         }
         if self.variant == Variant::Ramp {
-            // OPEN is over soon; then one good probe begins the ramp.
+            // OPEN is over soon. Then one good probe begins the ramp.
             let ask = || async { client::get(to, "/").await.map_or(0, |reply| reply.status) };
             until("a good probe", ask, |status| *status == 200).await;
         }

@@ -1,4 +1,4 @@
-//! Four workers at full load on one circuit that goes OPEN and comes back all the time.
+//! Four workers at full load on one circuit that keeps going OPEN and coming back.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -12,10 +12,10 @@ use crate::upstream::{Behaviour, Upstream};
 const WORKERS: u32 = 4;
 const SECONDS: u32 = 10;
 
-/// Of so many requests that reach the upstream the first ones fail: enough to trip, few enough to come back.
+/// Of so many requests that reach the upstream the first few fail: enough to trip, and few enough to come back.
 const FAILING: (u64, u64) = (10, 1000);
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Copy, Debug)]
 pub struct Flapping {
     /// Answers a second, rejections among them.
@@ -26,9 +26,9 @@ pub struct Flapping {
     pub transitions: usize,
     /// Writes of its record: transitions, and probes that began and ended.
     pub writes: u64,
-    /// Trips that the log and the metric tell differently.
+    /// How many trips the log and the metric differ by.
     pub miscounted: u64,
-    /// Errors of the breaker's own: each one a compare-and-swap that lost too often, or worse.
+    /// Errors of the breaker's own: each is a compare-and-swap that lost too often, or worse.
     pub errors: u64,
 }
 
@@ -41,7 +41,7 @@ pub async fn measure() -> Result<Flapping> {
     upstream.behave(Behaviour::FailingFirst(FAILING.0, FAILING.1));
     let config = json!({"default": {
         "open": {"baseDuration": "0.1s", "multiplier": 1, "jitterPercent": 0},
-        // Several probes at once, so that workers quarrel about leases too.
+        // Several probes at once, so that workers compete for leases too.
         "halfOpen": {"maxConcurrentProbes": 4, "successThreshold": 4, "ramp": {"duration": "0s"}},
     }});
     let listener = Listener::new("flapping", Some(&config.to_string()));
@@ -63,7 +63,7 @@ pub async fn measure() -> Result<Flapping> {
         rate: load.rate,
         cpu: spent.as_secs_f64() * 1e6 / load.requests,
         transitions: transitions.len(),
-        // The lower half of the gauge; its name holds the process's number.
+        // The lower half of the gauge. Its name has the number of the process.
         writes: sum(".tag.flapping;.circuit_breaker_shared", ".component.epoch-") & u64::from(u32::MAX),
         miscounted: sum(".circuit_breaker_trips_total", "").abs_diff(logged),
         errors: sum(".circuit_breaker_internal_errors_total", ""),

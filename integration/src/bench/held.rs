@@ -1,7 +1,8 @@
-//! Ten thousand calls that are held open, as long polls are, beside one policy that is impatient.
+//! Ten thousand calls that are held open, like long polls, beside one impatient policy.
 //!
-//! Whoever has calls in flight looks at them by its tick, since one that waits too long ends by nobody else. What is old enough
-//! for the most impatient policy is to be looked at once and then left alone until its own policy's time has come.
+//! The tick looks at calls in flight, since nothing else ends a call that waits too long. The most impatient policy
+//! sets the age from which on a call is looked at. Such a call is to be looked at once, and then left alone until its
+//! own policy's time has come.
 
 use std::process::Command;
 use std::time::Duration;
@@ -29,13 +30,13 @@ const CALLS: usize = 10_000;
 /// Clients' connections. They speak HTTP/2, and Envoy lets them have a hundred calls at once.
 const CLIENTS: usize = 100;
 
-/// The upstream's connections, and some to spare.
+/// The connections of the upstream, and some to spare.
 const FILES: usize = CALLS + 2000;
 
-/// Until each of them is old for the impatient policy and was looked at.
+/// Time after which each call was old for the impatient policy, and was looked at.
 const AGED: Duration = Duration::from_secs(3);
 
-/// What their ticks take in percent of a core, over what Envoy takes with the empty filter.
+/// Processor time of their ticks in percent of a core, beyond that of an Envoy with the empty filter.
 ///
 /// # Errors
 /// A module is not there, Envoy does not start, or this process may not have so many connections.
@@ -66,7 +67,7 @@ async fn share(listener: Listener) -> Result<f64> {
             let call = sender.send_request(Request::get("http://test/polls").body(Empty::<Bytes>::new())?);
             held.spawn(async { call.await.is_ok() });
         }
-        // One client after the other: a thousand connections wait for an upstream to accept them, and no more.
+        // One client after the other: an upstream lets at most a thousand connections wait to be accepted.
         let so_far = (client * (CALLS / CLIENTS)) as u64;
         until("all calls to be in the upstream's hands", in_flight, |calls| *calls == so_far).await;
     }

@@ -1,7 +1,7 @@
 //! Instructions of a request, counted exactly.
 //!
-//! Repeats agree to 0.3 %. All listeners are in one process and are asked in turn, each after it has warmed up, by one
-//! client on one connection, so that they differ in nothing but their filters.
+//! Repeats agree to 0.3 %. All listeners are in one process. One client on one connection asks them in turn, each
+//! after it has warmed up. So they differ in nothing but their filters.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -11,7 +11,7 @@ use super::variant::Variant;
 use crate::bootstrap::{Bootstrap, Cluster};
 use crate::upstream::{Behaviour, Upstream};
 
-/// Requests before the first count: V8 has compiled by then what it will compile.
+/// Requests before the first count: V8 has then compiled all that it will compile.
 const WARM_UP: usize = 4000;
 
 /// Requests of one count, and counts.
@@ -19,16 +19,16 @@ const BATCH: usize = 50;
 const COUNTS: usize = 24;
 const QUARTILE: f64 = 0.25;
 
-/// Large answers, and how much of them Envoy is to take at once.
+/// Size of large answers, and how much of them Envoy is to take at once.
 const MEGABYTE: usize = 1 << 20;
 const CHUNK: u32 = 1 << 14;
 
-/// Chunks that a large answer comes in.
+/// Chunks of a large answer.
 pub const CHUNKS: f64 = 64.0;
 const LARGE_BATCH: usize = 10;
 
-/// An Envoy under callgrind with a listener for each variant, before a healthy upstream, one that fails when asked to,
-/// and one whose answers are large.
+/// An Envoy under callgrind with a listener for each variant, and with three upstreams: a healthy one, one that fails
+/// when asked to, and one with large answers.
 pub struct Bench {
     callgrind: Callgrind,
     healthy: Upstream,
@@ -75,7 +75,7 @@ impl Bench {
         self.count(Variant::Closed, "/sick", "503").await
     }
 
-    /// Instructions of one request that a module rejects which does nothing else.
+    /// Instructions of one request that is rejected by a module which does nothing else.
     ///
     /// # Errors
     /// As above.
@@ -83,7 +83,7 @@ impl Bench {
         self.count(Variant::Rejecting, "/sick", "503").await
     }
 
-    /// Instructions of one reply of Envoy's own, without any filter: no rejection can be had for less.
+    /// Instructions of one reply of Envoy's own, without any filter: no rejection can cost less.
     ///
     /// # Errors
     /// As above.

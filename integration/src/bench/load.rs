@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::process::{Core, require};
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     /// Answers.
@@ -78,7 +78,7 @@ fn wrk(url: &str, seconds: u32) -> Result<Load> {
     })
 }
 
-/// So many requests, from the core that is not Envoy's: shorter than the least that wrk can.
+/// So many requests, from the core that is not Envoy's. wrk cannot run so short a load.
 ///
 /// # Errors
 /// h2load is not installed, or not all answers are good.

@@ -1,5 +1,5 @@
-//! Ten thousand upstreams in a proxy with four workers: what the ticks take while nobody calls, and how long an update keeps
-//! anybody waiting.
+//! Ten thousand upstreams in a proxy with four workers: the cost of the ticks while nobody calls, and how long an
+//! update keeps clients waiting.
 
 use std::time::{Duration, Instant};
 
@@ -22,12 +22,12 @@ const WORKERS: u32 = 4;
 /// Clients with one connection each, so that every worker has some.
 const CLIENTS: usize = 16;
 
-/// For so long after an update each client asks on.
+/// How long each client goes on asking after an update.
 const AFTER: Duration = Duration::from_secs(3);
 
 const UPDATES: usize = 5;
 
-/// After so long nothing is left to be met, and every circuit counts as unused.
+/// After this time nothing is left to be met, and every circuit counts as unused.
 const SETTLED: Duration = Duration::from_secs(100);
 
 /// What was measured of a module.
@@ -35,12 +35,12 @@ const SETTLED: Duration = Duration::from_secs(100);
 pub struct Many {
     /// Processor time of idle ticks, in percent of a core.
     pub idle: f64,
-    /// The longest that a client waited during updates, in milliseconds: the median of these, and the worst.
+    /// The longest that a client waited during updates, in milliseconds: the median of these times, and the worst.
     pub waited: [f64; 2],
 }
 
-/// The breaker, and the empty filter: what Envoy itself takes with so many upstreams, and what this machine does to anybody.
-/// One after the other: two Envoys at once would measure each other.
+/// The breaker, and the empty filter, which shows what Envoy itself takes with so many upstreams on this machine.
+/// They run one after the other: two Envoys at once would measure each other.
 ///
 /// # Errors
 /// A module is not there, or Envoy does not start.
@@ -60,7 +60,7 @@ async fn of(variant: Variant, upstream: &Upstream) -> Result<Many> {
     if variant == Variant::Closed {
         until("ten thousand circuits", || circuits(&envoy), |held| *held == UPSTREAMS.to_string()).await;
     }
-    // Every worker has met them all.
+    // Every worker has met all of them.
     tokio::time::sleep(SETTLED).await;
     let idle = share_of_a_core(&envoy).await?;
     let mut waits = Vec::new();
@@ -77,7 +77,7 @@ async fn of(variant: Variant, upstream: &Upstream) -> Result<Many> {
     Ok(Many { idle, waited: [milliseconds(waits.get(UPDATES / 2)), milliseconds(waits.last())] })
 }
 
-/// The longest that any client waits for an answer while `act` is under way and for a while after.
+/// The longest that any client waits for an answer while `act` runs and for a while after.
 async fn longest_wait(envoy: &Envoy, variant: Variant, act: impl Future<Output = Result<()>>) -> Result<Duration> {
     let until = Instant::now() + AFTER;
     let mut clients = tokio::task::JoinSet::new();

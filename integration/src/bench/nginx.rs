@@ -1,4 +1,4 @@
-//! An upstream that is steadier than what it helps to measure.
+//! An upstream that is steadier than the proxy that it helps to measure.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -18,7 +18,7 @@ pub struct Nginx {
     _directory: tempfile::TempDir,
 }
 
-/// It is there within milliseconds, or not at all.
+/// It starts within milliseconds, or not at all.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Nginx {
@@ -78,7 +78,7 @@ impl Drop for Nginx {
     }
 }
 
-/// One process, no logs, connections that stay.
+/// One process, no logs, connections that stay open.
 fn configuration(directory: &Path, address: SocketAddr) -> String {
     let directory = directory.display();
     format!(

@@ -1,4 +1,4 @@
-//! The picture: what stands before the router and what it costs, and how far each measure is from its bound.
+//! The picture: each variant with its cost, and how far each measure is from its bound.
 
 use anyhow::Result;
 use plotters::coord::Shift;
@@ -79,7 +79,7 @@ fn is_ours(variant: Variant) -> bool {
     matches!(variant, Variant::Closed | Variant::Open | Variant::Ramp | Variant::Observe)
 }
 
-/// Where a value ends. What is far beyond the scale ends at its edge, and its figure tells.
+/// Where the bar of a value ends. A value far beyond the scale ends at its edge, and its figure tells.
 fn x(value: f64, most: f64) -> i32 {
     let share = (value / most).clamp(0.0, 1.0);
     #[allow(clippy::cast_possible_truncation)]

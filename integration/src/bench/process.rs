@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 pub fn cpu_time(pid: u32) -> Result<Duration> {
     let mut nanoseconds: u64 = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("no process {pid}"))? {
-        // A thread may end between being listed and being read.
+        // A thread may end after it is listed and before it is read.
         let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
         nanoseconds += text.split(' ').next().and_then(|time| time.parse::<u64>().ok()).unwrap_or(0);
     }
@@ -42,7 +42,8 @@ pub struct Heap {
     pub resident: f64,
 }
 
-/// The heap of Envoy's allocator: tcmalloc grows one mapping, up to a gigabyte, and nothing else that is writable is as large.
+/// The heap of Envoy's allocator. tcmalloc grows one mapping, up to a gigabyte, and no other writable mapping is as
+/// large.
 ///
 /// # Errors
 /// There is no such process.
@@ -66,8 +67,8 @@ pub fn heap(pid: u32) -> Result<Heap> {
     Ok(largest)
 }
 
-/// The linear memories of a process' Wasm VMs in MB, the least first. V8 reserves more than 4 GB of addresses for each, so
-/// that a wild access traps; what the module has is the writable beginning of that.
+/// The linear memories of a process' Wasm VMs in MB, the least first. V8 reserves more than 4 GB of addresses for
+/// each, so that a wild access traps. The module has the writable part at the beginning.
 ///
 /// # Errors
 /// There is no such process.
@@ -92,8 +93,8 @@ fn mapping(line: &str) -> Option<(u64, u64, &str)> {
     Some((u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?, rest.split(' ').next()?))
 }
 
-/// The core of what is measured, and the core of all that serves to measure it. One and the same on a machine that has
-/// no more.
+/// The core of the proxy that is measured, and the core of all that serves to measure it. On a machine with one core
+/// both are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Core {
     /// Envoy.
@@ -123,7 +124,7 @@ impl Core {
 /// It is not; with the package that has it.
 pub fn require(program: &str, package: &str) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian keeps servers where only root looks for programs.
+    // Debian keeps servers in directories where only root looks for programs.
     let mut places = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
     ensure!(
         places.any(|place| place.join(program).is_file()),

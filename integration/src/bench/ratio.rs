@@ -1,15 +1,15 @@
-//! How many times what one filter adds another one adds, where noise is larger than what either does.
+//! The ratio of what two filters add, where noise is larger than what either adds.
 //!
-//! What a filter adds is a difference, and a ratio of two differences magnifies all that is uncertain in them. So the
-//! variants take turns that are short against whatever else the machine does, and of each round only differences count.
-//! The ratio is the one that half of the rounds are above and half below; those that a sign test would not yet refute are its
-//! interval (Dixon and Mood, "The statistical sign test", 1946; Fieller's theorem, but without his normal distribution).
-//! Rounds in which something else ran move it no further than any other that lies on their side.
+//! What a filter adds is a difference, and a ratio of two differences magnifies their errors. So the turns of the
+//! variants are short against any disturbance of the machine, and only differences within a round count. The ratio is
+//! the median: half of the rounds are above it and half below. Its interval holds the ratios that a sign test would
+//! not yet refute (Dixon and Mood, "The statistical sign test", 1946; Fieller's theorem, but without his normal
+//! distribution). A disturbed round moves the ratio no further than any other round on its side.
 
 /// A ratio and how sure it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio {
-    /// Half of the rounds are above.
+    /// Half of the rounds are above this.
     pub middle: f64,
     /// It is at least this, with a certainty of 95 %.
     pub least: f64,
@@ -17,18 +17,18 @@ pub struct Ratio {
     pub most: f64,
 }
 
-/// Standard deviations that 95 % of a normal distribution are below.
+/// In standard deviations: 95 % of a normal distribution are below.
 const CERTAIN: f64 = 1.645;
 
-/// No filter adds more times what another does.
+/// A bound: no filter adds more times what another one adds.
 const LARGEST: f64 = 1e6;
 
-/// Halvings of that: more than a double has bits.
+/// Steps of the search by halves: more than a double has bits.
 const STEPS: u32 = 80;
 
 impl Ratio {
-    /// Of what one filter adds (first) to what another one adds (second), each pair from one round. Rounds without
-    /// any are not a number.
+    /// The ratio of what one filter adds (first) to what another one adds (second). Each pair is from one round.
+    /// Without rounds it is not a number.
     #[must_use]
     pub fn of(rounds: &[(f64, f64)]) -> Ratio {
         #[allow(clippy::cast_precision_loss)]
@@ -37,14 +37,14 @@ impl Ratio {
         Ratio { middle: at(0.5), least: at(0.5 + half_width), most: at(0.5 - half_width) }
     }
 
-    /// How unsure it is.
+    /// The width of its interval.
     #[must_use]
     pub fn width(&self) -> f64 {
         self.most - self.least
     }
 }
 
-/// The ratio that so large a share of the rounds is above.
+/// The ratio that this share of the rounds is above.
 fn above(rounds: &[(f64, f64)], share: f64) -> f64 {
     if rounds.is_empty() {
         return f64::NAN;
@@ -63,9 +63,10 @@ fn above(rounds: &[(f64, f64)], share: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Twice as much as the other, with a disturbance of the whole round in each and one of either at times.
+    /// One filter adds twice as much as the other. Each round has a disturbance of its own, and at times one of the
+    /// two has another.
     fn rounds(number: u32) -> Vec<(f64, f64)> {
-        // Murmur's finalizer: whatever bits go in, those that come out look random.
+        // Murmur's finalizer: its output looks random, whatever its input is.
         let noise = |seed: u32| {
             let mixed = (seed ^ seed >> 16).wrapping_add(1).wrapping_mul(0x85EB_CA6B);
             let mixed = (mixed ^ mixed >> 13).wrapping_mul(0xC2B2_AE35);

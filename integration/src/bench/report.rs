@@ -1,4 +1,4 @@
-//! What was found, what it must be, and what it should be.
+//! The results, the bounds that they must keep, and the values that are aimed at.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use super::cpu::Cost;
 pub struct Row {
     /// What is measured, with its unit.
     pub what: String,
-    /// What was found.
+    /// The result.
     pub found: f64,
     /// Largest value that may be.
     pub must: Option<f64>,
@@ -20,19 +20,19 @@ pub struct Row {
 }
 
 impl Row {
-    /// What is only told.
+    /// A row that is only told, without a bound.
     #[must_use]
     pub fn told(what: &str, found: f64) -> Row {
         Row { what: what.to_owned(), found, must: None, aim: None }
     }
 
-    /// What has bounds.
+    /// A row with bounds.
     #[must_use]
     pub fn bound(what: &str, found: f64, must: f64, aim: f64) -> Row {
         Row { what: what.to_owned(), found, must: Some(must), aim: Some(aim) }
     }
 
-    /// Not a number is no success.
+    /// A value that is not a number is no success.
     fn is_over(&self) -> bool {
         self.must.is_some_and(|must| self.found.is_nan() || self.found > must)
     }
@@ -48,7 +48,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// What is over its bound.
+    /// The rows that are over their bounds.
     #[must_use]
     pub fn missed(&self) -> Vec<&str> {
         self.rows.iter().filter(|row| row.is_over()).map(|row| row.what.as_str()).collect()
@@ -77,7 +77,7 @@ impl Report {
         text
     }
 
-    /// All of it, for machines.
+    /// All of it, as JSON for machines.
     #[must_use]
     pub fn json(&self) -> Value {
         let costs = self.costs.iter().map(|cost| {
@@ -95,7 +95,7 @@ impl Report {
     }
 }
 
-/// As many digits as mean something.
+/// Prints as many digits as mean something.
 #[must_use]
 pub fn figure(value: f64) -> String {
     if value.abs() >= 1000.0 || value == value.trunc() { format!("{value:.0}") } else { format!("{value:.2}") }

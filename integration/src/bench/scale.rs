@@ -1,7 +1,7 @@
-//! One upstream, a hundred, a thousand.
+//! The cost with one upstream, a hundred, and a thousand.
 //!
-//! A header names the upstream, so that Envoy's own route table is the same whatever their number; and what the breaker
-//! adds is taken over the same requests without it.
+//! A header names the upstream, so that Envoy's own route table is the same for any number. What the breaker adds is
+//! the difference to the same requests without it.
 
 use std::time::{Duration, Instant};
 
@@ -24,15 +24,15 @@ const MOST: usize = 1000;
 /// Requests before the first count.
 const WARM_UP: usize = 4000;
 
-/// Requests of one count, and counts, of which the least is taken: one without a tick, which looks at each circuit once a
-/// second and takes long under callgrind. What ticks cost in life is [`Memory::idle`].
+/// Requests of one count, and the number of counts. The least count is taken: one without a tick. A tick looks at
+/// each circuit once a second, and takes long under callgrind. The cost of ticks in life is [`Memory::idle`].
 const BATCH: usize = 5;
 const COUNTS: usize = 60;
 
 /// The header that names the upstream.
 const HEADER: &str = "x-upstream";
 
-/// Instructions of a request that goes to one of so many upstreams.
+/// Instructions of a request, with so many upstreams.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     /// Their number.
@@ -83,28 +83,29 @@ pub async fn instructions() -> Result<Vec<Spread>> {
     Ok(spreads)
 }
 
-/// What a thousand circuits take of a proxy with one worker.
+/// The memory that a thousand circuits take in a proxy with one worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
     /// The largest linear memory of a VM, in MB.
     pub vm: f64,
     /// The same with one circuit.
     pub vm_with_one: f64,
-    /// Over that of an Envoy with the empty filter and the same clusters.
+    /// The difference to an Envoy with the empty filter and the same clusters.
     pub over_empty: Taken,
     /// Processor time that the ticks take while there is no traffic, in percent of a core.
     pub idle: f64,
 }
 
-/// What a process takes of its machine, in MB, by three ways to look at what its allocator keeps for later.
+/// The memory of a process in MB, in three ways that differ in what its allocator keeps for later.
 #[derive(Clone, Copy, Debug)]
 pub struct Taken {
-    /// Resident, with what is allocated in the place of the allocator's heap: nothing that is free counts.
+    /// Resident memory, but with only the allocated bytes of the allocator's heap: nothing free counts.
     pub in_use: f64,
-    /// Resident, without the allocator's free pages. What it keeps by threads and by sizes counts, and pages that it calls
-    /// free without having them make it less.
+    /// Resident memory without the allocator's free pages. What it keeps by threads and by sizes counts. So do pages
+    /// that it calls free but has not returned.
     pub but_free_pages: f64,
-    /// Resident: what the kernel counts. The allocator keeps the pages of a peak, such as a scrape of all metrics.
+    /// Resident memory, as the kernel counts it. The allocator keeps the pages of a peak, for example of a scrape of
+    /// all metrics.
     pub resident: f64,
 }
 
@@ -133,11 +134,11 @@ impl Taken {
     }
 }
 
-/// Pairs of an Envoy with the breaker and one with the empty filter; the median of each figure counts.
+/// Pairs of an Envoy with the breaker and one with the empty filter. The median of each figure counts.
 const PAIRS: usize = 3;
 
-/// Over how long the idle proxy is watched: forty ticks, and four times that Envoy merges its histograms. What is to be told
-/// is a few thousandths of a core.
+/// How long the idle proxy is watched: for forty ticks, in which Envoy merges its histograms four times. The
+/// difference to be seen is a few thousandths of a core.
 const IDLE: Duration = Duration::from_secs(20);
 
 /// Memory with a thousand circuits.
@@ -177,11 +178,11 @@ async fn pair(upstream: &Upstream) -> Result<Memory> {
     Client::taking_turns(breaker.address(Variant::Closed.name()), requests(1), "200").await?.send(1).await?;
     let vm_with_one = largest(&breaker)?;
     for (envoy, variant) in [(&breaker, Variant::Closed), (&empty, Variant::Empty)] {
-        // The second time round all is there that a request needs.
+        // After the second round everything exists that a request needs.
         Client::taking_turns(envoy.address(variant.name()), requests(MOST), "200").await?.send(2 * MOST).await?;
     }
     until("a thousand circuits", || circuits(&breaker), |held| *held == MOST.to_string()).await;
-    // What people do with metrics: Envoy's buffers for it are in the figures.
+    // A scrape, as people do: Envoy's buffers for it are in the figures.
     for envoy in [&breaker, &empty] {
         ensure!(client::get(envoy.admin(), "/stats/prometheus").await?.status == 200, "Prometheus gets no metrics");
     }
@@ -194,8 +195,8 @@ async fn pair(upstream: &Upstream) -> Result<Memory> {
     })
 }
 
-/// Circuits held. Asked for by name: what Envoy takes to list all its metrics would be in the breaker's figures and not in
-/// the empty filter's.
+/// Circuits held. The metric is asked for by name: a list of all metrics would take memory in Envoy that would be in
+/// the breaker's figures and not in the empty filter's.
 pub(super) async fn circuits(envoy: &Envoy) -> String {
     let found = client::get(envoy.admin(), "/stats?filter=circuit_breaker_circuits$").await;
     let text = found.map(|found| found.text()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What can stand before the router.
+//! The variants: what can be in front of the router.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::bootstrap::Listener;
 use crate::envoy::workspace;
 
-/// What stands in a listener.
+/// The filter of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
     /// No filter.
@@ -16,7 +16,7 @@ pub enum Variant {
     Empty,
     /// [`circuit-breaker-rejecting`](../../../rejecting): rejects and does nothing else.
     Rejecting,
-    /// The breaker with its circuit CLOSED; once OPEN, it stays so for the whole run.
+    /// The breaker with its circuit CLOSED. Once the circuit is OPEN it stays so for the whole run.
     Closed,
     /// The breaker with its circuit OPEN.
     Open,
@@ -24,14 +24,15 @@ pub enum Variant {
     Ramp,
     /// The breaker observing a circuit that is OPEN.
     Observe,
-    /// A Lua filter that does what the least breaker must, in one worker.
+    /// A Lua filter that does the least that any breaker must, in one worker.
     Lua,
     /// Envoy's own `admission_control`.
     AdmissionControl,
 }
 
 impl Variant {
-    /// All before which an upstream is well, but for [`Variant::Rejecting`], which only shows what no breaker can go below.
+    /// All variants with a healthy upstream, but for [`Variant::Rejecting`], which only shows the least that a
+    /// rejection can cost.
     pub const ALL: [Variant; 8] = [
         Variant::None,
         Variant::Empty,
@@ -75,7 +76,7 @@ impl Variant {
         }
     }
 
-    /// Whether the circuit has to trip before there is anything to measure.
+    /// Whether the circuit must trip before there is anything to measure.
     #[must_use]
     pub fn trips(self) -> bool {
         matches!(self, Variant::Open | Variant::Ramp | Variant::Observe)
@@ -110,7 +111,7 @@ impl Variant {
     }
 }
 
-/// The upstream's name, the clock, the status and a count by worker: what no breaker can do without.
+/// What any breaker needs: the upstream's name, the clock, the status and a count by worker.
 const LUA: &str = r#"
 local calls, failures = {}, {}
 function envoy_on_request(handle)
@@ -128,7 +129,7 @@ function envoy_on_response(handle)
 end
 "#;
 
-/// Where `make build-yardsticks` leaves the filters that the breaker is compared with.
+/// The directory where `make build-yardsticks` puts the filters that the breaker is compared with.
 fn yardstick(filter: &str) -> PathBuf {
     workspace().join(format!("target/wasm32-unknown-unknown/release/circuit_breaker_{filter}.wasm"))
 }

@@ -14,8 +14,8 @@ use circuit_breaker_integration::bench::{Variant, picture};
 use circuit_breaker_integration::envoy::{module, workspace};
 use serde_json::{Value, json};
 
-/// Growth over the baseline at which the gate closes. Counts of one module differ by 0.3 % of a whole request, which is
-/// about 1 % of what the breaker adds.
+/// The gate closes at this growth over the baseline. Counts of one module differ by 0.3 % of a whole request, which
+/// is about 1 % of what the breaker adds.
 const ALLOWED: f64 = 1.03;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -53,7 +53,8 @@ async fn gate() -> Result<()> {
     let of = |field: &str| baseline[field].as_f64().with_context(|| format!("a baseline without {field}"));
     let (breaker_then, empty_then) = (of("added_instructions")?, of("empty_filter")?);
     let (breaker, empty) = added().await?;
-    // Another processor makes V8 write other code, for the empty filter too: what both of them pay more is nobody's fault.
+    // Another processor makes V8 write other code, for the empty filter too. So a cost that grows for both is not the
+    // breaker's.
     let growth = (breaker / breaker_then).min(breaker / breaker_then * empty_then / empty);
     println!(
         "the breaker adds {breaker:.0} instructions a request, the empty SDK filter {empty:.0}; \
@@ -108,7 +109,7 @@ async fn bench() -> Result<()> {
     judged(&report)
 }
 
-/// One part of it by itself, printed and judged and not written.
+/// One part by itself. It is printed and judged, and not written to a file.
 async fn only(part: &str) -> Result<()> {
     let mut costs = Vec::new();
     let rows = match part {
@@ -173,7 +174,7 @@ async fn instructions() -> Result<Vec<Row>> {
         Row::bound(
             "instructions that the breaker adds for each 16 KB of 1 MB",
             (closed_large - closed) / CHUNKS,
-            // Entering the VM once a chunk would take 1,900 instructions and more.
+            // An entry into the VM for each chunk would take 1,900 instructions and more.
             500.0,
             100.0,
         ),

@@ -1,4 +1,4 @@
-//! `make demo`: a real Envoy, an upstream that falls sick, and what the breaker makes of it.
+//! `make demo`: a real Envoy, an upstream that falls sick, and how the breaker handles it.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// Looks at the run so often.
+/// Time between two looks at the run.
 const GLANCE: Duration = Duration::from_millis(100);
 
 async fn perform(stage: &Stage) -> Result<Run> {
@@ -51,7 +51,7 @@ async fn perform(stage: &Stage) -> Result<Run> {
     Ok(run)
 }
 
-/// Adds to the run what is to be seen now.
+/// Adds the present state to the run.
 async fn look(stage: &Stage, run: &mut Run, records: &Records, now: Duration) -> Result<()> {
     let stats = stage.envoy.stats().await.context("Envoy's admin interface does not answer")?;
     let ours = format!("tag.{};.", Side::With.cluster());

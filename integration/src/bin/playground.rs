@@ -1,4 +1,4 @@
-//! `make run`: an Envoy with the sample configuration and an upstream whose health you decide, for playing with curl.
+//! `make run`: an Envoy with the sample configuration, and an upstream whose health you set, for playing with curl.
 
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ async fn ready(envoy: &mut Child) -> Result<()> {
 }
 
 async fn stop(envoy: &mut Child) -> Result<()> {
-    // Ctrl-C has reached Envoy too, if it shares our terminal: then nobody answers here.
+    // Ctrl-C has also reached Envoy, if it shares our terminal. Then nobody answers here.
     let _ = client::request(([127, 0, 0, 1], ADMIN).into(), "POST", "/quitquitquit", &[]).await;
     envoy.wait()?;
     Ok(())

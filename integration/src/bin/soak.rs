@@ -1,4 +1,4 @@
-//! `make soak`: everything at once on a real Envoy for a while, and what must hold all the same.
+//! `make soak`: everything at once on a real Envoy for a while, and the invariants that must hold all the same.
 
 use std::fs;
 use std::process::ExitCode;
@@ -12,12 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 /// An invariant is broken.
 const BROKEN: u8 = 1;
 
-/// It could not run.
+/// The run could not be made.
 const NOT_RUN: u8 = 2;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    // On a task of its own, what panics is an error like others.
+    // It runs on a task of its own, so that a panic becomes an error like others.
     let done = match tokio::spawn(soak()).await {
         Ok(done) => done,
         Err(why) => Err(why.into()),

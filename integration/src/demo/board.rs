@@ -29,7 +29,7 @@ pub enum Board {
 }
 
 impl Board {
-    /// A dashboard where somebody looks, lines where a file does.
+    /// A dashboard on a terminal, lines in a file.
     ///
     /// # Errors
     /// The terminal does not answer.
@@ -42,7 +42,7 @@ impl Board {
         Ok(Board::Live(Box::new(Terminal::with_options(CrosstermBackend::new(io::stdout()), options)?)))
     }
 
-    /// Leaves the last picture where it is and what comes next below it.
+    /// Leaves the last picture where it is, so that the next output comes below it.
     ///
     /// # Errors
     /// The terminal does not answer.
@@ -65,7 +65,8 @@ impl Board {
                 terminal.draw(|frame| draw(frame, run, elapsed))?;
             }
             Board::Lines { printed } => {
-                // The second before last: its requests are answered, or wait for a timeout that shows in the table.
+                // The second before the last one: its requests are answered, or they wait for a timeout that shows in
+                // the table.
                 while *printed + 1 < elapsed.as_secs() {
                     println!("{}", line(run, *printed));
                     *printed += 1;
@@ -141,7 +142,7 @@ fn draw(frame: &mut Frame<'_>, run: &Run, elapsed: Duration) {
     }
 }
 
-/// What the last whole second has shown.
+/// What happened in the last whole second.
 fn figures(run: &Run, elapsed: Duration) -> Table<'static> {
     // Requests of the very last second may still wait for their answers.
     let second = elapsed.as_secs().saturating_sub(2);

@@ -1,4 +1,4 @@
-//! Steady load: requests leave at their times whatever becomes of the ones before, as users do.
+//! Steady load: requests leave at their times, however slow the earlier ones are, as with users.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,7 @@ impl Record {
 pub struct Records(Arc<Mutex<Vec<Record>>>);
 
 impl Records {
-    /// Those that are answered.
+    /// The requests that are answered.
     ///
     /// # Panics
     /// Never: nobody panics while holding the lock.
@@ -52,7 +52,7 @@ impl Records {
     }
 }
 
-/// Sends requests to one side for so long, and ends when the last is answered.
+/// Sends requests to one side for this long, and ends when the last one is answered.
 pub async fn run(side: Side, to: SocketAddr, start: Instant, length: Duration, records: Records) {
     let mut beat = tokio::time::interval(Duration::from_secs(1) / RATE);
     let mut under_way = tokio::task::JoinSet::new();

@@ -1,5 +1,5 @@
-//! What is left of a run: a picture of what a breaker is for, and a page to show to a colleague, in one file that needs
-//! nothing else, with the price beside it.
+//! The results of a run: a picture that shows what a breaker is for, and a page to show to a colleague, in one file
+//! that needs nothing else. The page also shows the price.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ type Panel = fn(&DrawingArea<SVGBackend<'_>, plotters::coord::Shift>, &Run) -> R
 
 /// What a breaker is for: a sick upstream gets no load, and nobody waits for it.
 const PURPOSE: &[Panel] = &[draw_arrivals, draw_waits];
-/// And its price: what a half-sick upstream would have answered, and a slower return.
+/// The price: good answers that a half-sick upstream would have given, and a slower return.
 const WHOLE: &[Panel] = &[draw_success, draw_arrivals, draw_waits];
 
 /// Writes `index.html` and `demo.svg` into `directory`.
@@ -93,7 +93,7 @@ fn seconds(run: &Run) -> impl Iterator<Item = u64> {
     0..last.min(LENGTH.as_secs())
 }
 
-/// Space left of the axes' numbers, and right of all panels: the ribbon is to line up with them.
+/// Space left of the axes' numbers, and right of all panels, so that the ribbon lines up with them.
 const LEFT: i32 = 64;
 const RIGHT: i32 = 20;
 

@@ -1,4 +1,4 @@
-//! What the load came to, as numbers.
+//! The figures of the load.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::scenario::State;
 /// The breaker's state at a moment.
 pub type Sighting = (Duration, State);
 
-/// Requests that the upstream had seen at a moment: without the breaker, with it.
+/// Requests that the upstream had seen at a moment: without the breaker, and with it.
 pub type Arrivals = (Duration, [u64; 2]);
 
 /// All that a run has shown.
@@ -36,9 +36,9 @@ pub struct Figures {
     pub errors: usize,
     /// Of these, answered at once by the breaker.
     pub failed_fast: usize,
-    /// Time that 99 of 100 clients waited at most.
+    /// Time within which 99 of 100 clients had their answers.
     pub p99: Duration,
-    /// All waiting of all clients for an error.
+    /// The sum of all clients' waiting for errors.
     pub waited_for_errors: Duration,
     /// Requests that the upstream saw while it was sick.
     pub to_the_sick: u64,
@@ -67,7 +67,7 @@ impl Run {
         }
     }
 
-    /// Requests of a side that the upstream had seen by then, from the two looks around that moment.
+    /// Requests of a side that the upstream had seen by then, from the looks before and after that moment.
     fn arrived(&self, side: Side, by: Duration) -> u64 {
         let count = |(_, counts): &Arrivals| counts[usize::from(side == Side::With)];
         let after = self.arrivals.iter().position(|(at, _)| *at > by).unwrap_or(self.arrivals.len());
@@ -98,7 +98,7 @@ impl Run {
         counts
     }
 
-    /// Time that 95 of 100 clients of this second waited at most.
+    /// Time within which 95 of 100 clients of this second had their answers.
     #[must_use]
     pub fn p95(&self, side: Side, second: u64) -> Duration {
         let within = self.of(side).filter(|record| record.sent.as_secs() == second);

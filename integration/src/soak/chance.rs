@@ -1,4 +1,5 @@
-//! Chance that can be repeated: each part of the soak draws from a stream of its own, so that none disturbs another's.
+//! Chance that can be repeated. Each part of the soak draws from a stream of its own, so that none disturbs another
+//! one's.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Chance(u64);
 
-/// What makes SplitMix64's steps: the golden ratio in 64 bits.
+/// The step of SplitMix64: the golden ratio in 64 bits.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Chance {
@@ -31,7 +32,7 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number from `least` to `most`, both among them.
+    /// A number from `least` to `most`, both included.
     pub fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.draw() % (most.saturating_sub(least) + 1)
     }
@@ -41,7 +42,7 @@ impl Chance {
         Duration::from_millis(self.between(least, most))
     }
 
-    /// Whether something happens that happens in so many of a hundred cases.
+    /// Whether an event happens that comes in so many of a hundred cases.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.between(0, 99) < percent
     }

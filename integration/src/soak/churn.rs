@@ -1,4 +1,5 @@
-//! Upstreams that come and go: clusters from a file that changes twice a second, and requests that name them by a header.
+//! Upstreams that come and go: clusters from a file that changes twice a second, and requests that name them in a
+//! header.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use crate::client;
 use crate::upstream::{Behaviour, Upstream};
 use crate::wait::PATIENCE;
 
-/// Clusters that are there at once.
+/// Clusters that exist at once.
 const ALIVE: usize = 6;
 
 /// Time that a cluster is the newest.
@@ -34,12 +35,12 @@ pub struct Churn {
     well: Upstream,
     sick: Upstream,
     come: AtomicU64,
-    /// Names that are there, oldest first, and where each leads.
+    /// Names that exist, oldest first, and where each leads.
     alive: Mutex<VecDeque<(String, SocketAddr)>>,
 }
 
 impl Churn {
-    /// Upstreams behind the clusters; `file`: where Envoy finds the clusters.
+    /// Upstreams behind the clusters. `file`: where Envoy finds the clusters.
     ///
     /// # Errors
     /// No port is free, or the file cannot be written.
@@ -52,12 +53,12 @@ impl Churn {
         Ok(churn)
     }
 
-    /// Where Envoy tells what it has taken.
+    /// Where Envoy tells which file it has taken.
     pub fn ask_at(&mut self, admin: SocketAddr) {
         self.admin = admin;
     }
 
-    /// What an Envoy is started with beside the rest of its configuration, to have clusters from the file.
+    /// The addition to Envoy's bootstrap that gives it clusters from the file.
     #[must_use]
     pub fn resources(&self) -> Value {
         json!({"dynamic_resources": {"cds_config": {
@@ -71,8 +72,8 @@ impl Churn {
         self.come.load(Ordering::SeqCst)
     }
 
-    /// Lets clusters come and go until it is to stop. `some_sick`: every third one fails, and is left with its circuit
-    /// OPEN or HALF_OPEN.
+    /// Lets clusters come and go until it is to stop. `some_sick`: every third one fails, and is removed while its
+    /// circuit is OPEN or HALF_OPEN.
     ///
     /// # Errors
     /// The file cannot be written, or Envoy does not take it.
@@ -94,7 +95,7 @@ impl Churn {
         Ok(())
     }
 
-    /// Sends requests to the names that are there, and now and then to one that has gone, until it is to stop.
+    /// Sends requests to the names that exist, and now and then to one that has gone, until it is to stop.
     pub async fn send(&self, clients: &Clients, mut chance: Chance, mut stop: Stop) {
         while stop.pause(chance.milliseconds(PAUSE.0, PAUSE.1)).await {
             let come = self.come();

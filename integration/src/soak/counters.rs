@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// What every name of them begins with in Envoy's own words.
+/// The beginning of each of their names in Envoy's own words.
 const PREFIX: &str = "wasmcustom.wasm_filter.circuit_breaker.";
 
 /// Metric, upstream, component.
@@ -13,7 +13,7 @@ type Key = (String, String, String);
 pub struct Counters(BTreeMap<Key, u64>);
 
 impl Counters {
-    /// Those among all of Envoy's stats.
+    /// The breaker's metrics among all of Envoy's stats.
     #[must_use]
     pub fn of(stats: &BTreeMap<String, u64>) -> Counters {
         Counters(stats.iter().filter_map(|(name, value)| Some((key(name)?, *value))).collect())
@@ -38,7 +38,7 @@ impl Counters {
         self.0.get(&key).copied().unwrap_or(0)
     }
 
-    /// A metric over all upstreams for which this holds.
+    /// The sum of a metric over all upstreams for which this holds.
     pub fn sum_where(&self, metric: &str, is_meant: impl Fn(&str) -> bool) -> u64 {
         self.0.iter().filter(|((name, of, _), _)| name == metric && is_meant(of)).map(|(_, value)| value).sum()
     }
@@ -52,7 +52,7 @@ impl Counters {
         all
     }
 
-    /// How much more than `before`.
+    /// The growth since `before`.
     #[must_use]
     pub fn since(&self, before: &Counters) -> Counters {
         let more =

@@ -1,4 +1,4 @@
-//! All that a run has left behind, for the invariants to be held against.
+//! All that a run has left behind, so that the invariants can be checked.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::counters::Counters;
 use super::journal::{At, End, Entries, Span};
 use super::log::{Line, Stretch, Transition, stretches};
 
-/// Traffic from a moment at which no request was under way to the next such moment: books can be balanced over it.
+/// Traffic from one moment without a request under way to the next such moment. Books can be balanced over it.
 #[derive(Clone, Debug)]
 pub struct Round {
     /// Its number, from 1.
@@ -21,16 +21,16 @@ pub struct Round {
     pub seen: BTreeMap<String, u64>,
     /// Envoy's access log of it.
     pub lines: Vec<Line>,
-    /// VMs trapped in it: what they had in hand was never settled.
+    /// VMs that trapped in it. The calls that they had in hand were never settled.
     pub traps: bool,
 }
 
 /// The evidence.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// What the outside did and saw.
+    /// What the soak itself did and saw.
     pub entries: Entries,
-    /// What Envoy's log tells of circuits.
+    /// The transitions in Envoy's log.
     pub transitions: Vec<Transition>,
     /// Envoy's critical lines.
     pub critical: Vec<(At, String)>,
@@ -40,9 +40,9 @@ pub struct Evidence {
     pub rounds: Vec<Round>,
     /// When all was over.
     pub end: At,
-    /// From the module that traps to the one that does not.
+    /// From the update to the module that traps until the update back.
     pub trap: Option<Span>,
-    /// VMs that Envoy made anew after a trap.
+    /// VMs that Envoy made again after a trap.
     pub reloads: u64,
     /// Worker threads of Envoy.
     pub workers: u32,
@@ -55,11 +55,11 @@ pub struct Evidence {
 pub struct Rejection<'a> {
     /// The request's number.
     pub id: u64,
-    /// Whose circuit did not want it.
+    /// The upstream whose circuit rejected it.
     pub upstream: &'a str,
     /// What `x-circuit-breaker` said.
     pub word: &'a str,
-    /// The time in which it was decided.
+    /// The time in which the rejection was decided.
     pub span: Span,
 }
 
@@ -70,8 +70,8 @@ impl Evidence {
         stretches(&self.transitions, upstream, self.end)
     }
 
-    /// Who was rejected: the upstream's name, by which word, and when. That is narrowed to what Envoy and client agree on: a
-    /// client that sends its body slowly learns late what was decided about its head.
+    /// Every rejection: the upstream's name, the word, and the time. The time is narrowed to what Envoy and client
+    /// agree on: a client that sends its body slowly learns late what was decided about its head.
     #[must_use]
     pub fn rejections(&self) -> Vec<Rejection<'_>> {
         let lines = self.rounds.iter().flat_map(|round| &round.lines);

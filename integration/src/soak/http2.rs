@@ -1,4 +1,5 @@
-//! An upstream that speaks HTTP/2, plain or like gRPC, and fails as only HTTP/2 can: resets of one stream, GOAWAY.
+//! An upstream that speaks HTTP/2, plain or like gRPC. It fails in the ways that only HTTP/2 has: resets of one
+//! stream, GOAWAY.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -102,7 +103,7 @@ impl Drop for Http2Upstream {
     }
 }
 
-/// Time in which GOAWAY reaches Envoy before the connection is closed under the requests that wait.
+/// Time for GOAWAY to reach Envoy. Then the connection is closed under the requests that wait.
 const FAREWELL: Duration = Duration::from_millis(20);
 
 async fn converse(stream: TcpStream, shared: Arc<Shared>) {

@@ -1,4 +1,4 @@
-//! What must hold whatever happened, each held against the evidence from outside.
+//! What must hold whatever happened. Each invariant is checked against the evidence from outside.
 
 pub mod books;
 pub mod chain;
@@ -9,12 +9,12 @@ pub mod rejections;
 
 use super::evidence::Evidence;
 
-/// What came of one invariant.
+/// The result of one invariant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     /// What must hold.
     pub invariant: &'static str,
-    /// What was looked at, in figures.
+    /// What was checked, in figures.
     pub seen: String,
     /// Where it did not hold.
     pub broken: Vec<String>,

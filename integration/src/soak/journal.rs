@@ -1,4 +1,4 @@
-//! What the soak itself did and saw, with the time of each: the outside's half of the evidence.
+//! What the soak itself did and saw, with the times: the half of the evidence that comes from outside Envoy.
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -57,12 +57,12 @@ pub struct Call {
     pub end: End,
 }
 
-/// From then on an upstream behaved so.
+/// The behaviour of an upstream from some time on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phase {
     /// Which upstream.
     pub upstream: String,
-    /// When all of it was so.
+    /// The time from which all of its requests meet this behaviour.
     pub from: At,
     /// What it does with requests.
     pub fault: Fault,
@@ -112,15 +112,15 @@ pub struct Entries {
     pub updates: Vec<Update>,
     /// Looks at the process, oldest first.
     pub samples: Vec<Sample>,
-    /// Times in which this process was not let run: nor was Envoy, perhaps.
+    /// Times in which this process did not run, and perhaps Envoy did not either.
     pub stalls: Vec<Span>,
     /// Times in which clients sent requests to all upstreams.
     pub traffic: Vec<Span>,
-    /// What broke an invariant there and then.
+    /// Breaches of an invariant that were noticed at once.
     pub complaints: Vec<String>,
     /// Scrapes of `/stats/prometheus`.
     pub scrapes: u64,
-    /// Names of upstreams that have come so far, beside the eight that stay.
+    /// Names of upstreams that have come so far, without the eight that stay.
     pub names: u64,
 }
 

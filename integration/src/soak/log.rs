@@ -1,4 +1,4 @@
-//! What Envoy wrote down: transitions with their times, critical lines, and a line for each request.
+//! What Envoy wrote: transitions with their times, critical lines, and a line for each request.
 
 use serde_json::Value;
 
@@ -6,13 +6,14 @@ use super::journal::{At, Journal, Span};
 use super::traffic::NAMED;
 use crate::scenario::State;
 
-/// Envoy's own log with seconds since 1970 to the microsecond, so that no time zone matters; then level and component.
+/// Envoy's own log, with seconds since 1970 to the microsecond so that no time zone matters; then level and
+/// component.
 pub const FORMAT: &str = "[%E.%f][%l][%n] %v";
 
-/// What the module says before the JSON of a transition.
+/// The module's text before the JSON of a transition.
 const TRANSITION: &str = "circuit_breaker transition ";
 
-/// A transition, as the worker logged it that made it.
+/// A transition, as the worker that made it logged it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transition {
     /// When it was logged: a moment after it was made.
@@ -152,8 +153,8 @@ impl Line {
         self.details.starts_with("circuit_breaker_open")
     }
 
-    /// Whether it may have been counted as good while its answer went on, and once more when that broke off: the module
-    /// does so from a second after a good head on.
+    /// Whether it may have been counted as good while its answer went on, and once more when the answer broke off.
+    /// The module does so from a second after a good head on.
     #[must_use]
     pub fn may_count_twice(&self) -> bool {
         let broke = self.flags.split(',').any(|flag| matches!(flag, "UC" | "UR" | "UT" | "SI" | "UPE"));

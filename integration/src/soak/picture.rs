@@ -1,4 +1,5 @@
-//! The picture: over time, for each upstream, what it did with requests, its circuit's state, and who was rejected.
+//! The picture over time. For each upstream: what it did with requests, its circuit's state, and how many were
+//! rejected.
 
 use anyhow::Result;
 use plotters::coord::Shift;
@@ -94,7 +95,7 @@ impl Canvas<'_, '_> {
     }
 
     fn band(&self, span: &Span, top: i32, height: i32, color: RGBColor) -> Result<()> {
-        // Whatever happened leaves a line at least.
+        // Every event leaves at least a line.
         let (left, right) = (self.x(span.from), self.x(span.to).max(self.x(span.from) + 1));
         self.area.draw(&Rectangle::new([(left, top), (right, top + height)], color.filled()))?;
         Ok(())
@@ -139,7 +140,7 @@ impl Canvas<'_, '_> {
         self.rejections(evidence, upstream, top + 3 * BAND)
     }
 
-    /// How many were rejected at each pixel: the fullest one has a line of the band's height.
+    /// How many were rejected at each pixel. The fullest pixel has a line of the band's height.
     fn rejections(&self, evidence: &Evidence, upstream: &str, bottom: i32) -> Result<()> {
         let mut counts = vec![0_i32; usize::try_from(WIDTH)?];
         for rejection in evidence.rejections().iter().filter(|rejection| rejection.upstream == upstream) {

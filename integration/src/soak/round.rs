@@ -17,16 +17,16 @@ use super::stop::{Stop, stop};
 use super::updates::{Limit, Updates};
 use crate::wait::PATIENCE;
 
-/// What comes in a round.
+/// What happens in a round.
 #[derive(Clone, Copy, Debug)]
 pub enum Trouble {
-    /// Faults and updates at random, for so long.
+    /// Faults and updates at random, for this long.
     Faults(Duration),
     /// A module that traps, while a circuit is not CLOSED.
     Trap,
 }
 
-/// Which round it is, and what of it is not trouble.
+/// Which round it is, and its settings beside the trouble.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Its number, from 1.
@@ -45,7 +45,7 @@ impl Plan {
     }
 }
 
-/// Traffic goes on for so long after all circuits have closed: while all are CLOSED the module takes another way.
+/// How long traffic goes on after all circuits have closed: while all are CLOSED the module takes another path.
 const CALM: Duration = Duration::from_secs(2);
 
 impl Stage {
@@ -108,8 +108,8 @@ impl Stage {
         updates.calm(plan.limit).await
     }
 
-    /// Lets one upstream fail, gives Envoy the module that traps where a gRPC answer has trailers, as all of `u8`'s have,
-    /// and takes it back.
+    /// Lets one upstream fail. It then gives Envoy the module that traps where a gRPC answer has trailers (all
+    /// answers of `u8` have), and takes that module back.
     async fn trap(&self, plan: Plan, updates: &mut Updates<'_>) -> Result<()> {
         let mut chance = plan.chance("trap");
         self.targets[0].behave(Fault::Errors, &mut chance, &self.journal).await?;
@@ -124,7 +124,7 @@ impl Stage {
         self.targets[0].behave(Fault::Healthy, &mut chance, &self.journal).await
     }
 
-    /// Waits until the metrics are so, or too long.
+    /// Waits until the metrics meet a condition, or for too long.
     async fn until_stats(&self, are_so: impl Fn(&Counters) -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !are_so(&self.counters().await?) && Instant::now() < deadline {

@@ -61,7 +61,7 @@ impl Access {
         loop {
             text.clear();
             let read = reader.read_line(&mut text)?;
-            // What has no end yet is read again when it has one.
+            // A line that is not whole yet is read again when it is.
             if !text.ends_with('\n') {
                 return Ok(lines);
             }
@@ -90,7 +90,7 @@ impl Stage {
         let bootstrap = bootstrap(&targets, &access, settings.seed);
         let faulty = module_that_traps(directory.path()).context("run `make build`")?;
         let mut command = Command::new(tool("envoy")?);
-        // Not every 10 s, as is Envoy's way: the end of a round waits for its lines.
+        // More often than Envoy's 10 s: the end of a round waits for its lines.
         command.args(["--log-format", log::FORMAT, "--file-flush-interval-msec", "200"]);
         command.args(["--config-yaml", &churn.resources().to_string()]);
         let envoy = Envoy::start_by(bootstrap, WORKERS, command).await?;
@@ -107,7 +107,7 @@ impl Stage {
         Clients { to: self.envoy.address(LISTENER), journal, numbers }
     }
 
-    /// Gives each of the eight upstreams its circuit, before names that come and go take all that there may be.
+    /// Gives each of the eight upstreams its circuit before names that come and go take all circuits.
     ///
     /// # Errors
     /// Envoy does not answer.
@@ -129,8 +129,8 @@ impl Stage {
         Ok(Counters::of(&self.envoy.stats().await?))
     }
 
-    /// Waits until the circuits of all eight are CLOSED. Whoever takes too long is for the invariants to find: they know the
-    /// bound, and what the machine was busy with.
+    /// Waits until the circuits of all eight are CLOSED. If one takes too long the invariants find that: they know
+    /// the bound, and what the machine was busy with.
     ///
     /// # Errors
     /// Envoy does not answer.
@@ -146,7 +146,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until no request is under way and each has its line in the access log, and gives the new ones.
+    /// Waits until no request is under way and each has its line in the access log. Returns the new lines.
     ///
     /// # Errors
     /// Envoy does not answer, or that takes too long.
@@ -172,7 +172,7 @@ impl Stage {
         }
     }
 
-    /// VMs that Envoy has made anew after a trap so far.
+    /// VMs that Envoy has made again after a trap so far.
     ///
     /// # Errors
     /// Envoy does not answer.
@@ -208,10 +208,10 @@ impl Stage {
     }
 }
 
-/// Between two looks at what is waited for.
+/// Time between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Clusters, one listener with the breaker, and an access log that tells which request a line is of.
+/// Clusters, one listener with the breaker, and an access log that names the request of each line.
 fn bootstrap(targets: &[Arc<Target>], access: &Path, seed: u64) -> Bootstrap {
     let clusters = targets.iter().map(|target| target.cluster()).collect();
     let first = updates::plain(0, LIMITS[0], &mut Chance::of(seed, "first configuration"));

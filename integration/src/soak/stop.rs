@@ -8,11 +8,11 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub struct Stop(watch::Receiver<bool>);
 
-/// Tells all that hold the other end.
+/// Tells all holders of the other end.
 #[derive(Debug)]
 pub struct Teller(watch::Sender<bool>);
 
-/// A word and who waits for it.
+/// A signal to end: the half that gives it, and the half that waits for it.
 #[must_use]
 pub fn stop() -> (Teller, Stop) {
     let (sender, receiver) = watch::channel(false);
@@ -27,13 +27,13 @@ impl Teller {
 }
 
 impl Stop {
-    /// Whether the word was given, or can be given no longer.
+    /// Whether the signal was given, or can no longer be given.
     #[must_use]
     pub fn is_told(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 
-    /// Waits for so long, or until the word is given. False: it was.
+    /// Waits for this long, or until the signal is given. False: it was given.
     pub async fn pause(&mut self, lasts: Duration) -> bool {
         let told = self.0.wait_for(|told| *told);
         tokio::time::timeout(lasts, told).await.is_err()

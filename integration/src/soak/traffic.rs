@@ -23,10 +23,10 @@ pub const LONGEST_PAUSE: Duration = Duration::from_millis(PAUSE.1);
 /// Time after which a client has no patience any more.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Of a hundred clients so many leave early.
+/// So many of a hundred clients leave early.
 const HASTY: u64 = 8;
 
-/// The header that names the cluster of a request that comes and goes.
+/// The header that names the cluster of a request to an upstream that comes and goes.
 pub const CLUSTER_HEADER: &str = "x-soak-cluster";
 
 /// What every client needs.
@@ -34,7 +34,7 @@ pub const CLUSTER_HEADER: &str = "x-soak-cluster";
 pub struct Clients {
     /// Envoy's listener.
     pub to: SocketAddr,
-    /// Where each request is entered.
+    /// The journal that each request is entered in.
     pub journal: Arc<Journal>,
     /// Numbers of the requests.
     pub numbers: Arc<AtomicU64>,
@@ -113,7 +113,7 @@ async fn ask(to: SocketAddr, upstream: &str, id: u64, kind: Kind) -> End {
     }
 }
 
-/// What the paths of named requests begin with.
+/// The beginning of the paths of requests to named clusters.
 pub const NAMED: &str = "named";
 
 fn replied(reply: anyhow::Result<client::Reply>) -> End {
@@ -127,12 +127,12 @@ fn ended(status: u16, word: &str) -> End {
 async fn upload(to: SocketAddr, path: &str, chunked: bool, pause: Duration) -> End {
     let Ok(mut upload) = Upload::begin(to, path, chunked).await else { return End::Broken };
     tokio::time::sleep(pause).await;
-    // Whoever is rejected at once finds the connection closed: the answer tells.
+    // A client that is rejected at once finds the connection closed, and the answer tells why.
     let _ = upload.finish().await;
     read(&upload.answer().await)
 }
 
-/// How an answer in HTTP/1.1's own words ended.
+/// How an answer over HTTP/1.1 ended.
 fn read(answer: &str) -> End {
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     let marker = answer.lines().find_map(|line| line.strip_prefix("x-circuit-breaker: "));

@@ -14,11 +14,11 @@ use super::traffic::LONGEST_PAUSE;
 use super::upstreams::UPSTREAMS;
 use crate::envoy::{Delivery, Envoy};
 
-/// The longest times that a good configuration may have. What follows from them, the invariants rely on.
+/// The longest times that a good configuration may have. The invariants rely on them.
 pub mod longest {
     use std::time::Duration;
 
-    /// An open time before its jitter, and what an upstream's `retry-after` may make of it.
+    /// An open time before its jitter. An upstream's `retry-after` can make it no longer than this.
     pub const OPEN: Duration = Duration::from_millis(2500);
     /// Jitter in percent.
     pub const JITTER: u64 = 20;
@@ -26,7 +26,7 @@ pub mod longest {
     pub const RAMP: Duration = Duration::from_secs(2);
     /// Good probes before it.
     pub const PROBES: u64 = 3;
-    /// Time until a call, or a probe, has waited too long.
+    /// Time after which a call, or a probe, has waited too long.
     pub const PATIENCE: Duration = Duration::from_secs(1);
     /// A window of time.
     pub const WINDOW: Duration = Duration::from_secs(3);
@@ -34,19 +34,19 @@ pub mod longest {
     pub const CALLS: u64 = 30;
 }
 
-/// How long a module takes at most to notice by its tick (`LONGEST_TICK` in its core).
+/// The longest time until the module notices something by its tick (`LONGEST_TICK` in `filter/core/src/breaker.rs`).
 const TICK: Duration = Duration::from_millis(500);
 
-/// Allowance for a machine that has other things to do: a timer that is late, a worker that does not run.
+/// Allowance for a busy machine: a late timer, or a worker that does not run.
 const BUSY: Duration = Duration::from_secs(2);
 
 /// How long a circuit may stay not CLOSED once its upstream is well and has traffic:
-/// - what failed while it was sick may still begin another OPEN: as long as it is in the window, which a good call may fill
-///   up to `minimumCalls`; and a call or probe that was sent then may hang until it has waited too long;
-/// - the longest OPEN;
-/// - probes, one after the other, each of which waits for a request of the right kind (an early leaver's gives its place
-///   back, an upload's may hold it for 250 ms) and may be judged only by a tick;
-/// - ten steps of the ramp, each of which lasts twice its time at most, and then until a good call has come.
+/// - Calls that failed while it was sick may still begin another OPEN, as long as they are in the window; a good call
+///   may complete `minimumCalls`. A call or probe that was sent then may hang until it has waited too long.
+/// - The longest OPEN.
+/// - Probes, one after the other. Each waits for a request of the right kind: a client that leaves early gives its
+///   slot back, and an upload may hold it for 250 ms. A probe may be judged only by a tick.
+/// - Ten steps of the ramp. Each lasts twice its time at most, and then until a good call has come.
 #[must_use]
 pub fn bound() -> Duration {
     let open = longest::OPEN * (100 + u32::try_from(longest::JITTER).unwrap_or(0)) / 100;
@@ -62,7 +62,8 @@ pub fn bound() -> Duration {
 #[derive(Clone, Copy, Debug)]
 pub struct Limit(pub u64);
 
-/// A good configuration. `number` makes it another one than all before. The second: which upstream it forces open.
+/// A good configuration. `number` makes it differ from all earlier ones. Also returns the upstream that it forces
+/// open.
 #[must_use]
 pub fn good(number: u64, limit: Limit, chance: &mut Chance) -> (Value, Option<String>) {
     let mut document = plain(number, limit, chance);
@@ -76,7 +77,8 @@ pub fn good(number: u64, limit: Limit, chance: &mut Chance) -> (Value, Option<St
     (document, (mode == "forceOpen").then(|| upstream.to_owned()))
 }
 
-/// A good configuration under which every circuit that is well becomes CLOSED, and rejects until then.
+/// A good configuration under which every circuit with a healthy upstream becomes CLOSED, and which rejects until
+/// then.
 #[must_use]
 pub fn plain(number: u64, limit: Limit, chance: &mut Chance) -> Value {
     let window = if chance.percent(30) {
@@ -145,7 +147,7 @@ pub struct Updates<'a> {
 }
 
 impl<'a> Updates<'a> {
-    /// None so far but the one that Envoy was started with.
+    /// No configuration so far but the one that Envoy was started with.
     #[must_use]
     pub fn new(envoy: &'a Envoy, journal: &'a Journal, seed: u64) -> Updates<'a> {
         Updates { envoy, journal, number: 0, chance: Chance::of(seed, "updates") }
@@ -169,7 +171,7 @@ impl<'a> Updates<'a> {
         Ok(())
     }
 
-    /// Gives it a configuration that forces nothing and rejects what is to be rejected.
+    /// Gives it a configuration that forces no circuit open, and that rejects in enforce mode.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -179,7 +181,7 @@ impl<'a> Updates<'a> {
         self.give(&document.to_string(), What::Good(None)).await
     }
 
-    /// Gives it a module that traps, under a configuration that forces nothing.
+    /// Gives it a module that traps, under a configuration that forces no circuit open.
     ///
     /// # Errors
     /// A file cannot be written, or it is refused.

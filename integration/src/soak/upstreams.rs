@@ -93,7 +93,7 @@ impl Target {
         Ok(Target { name, protocol, address, server: Mutex::new(server) })
     }
 
-    /// Its cluster. Of those that speak HTTP/1.1 every other one has a route timeout, so that a hang ends in both ways: by
+    /// Its cluster. Every other one that speaks HTTP/1.1 has a route timeout, so that a hang ends in both ways: by
     /// Envoy, and by the client that leaves.
     #[must_use]
     pub fn cluster(&self) -> Cluster {
@@ -114,7 +114,7 @@ impl Target {
         }
     }
 
-    /// From the time that the journal has on it does this with every request.
+    /// From the time in the journal on it does this with every request.
     ///
     /// # Errors
     /// It cannot listen again.
@@ -127,7 +127,7 @@ impl Target {
             Server::Http1 { upstream, listens, seen_before } => {
                 if !*listens {
                     *seen_before += upstream.seen();
-                    // The old one holds the port until the new one has it.
+                    // The old server holds the port until the new one has it.
                     *upstream =
                         Upstream::listen(self.address.port()).await.context("an upstream cannot listen again")?;
                     *listens = true;
@@ -141,7 +141,7 @@ impl Target {
         Ok(())
     }
 
-    /// Falls sick and gets well until it is to stop, and is well then.
+    /// Falls sick and gets well until it is to stop, and is well at the end.
     ///
     /// # Errors
     /// It cannot listen again.
@@ -154,7 +154,7 @@ impl Target {
         self.behave(Fault::Healthy, &mut chance, journal).await
     }
 
-    /// What comes next. Now and then it stays well for long enough that its circuit must be CLOSED again.
+    /// The next fault. Now and then it stays well for so long that its circuit must be CLOSED again.
     fn draw(&self, chance: &mut Chance) -> (Fault, Duration) {
         match chance.between(0, 99) {
             0..=34 => (Fault::Healthy, chance.milliseconds(1000, 6000)),
@@ -165,7 +165,7 @@ impl Target {
     }
 }
 
-/// One of the ways in which a server of HTTP/1.1 has this fault.
+/// One of the ways in which an HTTP/1.1 server can have this fault.
 fn behaviour(fault: Fault, chance: &mut Chance) -> Behaviour {
     let errors = [
         Behaviour::Status(500),
@@ -179,7 +179,7 @@ fn behaviour(fault: Fault, chance: &mut Chance) -> Behaviour {
         Fault::Errors => chance.one_of(&errors).clone(),
         Fault::Reset | Fault::GoAway => chance.one_of(&resets).clone(),
         Fault::Slow => Behaviour::Slow(SLOW, 200),
-        // Whoever refuses does not listen.
+        // An upstream that refuses does not listen.
         Fault::Hang | Fault::Refuse => Behaviour::Hang,
     }
 }

@@ -1,4 +1,5 @@
-//! What is looked at all the time: a scrape a second, the process' memory, and whether this machine lets us run at all.
+//! What is watched all the time: a scrape a second, the process' memory, and whether the machine runs this process at
+//! all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::envoy::Envoy;
 /// Between two scrapes.
 const SCRAPE: Duration = Duration::from_secs(1);
 
-/// A pause whose lateness tells that the machine was elsewhere.
+/// A pause whose lateness tells that the machine ran something else.
 const NAP: Duration = Duration::from_millis(50);
 
 /// Lateness from which on it matters: Envoy's own timers may have been as late.
@@ -44,7 +45,7 @@ pub async fn watch(envoy: &Envoy, journal: &Journal, mut stop: Stop) -> Result<(
     Ok(())
 }
 
-/// Enters the times in which this process was not let run, until it is to stop.
+/// Enters the times in which this process did not run, until it is to stop.
 pub async fn notice_stalls(journal: &Journal, mut stop: Stop) {
     loop {
         let (from, slept) = (journal.now(), Instant::now());
@@ -65,10 +66,10 @@ struct Pages {
 }
 
 impl Pages {
-    /// Compares a page with the last one: no counter may go back, or vanish. What it did.
+    /// Compares a page with the last one: no counter may go back or vanish. Returns those that did.
     ///
-    /// Past `limit` circuits one must have ended before another began, and a new module keeps nothing of what has ended: so many
-    /// upstreams may vanish, each with all that it has.
+    /// Beyond `limit` circuits one must have ended before another began, and a new module keeps nothing of an ended
+    /// circuit. So that many upstreams may vanish, each with all its series.
     fn turn(&mut self, page: &str, limit: u64) -> Vec<String> {
         let present: BTreeMap<String, f64> = page.lines().filter_map(counter).collect();
         let (were, are) = (upstreams(&self.last), upstreams(&present));

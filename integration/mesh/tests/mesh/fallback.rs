@@ -1,4 +1,4 @@
-//! While a circuit is open its requests go elsewhere, by a route on the marker.
+//! While a circuit is open its requests go elsewhere, by a route that matches the marker.
 
 use circuit_breaker_integration::scenario::State;
 use circuit_breaker_integration::upstream::Behaviour;
@@ -29,7 +29,7 @@ pub async fn an_open_circuit_sends_requests_to_another_service_and_back(world: &
         "halfOpen": {"successThreshold": 1, "ramp": {"duration": "0s"}},
     })));
     sick.upstream.behave(Behaviour::Status(500));
-    // The edited policy is in use once an open circuit is not answered for.
+    // The edited policy is in use once an open circuit gives no reply of its own.
     let served = || async { world.get(host, "/").await.status };
     until("the fallback to serve", served, |status| *status == 200).await;
     let seen = (sick.upstream.seen(), spare.upstream.seen());

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::world::{QUICK, SHOP, World, ask, gateway_spec, policy};
 
-/// A gateway of its own with the manifests' plugin, an image and a strategy.
+/// A gateway of its own, with the manifests' plugin, an image and a fail strategy.
 async fn gateway(world: &World, name: &str, image: &str, strategy: &str) -> Arc<Pod> {
     world.lab.namespace(name).expect("the API server takes it");
     let plugin = policy()
@@ -46,7 +46,7 @@ pub async fn without_istiod_the_breaker_goes_on(world: &World) {
     until("the gateway to serve again", || async { world.get(host, "/").await.status }, |status| *status == 200).await;
     world.gateway.until_state(&upstream, State::Closed).await;
     world.lab.plane().start_istiod().await.expect("istiod starts again");
-    // The agent comes back to it: what is changed now arrives.
+    // The agent connects to istiod again: a change that is made now arrives.
     world.route("again.example.com", json!([{"route": [{"destination": {"host": backend.service.host()}}]}])).await;
 }
 
@@ -64,7 +64,7 @@ pub async fn an_image_that_is_not_there_takes_the_breaker_away_and_traffic_passe
     };
     until("the breaker to be gone", served, |rejected| !rejected).await;
     assert!(world.gateway.log().contains("applying allow RBAC filter"), "the agent says why");
-    // Back: the agent has the image, and the circuits begin closed.
+    // Back again: the agent has the image, and the circuits begin CLOSED.
     world.apply(&policy());
     until("the breaker to be back", served, |rejected| *rejected).await;
     let transitions = world.gateway.transitions();
@@ -170,7 +170,7 @@ pub async fn an_agent_that_restarts_begins_closed_and_protects_again(world: &Wor
         gateway.stop_agent();
         gateway.start_agent().await.expect("the agent starts again");
         until_served(&gateway, "restarted.example.com", 500).await;
-        // That one counted.
+        // This call was counted.
         backend.upstream.behave(Behaviour::Status(200));
         until_served(&gateway, host, 200).await;
         backend.upstream.behave(Behaviour::Status(500));

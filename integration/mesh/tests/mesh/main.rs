@@ -1,6 +1,7 @@
 //! The breaker on a real mesh: one lab, started before the first test and taken down after the last.
 //!
-//! Rust's own harness has no place for either, so this one runs the tests, one after the other.
+//! Rust's own test harness has no place for a start or an end of this kind. So this program runs the tests, one after
+//! the other.
 
 mod fallback;
 mod faults;
@@ -89,11 +90,11 @@ fn main() -> ExitCode {
         overlays::observe_rejects_nothing_and_tells_what_it_would_have_rejected, Gateway, All;
         overlays::the_mesh_wide_overlay_is_everywhere_but_where_a_namespace_opts_out, Gateway, All;
         overlays::a_traffic_extension_does_what_the_wasm_plugin_does, Gateway, Newest;
-        // Last: from here on the policies of the sample apply to the pods of all others.
+        // The last test: from here on the policies of the sample apply to the pods of all tests.
         sample::the_sample_mesh_serves_its_users_while_one_version_is_sick, Sidecar, All;
     );
     let mut arguments = Arguments::from_args();
-    // They share one lab, and some take a part of it away for a while.
+    // The tests share one lab, and some take a part of it away for a while.
     arguments.test_threads = Some(1);
     if arguments.list {
         let trials = tests.map(|test| Trial::test(test.name, || Ok(())));
@@ -123,7 +124,7 @@ fn main() -> ExitCode {
         Trial::test(test.name, move || run(&runtime, &world, &test)).with_ignored_flag(ignored)
     });
     let conclusion = libtest_mimic::run(&arguments, trials.into());
-    // Upstreams and pods end inside the runtime they live in.
+    // Upstreams and pods end inside the runtime that they live in.
     let _inside = runtime.enter();
     drop(world);
     conclusion.exit_code()

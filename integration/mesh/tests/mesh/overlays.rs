@@ -61,7 +61,7 @@ pub async fn the_mesh_wide_overlay_is_everywhere_but_where_a_namespace_opts_out(
     backend.upstream.behave(Behaviour::Status(500));
     assert_eq!(rejected(&with, host, 8).await, 3, "five fail");
     assert_eq!(rejected(&without, host, 8).await, 0);
-    // Beside it the shared gateway would count every request twice.
+    // With this one beside it, the shared gateway would count every request twice.
     kubectl.delete(&["wasmplugin", "circuit-breaker", "-n", "istio-system"]).expect("the API server takes it");
 }
 
@@ -70,11 +70,11 @@ pub async fn a_traffic_extension_does_what_the_wasm_plugin_does(world: &World) {
     let (host, upstream) = ("extended.example.com", backend.service.upstream());
     world.route(host, json!([{"route": [{"destination": {"host": backend.service.host()}}]}])).await;
     let kubectl = world.lab.kubectl();
-    // One plugin a proxy, as istio/README.md says it.
+    // One plugin a proxy, as istio/README.md says.
     kubectl.delete(&["wasmplugin", "circuit-breaker", "-n", INGRESS]).expect("the API server takes it");
     kubectl.delete(&["wasmplugin", "circuit-breaker", "-n", SHOP]).expect("the API server takes it");
     world.apply(&Plugin::overlay("traffic-extension", IMAGE));
-    // A new gateway: in the shared one the listeners with the plugin drain for a while.
+    // A new gateway: in the shared one the listeners with the plugin still drain for a while.
     let gateway = world.lab.pod(gateway_spec(INGRESS, "extension", "ingressgateway")).await.expect("a gateway");
     until_served(&gateway, host).await;
     let filters = gateway.admin("/config_dump").await.expect("the admin interface answers");

@@ -1,5 +1,5 @@
-//! `istio/mesh`, the sample with all of a mesh's other layers, as it is applied: authorization, mutual TLS, outlier detection,
-//! retries, a canary; and the breaker with its fallback at the gateway and in the client's sidecar.
+//! `istio/mesh`, the sample with all other layers of a mesh, as a user applies it: authorization, mutual TLS, outlier
+//! detection, retries and a canary. The breaker with its fallback is at the gateway and in the client's sidecar.
 
 use circuit_breaker_integration::scenario::State;
 use circuit_breaker_integration::upstream::Behaviour;
@@ -11,7 +11,7 @@ use circuit_breaker_mesh::service::{APPLICATION, Service};
 
 use crate::world::{IMAGE, INGRESS, SHOP, World, ask_at};
 
-/// Where the gateway's pod listens: the target of port 80 of its Service.
+/// The port of the gateway's pod: the target of port 80 of its Service.
 const ENTRANCE: u16 = 8080;
 
 const HOST: &str = "shop.example.com";

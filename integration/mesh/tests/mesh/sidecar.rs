@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use crate::world::{IMAGE, SHOP, World};
 
-/// A client with the plugin, one without, and what both call; all with sidecars, under `STRICT`.
+/// A client with the plugin, one without, and the service that both call. All have sidecars, under `STRICT`.
 struct Shop {
     client: Arc<Pod>,
     other: Arc<Pod>,
@@ -102,7 +102,7 @@ pub async fn calls_stay_under_mutual_tls(world: &World) {
     let peer = shop.application.header("x-forwarded-client-cert");
     assert!(peer.contains("URI=spiffe://cluster.local/ns/shop/sa/default"), "the backend saw a certificate: {peer}");
     let outside = world.lab.pod(Spec::new(SHOP, "outside", Proxy::None)).await.expect("a pod");
-    // Nobody translates a Service's address outside of the mesh: straight to the pod.
+    // Outside of the mesh nobody translates a Service's address, so the request goes straight to the pod.
     let to = SocketAddr::from((shop.server.address(), APPLICATION));
     let plain = outside.get(to, &shop.backend.host(), "/").await;
     assert!(plain.is_err(), "nobody gets in without a certificate: {plain:?}");

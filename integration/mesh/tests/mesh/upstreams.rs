@@ -1,4 +1,4 @@
-//! One circuit for each upstream as the mesh knows it, under the name the mesh gives it.
+//! One circuit for each upstream that the mesh knows, under the name that the mesh gives it.
 
 use circuit_breaker_integration::scenario::State;
 use circuit_breaker_integration::upstream::Behaviour;
@@ -62,7 +62,7 @@ pub async fn ports_of_one_service_have_a_circuit_each(world: &World) {
 }
 
 pub async fn an_external_host_has_a_circuit_under_its_own_name(world: &World) {
-    // Outside of the mesh: no Service, no Pod that istiod would look up by this name.
+    // Outside of the mesh: there is no Service and no Pod that istiod would find by this name.
     let pod = world.lab.pod(Spec::new(SHOP, "abroad", Proxy::None)).await.expect("a pod");
     let upstream = pod.upstream(APPLICATION).expect("the pod's port is free");
     let entry = json!({

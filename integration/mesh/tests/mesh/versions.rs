@@ -1,4 +1,4 @@
-//! Two versions of the module in one proxy of the mesh, each on a port of its own, before the same upstreams.
+//! Two versions of the module in one proxy of the mesh. Each has a port of its own, and both have the same upstreams.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,12 +16,12 @@ use crate::world::{Backend, INGRESS, QUICK, World, ask_at, gateway_spec, policy}
 const NAME: &str = "versions";
 const HOST: &str = "versions.example.com";
 
-/// Where the present version is at work, and where the later one is.
+/// The port of the present version, and the port of the later one.
 const PORTS: [u16; 2] = [80, 8081];
 
 const OUTAGES: usize = 3;
 
-/// The second port, and a plugin with the same policy and another image that is on it alone.
+/// The second port, and a plugin that is on it alone, with the same policy and another image.
 fn add_later(world: &World) {
     let kubectl = world.lab.kubectl();
     let earlier = kubectl.run(&["get", "wasmplugin", "circuit-breaker", "-n", NAME, "-o", "json"]);
@@ -116,7 +116,7 @@ async fn gateway(world: &World, backend: &Backend) -> Arc<Pod> {
     gateway
 }
 
-/// Whichever version has made them, one follows the other.
+/// One transition follows the other, whichever version has made them.
 fn check_chain(transitions: &mut [Value]) {
     transitions.sort_by_key(|line| line["generation"].as_u64());
     let mut from = "CLOSED";

@@ -1,4 +1,5 @@
-//! What most tests share: a lab, the image in its registry, and a gateway with the breaker as `istio/overlays/gateway` has it.
+//! What most tests share: a lab, the image in its registry, and a gateway with the breaker, as in
+//! `istio/overlays/gateway`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,13 +19,13 @@ use serde_json::{Value, json};
 /// The tag of the image that `make image` made.
 pub const IMAGE: &str = "v1";
 
-/// Where the gateway and its plugin are.
+/// The namespace of the gateway and its plugin.
 pub const INGRESS: &str = "istio-ingress";
 
-/// Where circuits have the policy that the manifests give them.
+/// The namespace whose circuits have the policy of the manifests.
 pub const SHOP: &str = "shop";
 
-/// Where circuits open for two seconds, probe once and have no ramp, so that a test sees them recover.
+/// The namespace whose circuits open for two seconds, probe once and have no ramp, so that a test sees them recover.
 pub const QUICK: &str = "quick";
 
 pub struct World {
@@ -58,12 +59,12 @@ impl World {
         Ok(World { lab, gateway })
     }
 
-    /// Puts back what a test that failed has taken away, so that it does not fail the others.
+    /// Puts back what a failed test has taken away, so that it fails no other test.
     pub async fn mend(&self) -> Result<()> {
         self.lab.plane().start_istiod().await?;
         self.lab.registry().resume().await?;
         for plugin in [["wasmplugin", "istio-system"], ["trafficextension", INGRESS], ["trafficextension", SHOP]] {
-            // 1.29 has no TrafficExtension that could be there.
+            // 1.29 knows no TrafficExtension.
             let _ = self.lab.kubectl().delete(&[plugin[0], "circuit-breaker", "-n", plugin[1]]);
         }
         apply_policy(&self.lab, &policy())
@@ -82,7 +83,7 @@ impl World {
         Backend { service, pod, upstream }
     }
 
-    /// Routes `host` at the gateways as this VirtualService says, and waits until it is so.
+    /// Routes `host` at the gateways as this VirtualService says, and waits until that is in force.
     pub async fn route(&self, host: &str, http: Value) {
         self.virtual_service(host, http);
         until(&format!("{host} to be served"), || self.try_get(host, "/"), |reply| *reply == Some(200)).await;
@@ -137,12 +138,12 @@ pub fn gateway_spec(namespace: &str, name: &str, istio: &str) -> Spec {
     Spec::new(namespace, name, Proxy::Gateway).label("istio", istio).label("gateway", "lab")
 }
 
-/// `istio/overlays/gateway`, with upstreams of tests that cannot wait half a minute.
+/// `istio/overlays/gateway`, with entries for upstreams whose tests cannot wait half a minute.
 pub fn policy() -> Plugin {
     Plugin::overlay("gateway", IMAGE).patch("add", "/spec/pluginConfig/upstreams", json!([quick()]))
 }
 
-/// The same with one more upstream that differs.
+/// The same, with an entry for one more upstream.
 pub fn policy_with(upstream: Value) -> Plugin {
     Plugin::overlay("gateway", IMAGE).patch("add", "/spec/pluginConfig/upstreams", json!([quick(), upstream]))
 }

@@ -55,8 +55,7 @@ fn seen(evidence: &Evidence) -> String {
     format!("{all} lines in {rounds} rounds, {rejections} of them rejections, {twice} that may count twice")
 }
 
-/// Whom the breaker rejected by the access log, it rejected by the client's account too, unless that one had left; and the
-/// other way round.
+/// The access log and the client agree on each rejection. Where the client had left, nothing is asked of its account.
 fn clients_and_lines(evidence: &Evidence, round: &Round) -> Vec<String> {
     let lines: BTreeMap<u64, &Line> = round.lines.iter().filter_map(|line| Some((line.id?, line))).collect();
     let within = |call: &&Call| round.span.from <= call.span.from && call.span.from <= round.span.to;
@@ -81,7 +80,7 @@ fn clients_and_lines(evidence: &Evidence, round: &Round) -> Vec<String> {
     broken
 }
 
-/// What the access log of an upstream comes to: requests, rejections, and those that may be counted twice.
+/// The sums of an upstream's access log: requests, rejections, and requests that may be counted twice.
 fn figures(lines: &[&Line]) -> (u64, u64, u64) {
     let count = |is_meant: fn(&Line) -> bool| lines.iter().filter(|line| is_meant(line)).count() as u64;
     (lines.len() as u64, count(Line::is_rejection), count(Line::may_count_twice))
@@ -104,7 +103,7 @@ fn requests(upstream: &str, lines: &[&Line], more: &Counters) -> Vec<String> {
     broken
 }
 
-/// Where VMs trapped, calls are lost; but none is invented.
+/// Where VMs trapped, calls are lost, but none is invented.
 fn at_most(upstream: &str, lines: &[&Line], more: &Counters) -> Vec<String> {
     let (all, _, twice) = figures(lines);
     let counted = more.sum(CALLS, upstream) + more.sum(REJECTED, upstream);
@@ -120,7 +119,7 @@ fn kinds(upstream: &str, more: &Counters) -> Vec<String> {
     (kinds != failures).then(said).into_iter().collect()
 }
 
-/// The upstream saw none of those that were rejected.
+/// The upstream saw none of the rejected requests.
 fn arrivals(upstream: &str, lines: &[&Line], round: &Round) -> Vec<String> {
     let (all, rejections, _) = figures(lines);
     let seen = round.seen.get(upstream).copied().unwrap_or(0);
@@ -150,8 +149,8 @@ fn is_named(upstream: &str) -> bool {
     upstream.starts_with("churn-")
 }
 
-/// Clusters that come and go, taken together: past `limits.maxCircuits` nobody settles their calls, and a name that Envoy does
-/// not know has no upstream.
+/// Clusters that come and go are taken together. Past `limits.maxCircuits` nobody settles their calls, and a name
+/// that Envoy does not know has no upstream.
 fn named(round: &Round, more: &Counters) -> Vec<String> {
     let eight = |line: &&Line| UPSTREAMS.iter().any(|(name, _)| line.upstream == *name);
     let own: Vec<&Line> =

@@ -8,7 +8,7 @@ use crate::soak::evidence::Evidence;
 use crate::soak::log::Transition;
 use crate::soak::upstreams::UPSTREAMS;
 
-/// Holds each line against the one before it, and the gauge against the last.
+/// Checks each line against the one before it, and the gauge against the last one.
 #[must_use]
 pub fn check(evidence: &Evidence) -> Finding {
     let mut chains: BTreeMap<&str, Vec<&Transition>> = BTreeMap::new();
@@ -43,8 +43,8 @@ pub fn check(evidence: &Evidence) -> Finding {
     }
 }
 
-/// By generation; where the circuit may have ended in between, by that of each of the upstream's circuits. Two workers that
-/// make two transitions at once may log them in the other order.
+/// Sorts by generation. Where the circuit may have ended in between, it sorts within each of the upstream's circuits.
+/// Two workers that make two transitions at once may log them in either order.
 fn sort(chain: &mut [&Transition], may_end: bool) {
     let mut circuit = 0;
     chain.sort_by_cached_key(|transition| {

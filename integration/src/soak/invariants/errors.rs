@@ -1,4 +1,4 @@
-//! The module makes no errors of its own, and Envoy has nothing critical to say.
+//! The module makes no errors of its own, and Envoy logs nothing critical.
 
 use super::Finding;
 use crate::soak::evidence::Evidence;
@@ -6,13 +6,14 @@ use crate::soak::journal::{Span, What};
 
 const ERRORS: &str = "circuit_breaker_internal_errors_total";
 
-/// Envoy writes of a trap when a worker meets it, and of another worker's a moment later.
+/// Seconds after which Envoy may still log a trap: it does so when a worker meets one, and for another worker a
+/// moment later.
 const AFTERMATH: f64 = 1.0;
 
-/// What Envoy has to say, as critical, of a configuration that the module refuses.
+/// Envoy's critical line about a configuration that the module refuses.
 const REFUSED: &str = "failed to load";
 
-/// Holds the metric of own errors and Envoy's critical lines against what was provoked.
+/// Checks the metric of own errors and Envoy's critical lines against what the soak provoked.
 #[must_use]
 pub fn check(evidence: &Evidence) -> Finding {
     let mut broken = own_errors(evidence);
@@ -61,7 +62,7 @@ fn own_errors(evidence: &Evidence) -> Vec<String> {
     broken
 }
 
-/// Whether a critical line is of a trap, or of a bad configuration, that the soak itself made.
+/// Whether a critical line is about a trap or a bad configuration that the soak itself made.
 fn is_provoked(evidence: &Evidence, at: f64, line: &str) -> bool {
     let meets = |span: &Span| span.from <= at && at <= span.to + AFTERMATH;
     let bad = evidence.entries.updates.iter().filter(|update| update.what == What::Bad);

@@ -1,21 +1,22 @@
-//! Memory stays where it is once all has been met.
+//! Memory does not grow any more once everything has been met.
 
 use super::Finding;
 use crate::soak::evidence::Evidence;
 use crate::soak::journal::Sample;
 
-/// Looks that a quarter of the time must have had: fewer tell nothing.
+/// The least number of looks in a quarter of the time: fewer tell nothing.
 const ENOUGH: usize = 8;
 
-/// Resident memory that Envoy may have more at the end, in MB. Its allocator keeps the pages of every peak, and each worker
-/// has a cache of its own: a scrape of all stats that meets a crowd of waiting requests is such a peak. Runs of two to ten
-/// minutes ended between 1 MB less and 1.4 MB more.
+/// Growth of Envoy's resident memory that is allowed at the end, in MB. Its allocator keeps the pages of every peak,
+/// and each worker has a cache of its own. A scrape of all stats while many requests wait is such a peak. Runs of two
+/// to ten minutes ended between 1 MB less and 1.4 MB more.
 const RESIDENT: f64 = 6.0;
 
-/// The same for the largest VM, in MB: four of its pages of 64 KB. What a crowd of waiting requests needs, it keeps.
+/// The same for the largest VM, in MB: four of its pages of 64 KB. A VM keeps the memory that a crowd of waiting
+/// requests needs.
 const VM: f64 = 0.25;
 
-/// Compares the middle of the first quarter after the warm-up with that of the last.
+/// Compares the median of the first quarter after the warm-up with that of the last quarter.
 #[must_use]
 pub fn check(evidence: &Evidence) -> Finding {
     let invariant = "Envoy's resident memory and its VMs' stay where they are after the warm-up";
@@ -38,7 +39,7 @@ pub fn check(evidence: &Evidence) -> Finding {
     let resident = compare("resident memory", |sample| sample.resident, RESIDENT);
     let vm = compare("the largest VM's memory", |sample| sample.vm, VM);
     let vms = samples.last().map_or(0, |sample| sample.vms);
-    // One for each worker, for the main thread, and the one that the others are copied from.
+    // One for each worker, one for the main thread, and the one that the others are copied from.
     if vms > evidence.workers as usize + 2 {
         broken.push(format!("{vms} VMs are there at the end, for {} workers", evidence.workers));
     }

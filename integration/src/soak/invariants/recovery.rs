@@ -1,4 +1,4 @@
-//! No circuit stays away from CLOSED for longer than it must, once its upstream is well.
+//! No circuit stays away from CLOSED longer than it must, once its upstream is well.
 
 use super::Finding;
 use crate::scenario::State;
@@ -8,10 +8,11 @@ use crate::soak::journal::{At, Span, What};
 use crate::soak::updates::bound;
 use crate::soak::upstreams::UPSTREAMS;
 
-/// A probe that was lost with its VM holds its place until its lease ends: `probeTimeout`, and 2 s for its owner's tick.
+/// A probe that was lost with its VM holds its slot until its lease ends: `probeTimeout`, and 2 s for its owner's
+/// tick.
 const LOST_LEASE: f64 = 3.0;
 
-/// Holds each time in which an upstream was well and had traffic against its circuit's life.
+/// Checks each time in which an upstream was well and had traffic against its circuit's life.
 #[must_use]
 pub fn check(evidence: &Evidence) -> Finding {
     let (mut longest, mut whole, mut broken) = (0.0_f64, 0, Vec::new());
@@ -39,14 +40,15 @@ pub fn check(evidence: &Evidence) -> Finding {
     }
 }
 
-/// The last moment of the span at which the circuit was not CLOSED; the span's beginning where it was all the time.
+/// The last moment of the span at which the circuit was not CLOSED. If it was CLOSED all the time, the span's
+/// beginning.
 fn back(evidence: &Evidence, upstream: &str, well: &Span) -> At {
     let life = evidence.life(upstream);
     let away = life.iter().filter(|stretch| stretch.state != State::Closed && stretch.span.meets(well));
     away.map(|stretch| stretch.span.to.min(well.to)).fold(well.from, f64::max)
 }
 
-/// Time of a span in which the machine did not let us run: nor Envoy, perhaps.
+/// Time of a span in which the machine did not run this process, and perhaps not Envoy either.
 fn stalled(evidence: &Evidence, span: &Span) -> f64 {
     let within = |stall: &Span| (stall.to.min(span.to) - stall.from.max(span.from)).max(0.0);
     evidence.entries.stalls.iter().map(within).fold(0.0, std::ops::Add::add)

@@ -1,4 +1,4 @@
-//! Whoever was rejected was so while the log says that the circuit was not CLOSED.
+//! A request was rejected only while the log says that the circuit was not CLOSED.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,17 @@ use crate::scenario::State;
 use crate::soak::evidence::{Evidence, Rejection};
 use crate::soak::log::Stretch;
 
-/// How much later than its effect a transition's line may bear its time, in seconds. All workers see a circuit's new state
-/// from the moment at which one of them has written its record, and that worker logs the line after it: some
-/// microseconds, unless the system lets another thread run between the two. It gives each thread that waits some
-/// milliseconds, and several may wait. The other way round there is nothing to allow for: a state's last effect lies before
-/// the line of the next one.
+/// How much later than a transition's effect its line may be, in seconds. Once a worker has written the record, all
+/// workers see the circuit's new state. That worker logs the line only after that: some microseconds later, unless
+/// the system lets another thread run between the two. The system gives each waiting thread some milliseconds, and
+/// several may wait. In the other direction nothing need be allowed for: the last effect of a state comes before the
+/// line of the next one.
 pub const GRAIN: f64 = 0.25;
 
-/// What the two clocks round off: Envoy writes microseconds.
+/// The rounding of the two clocks: Envoy writes microseconds.
 const ROUNDING: f64 = 0.001;
 
-/// Holds every rejection that a client saw against the log.
+/// Checks every rejection that a client saw against the log.
 #[must_use]
 pub fn check(evidence: &Evidence) -> Finding {
     let mut lives: BTreeMap<&str, Vec<Stretch>> = BTreeMap::new();
@@ -42,7 +42,7 @@ pub fn check(evidence: &Evidence) -> Finding {
     }
 }
 
-/// By how much it was over before the line that explains it; `None` where no line does.
+/// How long before the line that explains it the rejection was over; `None` where no line does.
 fn lateness(life: &[Stretch], rejection: &Rejection<'_>) -> Option<f64> {
     let explains =
         |stretch: &&Stretch| means(stretch, rejection.word) && stretch.span.to + ROUNDING >= rejection.span.from;
