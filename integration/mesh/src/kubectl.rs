@@ -85,7 +85,7 @@ impl Kubectl {
         self.run(&["apply", "--server-side", "--force-conflicts", "-k", &directory.display().to_string()])
     }
 
-    /// Deletes an object, such as `["wasmplugin", "circuit-breaker", "-n", "shop"]`.
+    /// Deletes an object, for example `["wasmplugin", "circuit-breaker", "-n", "shop"]`.
     ///
     /// # Errors
     /// The API server refuses.

@@ -31,7 +31,7 @@ pub(super) enum Place {
         /// Nanoseconds since 1970.
         since: u64,
     },
-    /// It leads to this upstream; empty for a route without one, such as a direct response.
+    /// It leads to this upstream; empty for a route without one, for example a direct response.
     At {
         /// The circuit's generation when that was found out.
         generation: u64,
