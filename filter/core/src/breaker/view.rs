@@ -9,9 +9,10 @@ use std::rc::Rc;
 
 use crate::breaker::landing::Place;
 use crate::breaker::used::Used;
+use crate::circuit::conditions::{Reason, condition, ramp_conditions};
 use crate::circuit::ramp::Spread;
 use crate::circuit::record::{Phase, Record};
-use crate::circuit::transitions::{Moment, Reason, condition, ramp_conditions};
+use crate::circuit::transitions::Moment;
 use crate::circuit::window::{Tally, Window};
 use crate::host::{Fault, Host};
 use crate::keys;

@@ -1,8 +1,8 @@
 //! What the outside learns of one circuit: gauges, counters and one log line a transition, from the worker that made
 //! it.
 
+use crate::circuit::conditions::Reason;
 use crate::circuit::record::{Phase, Record};
-use crate::circuit::transitions::Reason;
 use crate::circuit::window::Tally;
 use crate::clock::{MILLISECOND, SECOND};
 use crate::host::{Fault, Host, Level};
