@@ -1,7 +1,8 @@
 //! How the module is linked.
 
-/// The linker reserves a stack of 1 MiB in every VM, and a proxy has one VM for each worker. The deepest that the module goes is
-/// into a configuration, whose nesting the JSON parser bounds at 128: a tenth of this (a test parses such a one).
+/// The linker reserves a stack of 1 MiB in every VM, and a proxy has one VM for each worker. The module's deepest call
+/// parses a configuration, whose nesting the JSON parser bounds at 128. That takes a tenth of this stack, and a test
+/// parses such a configuration.
 const STACK: u32 = 256 * 1024;
 
 fn main() {

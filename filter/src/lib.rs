@@ -1,4 +1,4 @@
-//! The module that runs in Envoy: thin glue between proxy-wasm and `circuit-breaker-core`.
+//! The module that runs in Envoy: a thin layer between proxy-wasm and `circuit-breaker-core`.
 //!
 //! `dispatch` is what Envoy calls. `root` has the configuration and the breaker of this VM, `stream` has one request,
 //! `glance` tells how it ended, `heads` whether its answer was changed on the way, and `reply` what a rejected

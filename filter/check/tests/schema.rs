@@ -1,4 +1,5 @@
-//! The schema and the parser agree on good and bad values of every field, and the checked-in schema is what the tables give.
+//! The schema and the parser agree on good and bad values of every field. The checked-in schema is the one that the
+//! tables give.
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
@@ -146,7 +147,8 @@ fn schema_and_parser_agree_on_every_field() {
     }
     let (mut good, mut bad) = (0, 0);
     for (document, valid) in &all {
-        // Long open times against short caps, a percentile without a threshold: cross-checks, which a schema cannot make.
+        // A cross-check, which a schema cannot make: long open times against short caps, a percentile without a
+        // threshold.
         let parsed = Config::parse(document.to_string().as_bytes());
         let crossed = parsed
             .as_ref()

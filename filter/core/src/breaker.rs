@@ -151,7 +151,7 @@ impl<H: Host> Breaker<H> {
         self.period
     }
 
-    /// Whether a tick's time has come, for whoever ticks more often than that.
+    /// Whether a tick's time has come. A caller that ticks more often than the period asks this.
     #[must_use]
     pub fn is_tick_due(&self, now: u64) -> bool {
         now.wrapping_sub(self.vm.ticked.get()) >= self.period

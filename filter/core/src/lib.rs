@@ -1,6 +1,6 @@
 //! The circuit breaker itself: pure, without a host, a clock or randomness of its own.
 //!
-//! Time is an argument in nanoseconds, randomness an argument too; the host is a trait. The crate compiles and is tested
+//! Time and randomness are arguments (time in nanoseconds), and the host is a trait. The crate compiles and is tested
 //! natively and on wasm32.
 //!
 //! **The rooms**, each of which knows only those before it:

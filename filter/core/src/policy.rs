@@ -63,7 +63,8 @@ pub struct Trip {
     pub failure_rate: u32,
     /// Share of slow calls in the window, in millionths; 0 is off.
     pub slow_rate: u32,
-    /// A call that waits so long for the first byte of its answer is slow, and one more failure in the streak; 0 is off.
+    /// A call that waits so long for the first byte of its answer is slow, and one more failure in the streak. 0 is
+    /// off.
     pub slow_duration: u64,
     /// Share of calls that may take longer than `latency_threshold`, in millionths: the whole less the percentile.
     pub over_share: u32,

@@ -1,4 +1,5 @@
-//! The breaker's own manifests, as a user applies them: a kustomization of the user's own on top of one of `istio/overlays`.
+//! The breaker's own manifests, as a user applies them: the user's own kustomization on top of one of
+//! `istio/overlays`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -308,7 +308,8 @@ impl Pod {
         self.stats().await.expect("the admin interface answers").get(&name).copied().unwrap_or(0)
     }
 
-    /// Waits until a metric has a value: a call is counted when its access log is written, after the client has its answer.
+    /// Waits until a metric has a value. A call is counted when its access log is written, after the client has its
+    /// answer.
     pub async fn until_metric(&self, metric: &str, upstream: &str, component: &str, value: u64) {
         let look = || self.metric(metric, upstream, component);
         let what = format!("{metric} {component} of {upstream} to be {value} in {}", self.spec.name);

@@ -1,7 +1,8 @@
 //! The record of one circuit as one worker reads and changes it.
 //!
-//! A view is refreshed before every decision, which costs one gauge while nothing has changed; a change is decided on what
-//! was read in the same round and written by compare-and-swap, so a decision made on an old view never lands.
+//! A view is refreshed before every decision, which costs one gauge while nothing has changed. A change is decided on
+//! what was read in the same round, and written by compare-and-swap, so a decision made on an old view never takes
+//! effect.
 
 use super::view::{Sight, View};
 use crate::circuit::ramp::Spread;
@@ -139,7 +140,7 @@ impl View {
 
     /// Tells all workers that the record was written, and everybody else what changed.
     ///
-    /// A fault is counted and the rest is still done: the change stands, and workers that were not told find it in their
+    /// A fault is counted and the rest is still done: the change stands. Workers that were not told find it in their
     /// round through all records ([`View::look_again`]).
     fn tell_written<H: Host>(&self, vm: &Vm<H>, change: &Change, at: Moment, streak: u64) {
         let told = self.counts.epoch.add_one(&vm.host).and(vm.advance());

@@ -13,7 +13,8 @@ use crate::names::{Index, same};
 
 #[derive(Clone)]
 pub(super) struct Remembered<T = Known> {
-    /// Those that ended longest ago first. `None`: it has a circuit again.
+    /// The metrics that were kept, first those of the circuit that ended longest ago. `None`: the upstream has a
+    /// circuit again.
     upstreams: VecDeque<Option<(Rc<str>, T)>>,
     /// The number of each: its place, plus how many were forgotten before it.
     numbers: Index,
@@ -53,7 +54,7 @@ impl<T> Remembered<T> {
         self.upstreams.get(super::index(number.wrapping_sub(self.forgotten)))?.as_ref()
     }
 
-    /// Gives up the places of those that have circuits again.
+    /// Gives up the places of upstreams that have circuits again.
     fn pack(&mut self) {
         if self.numbers.len() == self.upstreams.len() {
             return;

@@ -7,7 +7,7 @@
 //! There are two steps, and a host other than Envoy replaces only the first. [`crate::envoy`] says who ended the
 //! exchange and how (an [`Ending`]). Here the policy says what of that counts.
 //!
-//! - *Where it went last*: whoever settles names the upstream as it is at the end (`breaker/settle.rs`).
+//! - *Where it went last*: the caller that settles a call names the upstream at its end (`breaker/settle.rs`).
 //! - *What it answered*: only [`Ending::Answered`] is judged by its status or its gRPC status.
 //! - *How long it took*: from the request's last byte to the answer's first. A call without an answer after
 //!   `slowCallDuration` is *hung*. It is slow, and one more failure in the streak, at once and not when it ends.

@@ -80,8 +80,8 @@ pub fn stat(metric: &Metric, upstream: &str, component: &str) -> String {
     stat_name(metric.name, upstream, component)
 }
 
-/// Stat name of one of the gauges that the workers of the process of this number share; without an upstream, of the whole
-/// proxy.
+/// Stat name of one of the gauges that the workers of one process share, by the number of the process. Without an
+/// upstream it is the gauge of the whole proxy.
 pub(crate) fn shared_name(process: u32, upstream: &str, component: &str) -> String {
     stat(&SHARED, upstream, &format!("{component}-{process:08x}"))
 }
