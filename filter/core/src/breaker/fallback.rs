@@ -1,4 +1,4 @@
-//! Requests that a circuit does not want and that may go elsewhere. Where that is, and why it must be found out:
+//! Requests that a circuit rejects and that may go elsewhere. Where that is, and why it must be found out:
 //! [`super::landing`].
 
 use super::Breaker;

@@ -327,7 +327,7 @@ static FALLBACK: &[Field] = &[field(
     "headers",
     Kind::Headers,
     "{}",
-    "set on a request that the circuit does not want, which is then routed again, once; none: it is rejected",
+    "set on a request that the circuit rejects, which is then routed again, once; none: it is rejected",
 )];
 
 static EXEMPT: &[Field] =
