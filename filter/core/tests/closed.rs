@@ -321,3 +321,23 @@ fn a_push_of_configuration_leaves_the_windows_full() {
     let more = proxy.host.metrics_defined() - defined;
     assert!(more < 100, "{more} more definitions after 1,000 updates");
 }
+
+#[test]
+fn a_worker_that_rarely_uses_a_circuit_trips_on_no_call_that_is_older_than_the_window() {
+    let config = r#"{"default": {"trip": {"consecutiveFailures": 0, "failureRatePercent": 50, "minimumCalls": 11,
+        "window": {"duration": "10s"}}}}"#;
+    for (slot, wait) in (0..9).flat_map(|slot| (0..10).map(move |wait| (slot, wait))) {
+        let mut proxy = Proxy::start(2, config);
+        let upstreams: Vec<_> = (0..=slot).map(|number| format!("outbound|80||{number}.svc")).collect();
+        upstreams.iter().for_each(|upstream| assert!(proxy.request(0, upstream, Outcome::Success)));
+        let upstream = &upstreams[slot];
+        (0..30).for_each(|_| proxy.pass(SECOND));
+        (0..wait).for_each(|_| proxy.pass(SECOND / 2));
+        (0..9).for_each(|_| assert!(proxy.request(0, upstream, BAD)));
+        (0..7).for_each(|_| proxy.pass(SECOND / 2));
+        assert!(proxy.request(1, upstream, Outcome::Success));
+        (0..15).for_each(|_| proxy.pass(SECOND / 2));
+        assert!(proxy.request(1, upstream, BAD));
+        assert!(proxy.reasons().is_empty(), "slot {slot} after {wait} more: nine failed eleven seconds ago");
+    }
+}

@@ -176,3 +176,37 @@ fn a_worker_that_has_missed_many_additions_learns_them_at_several_ticks_and_is_n
     assert!(!proxy.request(1, "outbound|80||1999.svc", BAD));
     no_errors(&proxy);
 }
+
+/// Trips on half of ten calls in ten seconds, and on nothing else.
+const RATE: &str = r#"{"default": {"trip": {"consecutiveFailures": 0, "failureRatePercent": 50, "minimumCalls": 10,
+    "window": {"duration": "10s"}}}, "limits": {"idleCircuit": "1h"}}"#;
+
+fn wait(proxy: &mut Proxy, seconds: u64) {
+    (0..seconds).for_each(|_| proxy.pass(SECOND));
+}
+
+#[test]
+fn a_circuit_that_nobody_has_used_lately_is_forced_open_by_the_next_tick() {
+    let mut proxy = Proxy::start(2, RATE);
+    assert!(proxy.request(0, A, Outcome::Success));
+    wait(&mut proxy, 30);
+    let _older = update(&mut proxy, r#"{"default": {"mode": "forceOpen"}, "limits": {"idleCircuit": "1h"}}"#);
+    wait(&mut proxy, 5);
+    assert_eq!(proxy.state(A), 2, "{:?}", proxy.reasons());
+}
+
+#[test]
+fn a_retired_configuration_trips_on_no_call_that_is_older_than_its_window() {
+    let mut proxy = Proxy::start(1, RATE);
+    assert!(proxy.request(0, A, Outcome::Success));
+    wait(&mut proxy, 30);
+    let mut older = update(&mut proxy, RATE);
+    (0..9).for_each(|_| assert!(proxy.request(0, A, BAD)));
+    for _ in 0..600 {
+        wait(&mut proxy, 1);
+        older[0].tick(proxy.now);
+    }
+    std::mem::swap(&mut proxy.vms, &mut older);
+    assert!(proxy.request(0, A, BAD), "a connection that the old listener still serves");
+    assert!(proxy.reasons().is_empty(), "nine of the ten failed ten minutes ago: {:?}", proxy.reasons());
+}

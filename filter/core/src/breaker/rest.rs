@@ -23,8 +23,13 @@ impl View {
     /// Whether the tick need not look at it, given that nobody has written its record. `idle`: nanoseconds without
     /// use after which it ends.
     pub(super) fn is_at_rest(&self, now: u64, idle: u64) -> bool {
-        let plain = matches!(self.policy.mode, Mode::Enforce | Mode::Observe) && self.told == self.epoch;
+        let plain = self.is_left_to_calls() && self.told == self.epoch;
         plain && self.has_nothing_to_forget() && !self.is_due(now) && !self.is_idle(now, idle)
+    }
+
+    /// Whether calls decide about it, and no person.
+    fn is_left_to_calls(&self) -> bool {
+        matches!(self.policy.mode, Mode::Enforce | Mode::Observe)
     }
 
     /// Whether it is CLOSED, and no trip is to be forgotten.
@@ -41,21 +46,28 @@ impl View {
             || now.saturating_sub(last).saturating_mul(2) >= length.bucket().saturating_mul(halves)
     }
 
-    /// A call of this worker has ended. If the circuit was unused, it is the worker's first call since its last tick,
-    /// `ticked`.
+    /// A call of this worker has ended, and is not counted yet. If the circuit was unused, it is the worker's first call
+    /// since its last tick.
     #[inline]
-    pub(super) fn is_used(&mut self, ticked: u64) {
-        if self.unused {
-            self.unused = false;
-            self.window.had_seen_all_by(ticked);
-        }
+    pub(super) fn is_used<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
+        if self.unused { self.wake(vm) } else { Ok(()) }
+    }
+
+    /// The window is whole from this call on. Calls that others have made since the last look stay as old as that look:
+    /// taken for newer ones they could trip the circuit when they have left the window.
+    #[cold]
+    fn wake<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
+        self.unused = false;
+        let (ticked, tally) = (vm.ticked.get(), self.counts.tally(&vm.host)?);
+        if self.window.has_seen(ticked, tally) { Ok(()) } else { self.roll(vm, ticked, tally) }
     }
 
     /// Whether a circuit that was unused still is. Where a look is due the counters tell, and then only the time is
     /// to be noted.
     pub(super) fn is_still_unused(&mut self, now: u64, tally: Tally) -> bool {
-        self.unused =
-            self.unused && self.has_nothing_to_forget() && (!self.is_due(now) || self.window.has_seen(now, tally));
+        // A newer configuration may force it open.
+        let rests = self.unused && self.is_left_to_calls() && self.has_nothing_to_forget();
+        self.unused = rests && (!self.is_due(now) || self.window.has_seen(now, tally));
         self.unused
     }
 

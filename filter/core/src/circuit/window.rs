@@ -119,14 +119,9 @@ impl Window {
     pub(crate) fn has_seen(&mut self, now: u64, tally: Tally) -> bool {
         let seen = tally == self.newest.tally && !clock::stepped_back(now, self.newest.at);
         if seen {
-            self.had_seen_all_by(now);
+            self.newest.at = self.newest.at.max(now);
         }
         seen
-    }
-
-    /// Nothing was counted between the last sample and `then`, so the sample counts as taken at `then`.
-    pub(crate) fn had_seen_all_by(&mut self, then: u64) {
-        self.newest.at = self.newest.at.max(then);
     }
 
     /// A window that begins at the earlier moment `then`. It begins now where `then` tells too little: the calls
