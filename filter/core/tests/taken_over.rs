@@ -210,3 +210,25 @@ fn a_retired_configuration_trips_on_no_call_that_is_older_than_its_window() {
     assert!(proxy.request(0, A, BAD), "a connection that the old listener still serves");
     assert!(proxy.reasons().is_empty(), "nine of the ten failed ten minutes ago: {:?}", proxy.reasons());
 }
+
+#[test]
+fn a_slot_whose_circuit_another_worker_has_ended_is_free_before_it_is_taken_over() {
+    const C: &str = "outbound|80||c.default.svc.cluster.local";
+    let limited = r#"{"limits": {"maxCircuits": 2, "idleCircuit": "100s"}}"#;
+    let mut proxy = Proxy::start(2, limited);
+    assert!(proxy.request(0, A, Outcome::Success));
+    wait(&mut proxy, 30);
+    assert!(proxy.request(0, B, Outcome::Success));
+    wait(&mut proxy, 69);
+    let _older = update(&mut proxy, limited);
+    // One worker ticks first.
+    (0..8).for_each(|_| {
+        proxy.now += SECOND / 2;
+        proxy.vms[0].tick(proxy.now);
+    });
+    assert_eq!(proxy.host.circuits(), [B]);
+    assert!(proxy.request(1, C, Outcome::Success));
+    assert_eq!(proxy.host.circuits(), [C, B], "B keeps its circuit, as there is room");
+    assert_eq!(proxy.host.value(&UNPROTECTED, "", ""), 0);
+    no_errors(&proxy);
+}

@@ -2,6 +2,7 @@
 
 use super::Breaker;
 use crate::breaker::idle::RECENTLY;
+use crate::circuit::layout::Slot;
 use crate::circuit::record::Phase;
 use crate::host::{Fault, Host};
 
@@ -40,10 +41,15 @@ impl<H: Host> Breaker<H> {
             }
             let Some((view, vm)) = self.parts(slot) else { break };
             let made = view.make_room(vm, now, leap)?;
-            if view.is_gone() {
+            let ended = view.is_gone();
+            if ended {
                 self.clear(slot);
             }
             if let Some(born) = made {
+                return Ok(Some((slot, born)));
+            }
+            // Another worker has ended it before it was taken over from an older configuration.
+            if ended && let Slot::Free { born } = self.read(slot)? {
                 return Ok(Some((slot, born)));
             }
         }
