@@ -232,3 +232,19 @@ fn a_slot_whose_circuit_another_worker_has_ended_is_free_before_it_is_taken_over
     assert_eq!(proxy.host.value(&UNPROTECTED, "", ""), 0);
     no_errors(&proxy);
 }
+
+#[test]
+fn what_is_not_closed_is_taken_over_first() {
+    let three_thousand =
+        r#"{"default": {"open": {"jitterPercent": 0, "baseDuration": "30s"}}, "limits": {"maxCircuits": 3000}}"#;
+    let mut proxy = Proxy::start(1, three_thousand);
+    for upstream in upstreams(2999) {
+        assert!(proxy.request(0, &upstream, Outcome::Success));
+    }
+    proxy.fail(A, 5);
+    wait(&mut proxy, 29);
+    assert_eq!(proxy.reasons(), ["consecutive"]);
+    let _older = update(&mut proxy, three_thousand);
+    wait(&mut proxy, 1);
+    assert_eq!(proxy.reasons(), ["consecutive", "open_over"]);
+}

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use super::index;
 use crate::breaker::view::View;
+use crate::circuit::record::Phase;
 use crate::names::{self, Index};
 
 #[derive(Default)]
@@ -20,6 +21,8 @@ pub(super) struct Circuits {
     views: Vec<Option<Rc<View>>>,
     /// What an older configuration knows of circuits that are still to be met under this one.
     inherited: Vec<Option<Inherited>>,
+    /// Those of them that are not CLOSED: time moves these, and only a tick does where no request comes.
+    moving: Vec<u32>,
     /// `None`: the slot is free, as far as this VM knows.
     names: Vec<Option<Rc<str>>>,
     numbers: Index,
@@ -47,13 +50,18 @@ impl Circuits {
         let own = |view: &Rc<View>| Inherited { view: Rc::clone(view), leap };
         let passed_on =
             |earlier: &Inherited| Inherited { view: Rc::clone(&earlier.view), leap: earlier.leap.saturating_add(leap) };
+        let is_moving = |(_, inherited): &(u32, &Option<Inherited>)| {
+            inherited.as_ref().is_some_and(|inherited| inherited.view.record.phase != Phase::Closed)
+        };
         let earlier = older.inherited.iter().map(Option::as_ref).chain(std::iter::repeat(None));
         let inherited = |(view, earlier): (&Option<Rc<View>>, Option<&Inherited>)| {
             view.as_ref().map(own).or_else(|| earlier.map(passed_on))
         };
+        let inherited: Vec<_> = older.views.iter().zip(earlier).map(inherited).collect();
         Circuits {
             views: older.views.iter().map(|_| None).collect(),
-            inherited: older.views.iter().zip(earlier).map(inherited).collect(),
+            moving: (0..).zip(&inherited).filter(is_moving).map(|(slot, _)| slot).collect(),
+            inherited,
             names: older.names.clone(),
             numbers: older.numbers.clone(),
             held: older.held,
@@ -175,6 +183,12 @@ impl Circuits {
 
     /// The first circuit that is still to be met.
     pub(super) fn unmet(&mut self) -> Option<u32> {
+        while let Some(slot) = self.moving.last().copied() {
+            if self.is_inherited(slot) && self.name(slot).is_some() {
+                return Some(slot);
+            }
+            self.moving.pop();
+        }
         let is_done = |at: usize| {
             self.views.get(at).is_some_and(Option::is_some) || self.names.get(at).is_some_and(Option::is_none)
         };
