@@ -248,3 +248,15 @@ fn what_is_not_closed_is_taken_over_first() {
     wait(&mut proxy, 1);
     assert_eq!(proxy.reasons(), ["consecutive", "open_over"]);
 }
+
+#[test]
+fn circuits_are_taken_over_though_the_list_of_slots_is_a_later_versions() {
+    let document = r#"{"default": {"open": {"jitterPercent": 0, "baseDuration": "30s"}}}"#;
+    let mut proxy = Proxy::start(1, document);
+    proxy.fail(A, 5);
+    wait(&mut proxy, 10);
+    proxy.host.overwrite("circuit_breaker:slots", b"\xffa later layout");
+    let _older = update(&mut proxy, document);
+    wait(&mut proxy, 21);
+    assert_eq!(proxy.reasons(), ["consecutive", "open_over"]);
+}
