@@ -338,8 +338,8 @@ impl View {
     /// Counts one more good call.
     #[inline(always)]
     fn count_success<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
-        self.is_used(vm)?;
-        self.counts.add_success(&vm.host)
+        let woken = self.is_used(vm);
+        self.counts.add_success(&vm.host).and(woken)
     }
 
     /// Counts a call.

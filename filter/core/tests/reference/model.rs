@@ -303,7 +303,7 @@ impl Model {
 
     fn settle(&mut self, flight: &Flight, came: Came, waited: u64, now: u64) {
         self.look(flight.worker, now);
-        self.workers[flight.worker].is_used();
+        self.wake(flight.worker);
         if flight.generation == self.generation && self.counts() && !flight.against {
             self.count(flight.worker, came, waited, now);
         } else {

@@ -79,13 +79,6 @@ impl Worker {
             *at = (*at).max(now);
         }
     }
-
-    /// A call of its own has ended.
-    pub fn is_used(&mut self) {
-        if std::mem::take(&mut self.unused) {
-            self.has_seen_all_by(self.ticked);
-        }
-    }
 }
 
 impl Model {
@@ -144,6 +137,20 @@ impl Model {
             }
         }
         true
+    }
+
+    /// A call of the worker's own has ended, the first one since its last tick: it looks as it would have then.
+    pub fn wake(&mut self, worker: usize) {
+        let own = &mut self.workers[worker];
+        if !std::mem::take(&mut own.unused) {
+            return;
+        }
+        let (ticked, (last, seen)) = (own.ticked, own.samples[own.samples.len() - 1]);
+        if seen == self.calls.len() && last <= ticked + SKEW {
+            own.has_seen_all_by(ticked);
+        } else {
+            self.roll(worker, false, true, ticked);
+        }
     }
 
     /// Whether nobody has called lately, as far as the worker knows.
