@@ -260,3 +260,42 @@ fn circuits_are_taken_over_though_the_list_of_slots_is_a_later_versions() {
     wait(&mut proxy, 21);
     assert_eq!(proxy.reasons(), ["consecutive", "open_over"]);
 }
+
+#[test]
+fn a_worker_that_is_behind_catches_up_though_upstreams_come_all_the_time() {
+    let mut proxy = Proxy::start(1, &config("a", 9000));
+    let late = Config::parse(config("a", 9000).as_bytes()).unwrap();
+    let names = upstreams(4000);
+    let (first, later) = names.split_at(3000);
+    first.iter().for_each(|upstream| assert!(proxy.request(0, upstream, Outcome::Success)));
+    let mut late = Breaker::start(proxy.host.clone(), late, proxy.now, 9);
+    for (turn, some) in later.chunks(40).take(12).enumerate() {
+        some.iter().for_each(|upstream| assert!(proxy.request(0, upstream, Outcome::Success)));
+        proxy.now += SECOND / 2;
+        late.tick(proxy.now);
+        let before = proxy.host.calls().bytes;
+        proxy.now += 1;
+        late.tick(proxy.now);
+        let read = proxy.host.calls().bytes - before;
+        assert!(turn < 8 || read < 700, "it reads slots of the list still: {read} calls at turn {turn}");
+    }
+    no_errors(&proxy);
+}
+
+#[test]
+fn after_a_leap_a_full_proxy_asks_no_used_circuit_for_its_room() {
+    let mut proxy = Proxy::start(1, &config("a", 600));
+    let names = upstreams(600);
+    names.iter().for_each(|upstream| assert!(proxy.request(0, upstream, Outcome::Success)));
+    (0..61).for_each(|_| proxy.pass(SECOND));
+    names[1..].iter().for_each(|upstream| assert!(proxy.request(0, upstream, Outcome::Success)));
+    (0..3).for_each(|_| proxy.pass(SECOND));
+    let _older = update(&mut proxy, &config("b", 600));
+    proxy.now += 7200 * SECOND;
+    let now = proxy.now;
+    // It sees the leap, and takes a part of the circuits over.
+    proxy.vms[0].tick(now);
+    proxy.request(0, B, BAD);
+    assert!(proxy.host.circuits().contains(&B.to_owned()), "the circuit that nobody has used makes room");
+    assert_eq!(proxy.host.value(&UNPROTECTED, "", ""), 0);
+}

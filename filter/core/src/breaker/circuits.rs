@@ -232,10 +232,14 @@ impl Circuits {
         self.views.iter_mut().flatten().map(Rc::make_mut)
     }
 
-    /// All that is known of circuits, also by an older configuration, with their slots.
-    pub(super) fn known(&self) -> impl Iterator<Item = (u32, &View)> {
-        let own = (0..).zip(&self.views).filter_map(|(slot, view)| Some((slot, view.as_deref()?)));
-        let inherited = (0..).zip(&self.inherited);
-        own.chain(inherited.filter_map(|(slot, inherited)| Some((slot, inherited.as_ref()?.view.as_ref()))))
+    /// All that is known of circuits, by an older configuration too: the slot, and by how many nanoseconds the clock has
+    /// leapt since it was known.
+    pub(super) fn known(&self) -> impl Iterator<Item = (u32, &View, u64)> {
+        let own = (0..).zip(&self.views).filter_map(|(slot, view)| Some((slot, view.as_deref()?, 0)));
+        let inherited = (0..).zip(&self.inherited).filter_map(|(slot, inherited)| {
+            let inherited = inherited.as_ref()?;
+            Some((slot, &*inherited.view, inherited.leap))
+        });
+        own.chain(inherited)
     }
 }

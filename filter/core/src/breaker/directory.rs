@@ -42,43 +42,39 @@ impl<H: Host> Breaker<H> {
         self.circuits = Circuits::inherit(&older.circuits, older.leap(now));
     }
 
-    /// Takes over the additions that other workers have made: the list, and its compare-and-swap number.
+    /// Takes over all additions that other workers have made: the list, and its compare-and-swap number.
     fn discover(&mut self, now: u64) -> Result<(Slots, u32), Fault> {
         let (list, cas) = self.list_of_slots()?;
-        if list.additions != self.additions {
-            self.finish(&list.newest, now)?;
-            match list.after(self.additions) {
-                Some(changed) => changed.iter().try_for_each(|slot| self.look_at(*slot))?,
-                None => (0..list.used).try_for_each(|slot| self.look_at(slot))?,
-            }
-            self.have_seen(list.used, list.additions);
-        }
+        self.reading = None;
+        self.follow(&list, u32::MAX, now)?;
         Ok((list, cas))
     }
 
-    /// As [`Breaker::discover`]. Where the list does not tell which slots have changed it goes on bit by bit, so that
-    /// a worker that has missed many additions keeps no request waiting. False: there are more.
-    fn discover_some(&mut self, now: u64) -> Result<bool, Fault> {
-        let (list, _) = self.list_of_slots()?;
+    /// Takes over the additions of the list. Where it does not tell which slots they are in, `most` slots are read, and
+    /// the next call goes on: a worker that has missed many additions keeps no request waiting. False: there are more.
+    fn follow(&mut self, list: &Slots, most: u32, now: u64) -> Result<bool, Fault> {
         if list.additions == self.additions {
             return Ok(true);
         }
         self.finish(&list.newest, now)?;
         if let Some(changed) = list.after(self.additions) {
-            changed.iter().try_for_each(|slot| self.look_at(*slot))?;
+            self.look_at(changed)?;
             self.have_seen(list.used, list.additions);
             return Ok(true);
         }
         let begins = Reading { additions: list.additions, next: 0 };
-        let Reading { additions, next } = self.reading.take().unwrap_or(begins);
-        let end = list.used.min(next.saturating_add(READ_AT_A_TICK));
-        (next..end).try_for_each(|slot| self.look_at(slot))?;
+        let Reading { mut additions, next } = self.reading.take().unwrap_or(begins);
+        // Slots that were read may have changed since.
+        if let Some(changed) = list.after(additions) {
+            self.look_at(changed)?;
+            additions = list.additions;
+        }
+        let end = list.used.min(next.saturating_add(most));
+        self.look_at(&(next..end).collect::<Vec<_>>())?;
         if end < list.used {
-            self.circuits.reach(index(end));
             self.reading = Some(Reading { additions, next: end });
             return Ok(false);
         }
-        // Another worker may have changed a slot after it was read. Such a change is among the additions since then.
         self.have_seen(list.used, additions);
         Ok(additions == list.additions)
     }
@@ -95,14 +91,16 @@ impl<H: Host> Breaker<H> {
         self.reading = None;
     }
 
-    /// Whose a slot is now.
-    fn look_at(&mut self, slot: u32) -> Result<(), Fault> {
-        match self.read(slot)? {
-            Slot::Taken(name) => self.put(slot, &name),
-            Slot::Free { .. } | Slot::Foreign => self.clear(slot),
-            Slot::Unknown => {
-                self.vm.failed(Fault::Record);
-                self.clear(slot);
+    /// Whose these slots are now.
+    fn look_at(&mut self, slots: &[u32]) -> Result<(), Fault> {
+        for slot in slots.iter().copied() {
+            match self.read(slot)? {
+                Slot::Taken(name) => self.put(slot, &name),
+                Slot::Free { .. } | Slot::Foreign => self.clear(slot),
+                Slot::Unknown => {
+                    self.vm.failed(Fault::Record);
+                    self.clear(slot);
+                }
             }
         }
         Ok(())
@@ -138,7 +136,7 @@ impl<H: Host> Breaker<H> {
 
     /// Follows the list and meets circuits, some of each. False: there are more.
     pub(super) fn learn(&mut self, now: u64) -> Result<bool, Fault> {
-        let all_listed = self.discover_some(now);
+        let all_listed = self.list_of_slots().and_then(|(list, _)| self.follow(&list, READ_AT_A_TICK, now));
         // A list that cannot be read, as a later version's, says nothing of the circuits that are known.
         let all_met = self.meet_some(now)?;
         Ok(all_listed? && all_met)

@@ -49,7 +49,7 @@ impl View {
     /// A call of this worker has ended, and is not counted yet. If the circuit was unused, it is the worker's first call
     /// since its last tick.
     #[inline]
-    pub(super) fn is_used<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
+    pub(super) fn wake_if_unused<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
         if self.unused { self.wake(vm) } else { Ok(()) }
     }
 

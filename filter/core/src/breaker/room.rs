@@ -61,8 +61,9 @@ impl<H: Host> Breaker<H> {
     /// lately.
     fn idle_for_longest(&self, now: u64) -> Option<u32> {
         let closed =
-            self.circuits.known().filter(|(_, view)| view.record.phase == Phase::Closed && !view.record.foreign);
-        let idle = closed.map(|(slot, view)| (view.used.idle(now), slot)).filter(|(idle, _)| *idle >= RECENTLY);
+            self.circuits.known().filter(|(_, view, _)| view.record.phase == Phase::Closed && !view.record.foreign);
+        let idle = closed.map(|(slot, view, leap)| (view.used.idle(now.saturating_sub(leap)), slot));
+        let idle = idle.filter(|(idle, _)| *idle >= RECENTLY);
         idle.max().map(|(_, slot)| slot)
     }
 }

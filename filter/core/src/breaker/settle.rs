@@ -279,7 +279,7 @@ impl View {
         ends_streak: bool,
         now: u64,
     ) -> Result<(), Fault> {
-        self.is_used(vm)?;
+        self.wake_if_unused(vm)?;
         let over = outcome != Outcome::Neutral && self.is_over(waited);
         let watched = self.counts.watch.get(&vm.host)? != 0;
         if !watched && !over && outcome == Outcome::Success && self.is_current(permit) {
@@ -338,7 +338,7 @@ impl View {
     /// Counts one more good call.
     #[inline(always)]
     fn count_success<H: Host>(&mut self, vm: &Vm<H>) -> Result<(), Fault> {
-        let woken = self.is_used(vm);
+        let woken = self.wake_if_unused(vm);
         self.counts.add_success(&vm.host).and(woken)
     }
 

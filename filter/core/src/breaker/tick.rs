@@ -80,7 +80,7 @@ impl<H: Host> Breaker<H> {
     #[cold]
     fn let_all_pass(&mut self) {
         self.calm = None;
-        for (_, view) in std::mem::take(&mut self.circuits).known() {
+        for (_, view, _) in std::mem::take(&mut self.circuits).known() {
             view.tell_nothing(&self.vm);
         }
     }
@@ -116,8 +116,7 @@ fn tick_circuit<H: Host>(view: &mut View, vm: &Vm<H>, now: u64, idle: u64) -> Re
         view.tell(vm)?;
         return Ok(true);
     }
-    let still = view.is_still_unused(now, tally);
-    if !still {
+    if !view.is_still_unused(now, tally) {
         view.roll(vm, now, tally)?;
         view.advance(vm, now, tally, 0)?;
         view.stop_watching(vm, now, tally)?;

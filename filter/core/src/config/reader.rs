@@ -1,7 +1,8 @@
 //! Reads a checked document, by names that are fields.
 //!
 //! A document that was checked has nothing wrong in it; what a reader does not find is 0, empty, or not given. So a name that
-//! is no field would read as 0 for ever. It does not compile: [`field!`] looks it up in the tables while the crate is built.
+//! is no field of any section would read as 0 for ever. It does not compile: [`field!`] looks it up in the tables while the
+//! crate is built. Of which section it is, is not looked at there; the defaults that tests compare tell.
 
 use super::check::{millionths, statuses, whole};
 use super::duration;
