@@ -17,6 +17,7 @@ use circuit_breaker_core::policy::classify::{Answer, Ending};
 
 use crate::envoy::{CLUSTER, Envoy, Evaluated, FLAGS, Headers, LocalReply, Token};
 use crate::glance::Seen;
+use crate::name::name;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -258,6 +259,10 @@ impl Envoy for Abi {
 }
 
 impl Host for Abi {
+    fn module(&self) -> &str {
+        name()
+    }
+
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
         let key = &*self.own(key);
         let (mut data, mut size, mut cas) = (null_mut(), 0, 0);

@@ -16,6 +16,7 @@ mod envoy;
 mod glance;
 mod heads;
 mod host;
+mod name;
 mod reply;
 mod root;
 #[cfg(test)]

@@ -266,6 +266,10 @@ impl Parser<'_> {
 }
 
 impl Host for Script {
+    fn module(&self) -> &str {
+        self.memory.module()
+    }
+
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
         self.memory.get(key)
     }

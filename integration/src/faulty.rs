@@ -18,9 +18,7 @@ pub fn module_that_traps(directory: &Path) -> Result<PathBuf> {
         body.unreachable();
     });
     trap.context("the callback on trailers cannot be replaced")?;
-    let path = directory.join("faulty.wasm");
-    faulty.emit_wasm_file(&path)?;
-    Ok(path)
+    written(directory.join("faulty.wasm"), faulty.emit_wasm())
 }
 
 /// Writes a copy of the module into `directory` that does the same. Envoy takes it for another one, since its bytes
@@ -32,7 +30,12 @@ pub fn module_of_another_version(directory: &Path, version: u8) -> Result<PathBu
     let mut bytes = std::fs::read(module()).context("no module: run `make build`")?;
     // A custom section (0): its size, its name's size, its name, and its content.
     bytes.extend_from_slice(&[0, 3, 1, b'v', version]);
-    let path = directory.join(format!("version-{version}.wasm"));
-    std::fs::write(&path, bytes)?;
+    written(directory.join(format!("version-{version}.wasm")), bytes)
+}
+
+/// A copy has another name, as each module that differs has.
+fn written(path: PathBuf, mut module: Vec<u8>) -> Result<PathBuf> {
+    circuit_breaker_trim::name(&mut module)?;
+    std::fs::write(&path, module)?;
     Ok(path)
 }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use circuit_breaker_integration::bootstrap::Cluster;
 use circuit_breaker_integration::client;
 use circuit_breaker_integration::envoy::Delivery;
-use circuit_breaker_integration::faulty::module_of_another_version;
+use circuit_breaker_integration::faulty::{module_of_another_version, module_that_traps};
+use circuit_breaker_integration::grpc::{self, GrpcUpstream};
 use circuit_breaker_integration::scenario::{LISTENER, Scenario};
 use circuit_breaker_integration::upstream::Behaviour;
 use circuit_breaker_integration::wait::until;
@@ -110,4 +111,47 @@ async fn nothing_that_was_counted_is_lost_with_the_old_one() {
     let ((pages, lost), ()) = tokio::join!(read_on(&scenario, Arc::clone(&ended)), replace(&scenario, &ended));
     let few: Vec<&String> = lost.iter().take(10).collect();
     assert!(lost.is_empty(), "{} series went back or vanished between two of {pages} pages: {few:#?}", lost.len());
+}
+
+/// Traps the VM of the only worker, and returns as soon as Envoy has made another.
+async fn trap(scenario: &Scenario) {
+    let to = scenario.envoy.address(LISTENER);
+    let reloads = || async {
+        let stats = scenario.envoy.stats().await.unwrap();
+        stats.iter().filter(|(name, _)| name.ends_with("vm_reload_success")).map(|(_, value)| value).sum::<u64>()
+    };
+    let before = reloads().await;
+    let reloaded = || async {
+        let _ = grpc::call(to, "/grpc").await;
+        let _ = client::get(to, "/other").await;
+        reloads().await
+    };
+    until("a new VM after the trap", reloaded, |now| *now > before).await;
+}
+
+/// Who mends a module that traps gives a new one while VMs of the old one begin anew, again and again.
+#[tokio::test]
+async fn nothing_is_lost_where_a_vm_has_begun_anew_right_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let faulty = module_that_traps(directory.path()).unwrap();
+    let upstream = GrpcUpstream::start().await;
+    let address = upstream.address();
+    let scenario = Scenario::start_with(1, "{}", |bootstrap| {
+        bootstrap.module = faulty.clone();
+        bootstrap.clusters.push(Cluster { http2: true, ..Cluster::new("grpc", address) });
+    })
+    .await;
+    scenario.trip().await;
+    let vms_at_first = vms(&scenario).await;
+    for version in 0..3 {
+        trap(&scenario).await;
+        let before = page(&client::get(scenario.envoy.admin(), "/stats?filter=circuit_breaker_").await.unwrap().text());
+        let mended = module_of_another_version(directory.path(), version).unwrap();
+        assert_eq!(scenario.envoy.replace_module(LISTENER, &mended, "{}").await.unwrap(), Delivery::Taken);
+        until("the old VMs to be gone", || vms(&scenario), |vms| *vms == vms_at_first).await;
+        let after = page(&client::get(scenario.envoy.admin(), "/stats?filter=circuit_breaker_").await.unwrap().text());
+        assert_eq!(lost(&before, &after), Vec::<String>::new(), "round {version}");
+        assert_eq!(scenario.envoy.replace_module(LISTENER, &faulty, "{}").await.unwrap(), Delivery::Taken);
+        until("the mended VMs to be gone", || vms(&scenario), |vms| *vms == vms_at_first).await;
+    }
 }

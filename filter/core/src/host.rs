@@ -44,8 +44,12 @@ pub struct Progress {
 /// Compare-and-swap value that means "only if the key is absent": the host's own values never reach it.
 pub const ABSENT: u32 = u32::MAX;
 
-/// The host. Every method is one host call. Between two calls of one VM any other VM may make calls of its own.
+/// The host. Every method but [`Host::module`] is one host call. Between two calls of one VM any other VM may make calls
+/// of its own.
 pub trait Host {
+    /// The name of this module: its version and a hash of its code. Modules that differ in one byte have two names.
+    fn module(&self) -> &str;
+
     /// The value under `key` and its compare-and-swap number; `None` where the key is absent or empty.
     ///
     /// # Errors

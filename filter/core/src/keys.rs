@@ -23,9 +23,9 @@ pub(crate) fn series_key(slot: Option<u32>) -> String {
     slot.map_or_else(|| format!("{PREFIX}series"), |slot| format!("{PREFIX}series:{slot}"))
 }
 
-/// Shared-data key of how far the VMs of a new module have come in defining what was counted (`breaker/keeping`).
-pub(crate) fn kept_key() -> String {
-    format!("{PREFIX}kept")
+/// Shared-data key of how far the VMs of this module have come in defining what was counted (`breaker/keeping`).
+pub(crate) fn kept_key(module: &str) -> String {
+    format!("{PREFIX}kept:{module}")
 }
 
 /// Shared-data key of the number of the process.

@@ -116,6 +116,31 @@ fn the_first_vm_does_it_and_the_others_need_not() {
     assert_eq!(defined_by(&proxy.host, || assert!(!newcomer(&proxy.host, next).keep(&|| next))), all(&proxy.host));
 }
 
+#[test]
+fn a_vm_of_the_old_module_that_has_just_begun_anew_does_not_do_it_for_the_new_one() {
+    let proxy = seasoned();
+    let (old, new) = (proxy.host.of_module("1.0.0-aaaaaaaa"), proxy.host.of_module("1.0.0-bbbbbbbb"));
+    assert!(!newcomer(&old, proxy.now).keep(&|| proxy.now));
+    let mut first = newcomer(&new, proxy.now);
+    let defined = defined_by(&new, || assert!(!first.keep(&|| proxy.now + MILLISECOND)));
+    assert_eq!(defined, all(&proxy.host));
+}
+
+#[test]
+fn vms_of_two_modules_that_begin_at_once_do_not_hold_each_other_up() {
+    let proxy = with_many_circuits();
+    let (host, other) = (proxy.host.of_module("1.0.0-aaaaaaaa"), proxy.host.of_module("1.0.0-bbbbbbbb"));
+    let mut now = proxy.now;
+    let mut vms: Vec<_> = (0..4).map(|_| newcomer(&host, now)).collect();
+    let mut turns = 0;
+    while vms.iter_mut().filter_map(|vm| vm.keep(&clock(now, 200_000)).then_some(())).count() > 0 {
+        newcomer(&other, now).keep(&clock(now, 10_000));
+        now += 15 * MILLISECOND;
+        turns += 1;
+        assert!(turns < 1000, "they never end");
+    }
+}
+
 fn with_many_circuits() -> Proxy {
     let mut proxy = Proxy::start(1, r#"{"limits": {"maxCircuits": 10000}}"#);
     for number in 0..4000 {

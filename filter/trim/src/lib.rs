@@ -4,8 +4,11 @@
 //! chunk, and skips the others. One that does nothing costs about 1,900 instructions. So the build removes the
 //! exports that the filter does not use, and the code that only they reached. Where the filter has a callback of its
 //! own (`own_proxy_on_log`), it gets the ABI's name in place of the SDK's.
+//!
+//! It also writes a hash of the module into the module's name, so that two modules of one version can be told apart.
 
 use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
 use walrus::{ExportItem, Module, ModuleConfig, passes};
 
 /// Exports that stay, and why. Without any one of them a module does not load, or does not work.
@@ -50,11 +53,43 @@ pub fn trim(linked: &[u8]) -> Result<Vec<u8>> {
     }
     drop_custom_sections(&mut module);
     passes::gc::run(&mut module);
-    let trimmed = module.emit_wasm();
+    let mut trimmed = module.emit_wasm();
+    name(&mut trimmed)?;
     if trimmed.len() > LARGEST {
         bail!("the trimmed module has {} bytes; at most {LARGEST} are allowed", trimmed.len());
     }
     Ok(trimmed)
+}
+
+/// What stands before a module's name in its data (`filter/src/name.rs`). The name is a version, `-` and a hash.
+const MARK: &[u8] = b"the name of this module: ";
+
+/// Hexadecimal digits of the hash in a module's name: enough to tell the modules of a mesh apart, and short enough for
+/// a person to compare.
+const DIGITS: usize = 8;
+
+/// Writes the hash of a module into its name, in place of the digits that are there. The hash is of the module with
+/// zeros in their place.
+///
+/// # Errors
+/// The module has no name.
+pub fn name(module: &mut [u8]) -> Result<()> {
+    let at = digits(module).context("the module has no name (filter/src/name.rs)")?;
+    let digits = |module: &mut [u8], digits: &[u8]| {
+        module.iter_mut().skip(at).zip(digits).for_each(|(byte, digit)| *byte = *digit);
+    };
+    digits(module, &[b'0'; DIGITS]);
+    let hash: String = Sha256::digest(&*module).iter().map(|byte| format!("{byte:02x}")).collect();
+    digits(module, hash.as_bytes().first_chunk::<DIGITS>().context("a hash of few digits")?);
+    Ok(())
+}
+
+/// Where the digits of a module's name begin.
+fn digits(module: &[u8]) -> Option<usize> {
+    let mark = module.windows(MARK.len()).position(|bytes| bytes == MARK)?;
+    let dash = module.iter().skip(mark).position(|byte| *byte == b'-')?;
+    let at = mark.checked_add(dash)?.checked_add(1)?;
+    module.get(at..)?.first_chunk::<DIGITS>()?.iter().all(u8::is_ascii_hexdigit).then_some(at)
 }
 
 /// The prefix of a module's own callbacks, before they get their names.
@@ -98,6 +133,7 @@ mod tests {
     /// A module with all sections that it must have, without `left_out`, and with `more`.
     fn module(left_out: &str, more: &str) -> Vec<u8> {
         let mut text = String::from("(module (memory (export \"memory\") 1)");
+        text.push_str("(data (i32.const 0) \"the name of this module: 1.2.3-00000000, and so on\")");
         for (name, _) in KEPT.iter().filter(|(name, _)| *name != "memory" && *name != left_out) {
             text.push_str(&format!("(func (export \"{name}\"))"));
         }
@@ -154,6 +190,26 @@ mod tests {
         let data = "x".repeat(LARGEST);
         let error = trim(&module("", &format!("(data (i32.const 0) \"{data}\")"))).unwrap_err().to_string();
         assert!(error.contains(&format!("at most {LARGEST}")), "{error}");
+    }
+
+    #[test]
+    fn the_name_tells_modules_apart_that_differ_in_one_byte() {
+        let named = |more| {
+            let trimmed = trim(&module("", more)).unwrap();
+            let at = digits(&trimmed).unwrap();
+            String::from_utf8(trimmed[at..at + DIGITS].to_vec()).unwrap()
+        };
+        let (one, other) = ("(data (i32.const 99) \"1\")", "(data (i32.const 99) \"2\")");
+        assert_eq!(named(one), named(one));
+        assert_ne!(named(one), named(other));
+        assert_ne!(named(one), "00000000");
+    }
+
+    #[test]
+    fn a_module_without_a_name_is_refused() {
+        for data in ["", "the name of this module: 1.2.3", "the name of this module: 1.2.3-0000000x"] {
+            assert!(name(&mut data.as_bytes().to_vec()).unwrap_err().to_string().contains("no name"), "{data}");
+        }
     }
 
     #[test]

@@ -113,6 +113,10 @@ impl Shared {
 }
 
 impl Host for Native {
+    fn module(&self) -> &str {
+        "native"
+    }
+
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
         Ok(locked(&self.shared.data).get(key).cloned())
     }

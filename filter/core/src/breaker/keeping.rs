@@ -8,6 +8,9 @@
 //! The first definition of a name in a new module is dear: some 25 us, under a lock that all threads share, since
 //! Envoy tries all its patterns for labels on it. So one VM does it and not each. The first VM keeps no request
 //! waiting, so it may take long. The others do the rest bit by bit, one VM at a time.
+//!
+//! What is done is noted for each module by its name. A VM that trapped begins anew at any time, right before a mended
+//! module comes too: the new VMs must not take its work for theirs.
 
 use super::Breaker;
 use crate::circuit::layout::Slot;
@@ -30,8 +33,8 @@ const DEAR: u64 = 50_000;
 /// A VM whose last step is older than this has left the work to the others, or was ended in the middle of it.
 const LEFT: u64 = 10 * MILLISECOND;
 
-/// Work that is older than this was done for another module: Envoy configures all VMs of one module within a fraction
-/// of it.
+/// Work that is older than this was done when the module was in use before, and may be gone: Envoy configures all VMs
+/// of one module within a fraction of it.
 const FRESH: u64 = 250 * MILLISECOND;
 
 /// Whether what an older version of the module has counted is defined yet.
@@ -118,7 +121,7 @@ impl<H: Host> Breaker<H> {
             }
             done = done.saturating_add(1);
             let slots = if kept.slots < used { kept.slots.saturating_add(1) } else { ALL };
-            if !host.swap(&kept_key(), &Kept { at: now, slots }.encode(), cas)? {
+            if !host.swap(&kept_key(host.module()), &Kept { at: now, slots }.encode(), cas)? {
                 return Ok(true);
             }
             if slots == ALL {
@@ -132,7 +135,7 @@ impl<H: Host> Breaker<H> {
     }
 
     fn kept(&self) -> Result<(Kept, u32), Fault> {
-        let there = self.vm.host.get(&kept_key())?;
+        let there = self.vm.host.get(&kept_key(self.vm.host.module()))?;
         let kept = there.as_ref().and_then(|(bytes, _)| Kept::decode(bytes));
         Ok((kept.unwrap_or(Kept { at: 0, slots: 0 }), there.map_or(ABSENT, |(_, cas)| cas)))
     }

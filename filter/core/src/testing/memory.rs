@@ -89,7 +89,7 @@ pub struct Calls {
 
 /// The host of all VMs of one proxy.
 #[derive(Clone, Debug, Default)]
-pub struct Memory(Rc<RefCell<Store>>);
+pub struct Memory(Rc<RefCell<Store>>, &'static str);
 
 impl Memory {
     /// A host whose statistics do not keep the metrics that `excluded` picks.
@@ -98,6 +98,12 @@ impl Memory {
         let memory = Memory::default();
         memory.0.borrow_mut().excluded = Some(excluded);
         memory
+    }
+
+    /// The same host, for VMs of the module of this name.
+    #[must_use]
+    pub fn of_module(&self, name: &'static str) -> Memory {
+        Memory(Rc::clone(&self.0), name)
     }
 
     /// From now on all requests in flight are in this upstream.
@@ -148,7 +154,7 @@ impl Memory {
         let is_gauge = |name: &&String| parent.ids.iter().any(|(kind, own)| *kind == MetricKind::Gauge && own == *name);
         let gauges = parent.values.iter().filter(|(name, _)| is_gauge(name));
         let imported = gauges.map(|(name, value)| (name.clone(), *value)).collect();
-        Memory(Rc::new(RefCell::new(Store { imported, ..Store::default() })))
+        Memory(Rc::new(RefCell::new(Store { imported, ..Store::default() })), self.1)
     }
 
     /// What was recorded into a histogram.
@@ -340,6 +346,10 @@ impl Store {
 }
 
 impl Host for Memory {
+    fn module(&self) -> &str {
+        self.1
+    }
+
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, HostError> {
         self.touch(key, Touch::Read);
         Ok(self.bytes_call()?.data.get(key).cloned())
