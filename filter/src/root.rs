@@ -141,6 +141,14 @@ impl<E: Envoy> InUse<E> {
         self.plugin == other.plugin && self.document == other.document
     }
 
+    /// The other one is no longer in use, and this one says so.
+    fn replaces(&self, other: &InUse<E>) {
+        let Some(other) = other.breaker.upgrade() else { return };
+        if let Ok(other) = other.try_borrow() {
+            self.breaker(|own| own.replaces(&other));
+        }
+    }
+
     fn breaker(&self, act: impl FnOnce(&mut Breaker<E>)) {
         if let Some(breaker) = self.breaker.upgrade()
             && let Ok(mut breaker) = breaker.try_borrow_mut()
@@ -164,6 +172,7 @@ impl<E: Envoy> Configurations<E> {
     fn take_over(&mut self, new: InUse<E>) {
         for old in self.0.iter().filter(|old| old.plugin == new.plugin && !old.agrees(&new)) {
             old.breaker(Breaker::retire);
+            new.replaces(old);
         }
         self.0.push(new);
     }
@@ -176,6 +185,9 @@ impl<E: Envoy> Configurations<E> {
         let Some(newest) = self.0.iter().rev().find(|own| own.plugin == gone.plugin) else { return };
         for own in self.0.iter().filter(|own| own.agrees(newest)) {
             own.breaker(Breaker::resume);
+        }
+        if !gone.agrees(newest) {
+            newest.replaces(&gone);
         }
     }
 }

@@ -6,7 +6,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use circuit_breaker_core::clock::{MILLISECOND, SECOND};
-use circuit_breaker_core::telemetry::metrics::{CALLS, FAILURES, INTERNAL_ERRORS, LATENCY, STATE};
+use circuit_breaker_core::config::Config;
+use circuit_breaker_core::host::Host;
+use circuit_breaker_core::telemetry::metrics::{CALLS, FAILURES, INFO, INTERNAL_ERRORS, LATENCY, STATE};
 
 use crate::envoy::{Envoy, Headers};
 use crate::root::{Configurations, Root};
@@ -344,6 +346,32 @@ fn a_newer_configuration_retires_the_older_one_until_it_goes() {
     drop(new);
     world.pass(SECOND);
     assert_eq!(world.state(A), 1);
+}
+
+#[test]
+fn the_policy_in_use_is_told_and_none_that_never_was() {
+    let configurations = Rc::new(RefCell::new(Configurations::none()));
+    let envoy = Script::new(true, "");
+    let value = |document: &str| {
+        let policy = format!("{:08x}", Config::parse(document.as_bytes()).unwrap().hash);
+        envoy.memory.value(&INFO, envoy.memory.module(), &policy)
+    };
+    const NEWER: &str = r#"{"default": {"mode": "observe"}}"#;
+    let mut old = Root::new(envoy.clone(), 1, Rc::clone(&configurations));
+    assert!(old.configure());
+    assert_eq!(value(""), 0, "Envoy may still take the configuration back");
+    old.tick();
+    assert_eq!(value(""), 1);
+    let mut new = Root::new(envoy.with(NEWER), 2, Rc::clone(&configurations));
+    assert!(new.configure());
+    assert_eq!((value(""), value(NEWER)), (1, 0));
+    for root in [&mut new, &mut old] {
+        root.tick();
+        assert_eq!((value(""), value(NEWER)), (0, 1), "the old one still has requests");
+    }
+    drop(new);
+    old.tick();
+    assert_eq!((value(""), value(NEWER)), (1, 0));
 }
 
 #[test]

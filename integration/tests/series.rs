@@ -43,11 +43,12 @@ fn name(number: usize) -> String {
     format!("outbound|80||upstream-{number}.default.svc.cluster.local")
 }
 
-/// Counters by name, and the other series of a circuit. Gauges may have other values.
+/// Counters by name, and the other series of a circuit. Gauges may have other values. What a module says of itself goes
+/// with it.
 type Page = BTreeMap<String, u64>;
 
 fn page(text: &str) -> Page {
-    let ours = text.lines().filter(|line| line.contains("circuit_breaker_"));
+    let ours = text.lines().filter(|line| line.contains("circuit_breaker_") && !line.contains("_info:"));
     let pairs = ours.filter_map(|line| line.split_once(": "));
     let value = |name: &str, value: &str| if name.ends_with("_total") { value.parse().unwrap() } else { 0 };
     pairs.map(|(name, text)| (name.to_owned(), value(name, text))).collect()

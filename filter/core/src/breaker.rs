@@ -86,6 +86,8 @@ pub struct Breaker<H> {
     /// The shortest time to a first byte that may count as slow or over the threshold, under any policy.
     shortest_patience: u64,
     keeping: Keeping,
+    /// Hashes of the policies that are no longer in use. The next tick says so.
+    replaced: Vec<u32>,
 }
 
 /// A tick that is rarer than this would settle probes late; one that is more frequent costs and gains nothing.
@@ -142,6 +144,7 @@ impl<H: Host> Breaker<H> {
             follows_redirects: false,
             shortest_patience: shortest_patience.unwrap_or(u64::MAX),
             keeping: Keeping::Begins,
+            replaced: Vec::new(),
         }
     }
 
@@ -166,6 +169,21 @@ impl<H: Host> Breaker<H> {
     /// The newer configuration is gone, and this one is the newest again.
     pub fn resume(&mut self) {
         self.retired = false;
+    }
+
+    /// This configuration is in use in the place of another one of this VM.
+    pub fn replaces(&mut self, other: &Breaker<H>) {
+        self.replaced.push(other.config.hash);
+    }
+
+    /// Says which policy is in use, and which is not any more.
+    fn tell_info(&mut self) {
+        let Vm { info, host, .. } = &self.vm;
+        let in_use = self.config.hash;
+        let ended = std::mem::take(&mut self.replaced).into_iter().filter(|policy| *policy != in_use);
+        for told in ended.map(|policy| info.ends(host, policy)).chain([info.begins(host, in_use)]) {
+            self.noted(told.map_err(Fault::from));
+        }
     }
 
     /// Whether a request can be let go without knowing its upstream.

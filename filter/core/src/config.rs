@@ -25,7 +25,6 @@ pub use print::effective;
 
 use crate::clock::{MILLISECOND, SECOND};
 use crate::json::quoted;
-use crate::names;
 use crate::policy::classify::FailureKind;
 use crate::policy::exempt::Paths;
 use crate::policy::upstream::{Matcher, Upstream};
@@ -49,8 +48,9 @@ pub struct Config {
     pub latency_histograms: u32,
     /// Requests that are never counted and never rejected.
     pub exempt: Paths,
-    /// A fingerprint of the document: another document hardly ever has the same.
-    pub(crate) fingerprint: u32,
+    /// A hash of what the document says, with the defaults of what it leaves out. Two documents that say something else
+    /// hardly ever have the same.
+    pub hash: u32,
 }
 
 impl Config {
@@ -71,7 +71,7 @@ impl Config {
             catch_all: Rc::new(Policy { mode: Mode::Disabled, ..policy.clone() }),
             default: Rc::new(policy),
             upstreams: upstreams(read, &default)?,
-            fingerprint: names::hash(document),
+            hash: whole.hash(),
             exempt: Paths::new(read.at(field!("exempt")).words(field!("paths"))),
             max_circuits: limits.integer(field!("maxCircuits")),
             idle_circuit: limits.duration(field!("idleCircuit")),

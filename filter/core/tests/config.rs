@@ -270,3 +270,28 @@ fn the_most_specific_entry_wins_whatever_the_order() {
         }
     }
 }
+
+#[test]
+fn the_hash_is_of_what_is_said_and_not_of_how() {
+    let hash = |document: &str| Config::parse(document.as_bytes()).unwrap().hash;
+    let one = r#"{"default": {"mode": "observe", "trip": {"consecutiveFailures": 7, "failureRatePercent": 12.5}}}"#;
+    for same in [
+        r#"{"default":{"trip":{"failureRatePercent":12.50,"consecutiveFailures":7.0},"mode":"observe"}}"#,
+        r#"{"upstreams": [], "default": {"mode": "observe", "trip": {"consecutiveFailures": 7, "failureRatePercent": 12.5}}}"#,
+    ] {
+        assert_eq!(hash(same), hash(one), "{same}");
+    }
+    let others = [
+        "",
+        r#"{"default": {"mode": "observe", "trip": {"consecutiveFailures": 8, "failureRatePercent": 12.5}}}"#,
+        r#"{"default": {"mode": "enforce", "trip": {"consecutiveFailures": 7, "failureRatePercent": 12.5}}}"#,
+        r#"{"upstreams": [{"match": {"host": "a"}, "mode": "observe"}]}"#,
+        r#"{"upstreams": [{"match": {"host": "b"}, "mode": "observe"}]}"#,
+        r#"{"limits": {"maxCircuits": 1023}}"#,
+    ];
+    let mut hashes: Vec<u32> = others.iter().map(|document| hash(document)).chain([hash(one)]).collect();
+    hashes.sort_unstable();
+    hashes.dedup();
+    assert_eq!(hashes.len(), others.len() + 1);
+    assert_eq!(hash(""), hash("{}"));
+}

@@ -10,7 +10,7 @@ use circuit_breaker_core::config::Config;
 use circuit_breaker_core::host::{Host, MetricKind};
 use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
 use circuit_breaker_core::telemetry::metrics::{
-    CALLS, CIRCUITS, INTERNAL_ERRORS, LATENCY, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT, stat,
+    CALLS, CIRCUITS, INTERNAL_ERRORS, LATENCY, MODE, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT, stat,
 };
 use circuit_breaker_core::testing::{Memory, Proxy};
 #[cfg(target_arch = "wasm32")]
@@ -50,6 +50,29 @@ fn observe_rejects_nothing_and_counts_what_it_would_have() {
         assert!(proxy.request(1, A, Outcome::Success));
     }
     assert_eq!(proxy.reasons(), ["consecutive", "open_over", "probes_succeeded"], "the circuit lives as in enforce");
+}
+
+#[test]
+fn the_mode_of_an_upstream_is_told_where_it_is_not_enforced() {
+    let mut proxy = Proxy::start(2, "");
+    proxy.succeed(A, 2);
+    let has_series = |proxy: &Proxy| proxy.host.names_defined_after(0).contains(&stat(&MODE, A, ""));
+    assert!(!has_series(&proxy), "what is enforced costs no series");
+    for (word, number) in [("observe", 1), ("disabled", 2), ("forceOpen", 3), ("enforce", 0), ("observe", 1)] {
+        proxy.reconfigure(&mode(word));
+        proxy.pass(2 * SECOND);
+        assert_eq!((word, proxy.host.value(&MODE, A, "")), (word, number));
+    }
+    assert!(has_series(&proxy));
+}
+
+#[test]
+fn an_upstream_without_a_circuit_has_no_mode() {
+    let mut proxy = Proxy::start(1, r#"{"default": {"mode": "observe"}, "limits": {"idleCircuit": "20s"}}"#);
+    proxy.succeed(A, 1);
+    assert_eq!(proxy.host.value(&MODE, A, ""), 1);
+    proxy.pass(60 * SECOND);
+    assert_eq!((proxy.host.value(&CIRCUITS, "", ""), proxy.host.value(&MODE, A, "")), (0, 0));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use circuit_breaker_core::breaker::{Breaker, count_refused};
 use circuit_breaker_core::clock::{MILLISECOND, SECOND};
 use circuit_breaker_core::config::Config;
 use circuit_breaker_core::policy::classify::{FailureKind, Outcome};
+use circuit_breaker_core::telemetry::metrics::INFO;
 use circuit_breaker_core::testing::{Memory, Proxy};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -53,12 +54,18 @@ fn clock(from: u64, step: u64) -> impl Fn() -> u64 {
 fn defined_by(host: &Memory, act: impl FnOnce()) -> BTreeSet<String> {
     let before = host.metrics_defined();
     act();
-    host.names_defined_after(before)
+    defined_after(host, before)
 }
 
 /// All metrics that there are.
 fn all(host: &Memory) -> BTreeSet<String> {
-    host.names_defined_after(0)
+    defined_after(host, 0)
+}
+
+/// What a module says of itself ends with it, and no other module keeps it.
+fn defined_after(host: &Memory, definitions: usize) -> BTreeSet<String> {
+    let names = host.names_defined_after(definitions).into_iter();
+    names.filter(|name| !name.ends_with(INFO.name)).collect()
 }
 
 fn data(host: &Memory) -> Vec<Vec<u8>> {

@@ -38,7 +38,7 @@ impl<H: Host> Breaker<H> {
     /// Only for a request that does not carry the fallback's headers yet: it goes elsewhere once and never twice.
     pub fn fall_back(&mut self, request: impl Into<Request>, circuit: u32, now: u64) -> Option<(Permit, Origin)> {
         let request = request.into();
-        let configuration = self.config.fingerprint;
+        let configuration = self.config.hash;
         let (view, vm) = self.parts(circuit)?;
         if view.policy.fallback.is_empty() {
             return None;
@@ -73,7 +73,7 @@ impl<H: Host> Breaker<H> {
     /// permit that it is to be settled with. A permit of another circuit is given back, and the circuit of `upstream`
     /// counts the request.
     pub fn landed(&mut self, from: Origin, permit: Permit, upstream: &str, now: u64) -> Permit {
-        let configuration = self.config.fingerprint;
+        let configuration = self.config.hash;
         let lives = self.lives(from.circuit, from.born, now);
         if let Some((view, vm)) = self.parts(from.circuit).filter(|_| lives) {
             let learned = learn(view, vm, configuration, upstream);

@@ -15,7 +15,7 @@
 /// What is known of a circuit's fallback. It is in shared data, so that the scout of one worker tells all workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Landing {
-    /// The fingerprint of the configuration under which it was found out.
+    /// The hash of the configuration under which it was found out.
     pub(super) configuration: u32,
     /// The generation that the circuit began with. An earlier circuit of its slot belonged to another upstream.
     pub(super) born: u64,

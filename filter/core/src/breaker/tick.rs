@@ -41,6 +41,7 @@ impl<H: Host> Breaker<H> {
         }
         let met = self.vm.meet(now);
         self.noted(met);
+        self.tell_info();
         let epoch = self.vm.epoch();
         if self.ticked_at != epoch {
             self.vm.look_whether_blind();

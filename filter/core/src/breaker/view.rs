@@ -16,7 +16,7 @@ use crate::circuit::transitions::Moment;
 use crate::circuit::window::{Tally, Window};
 use crate::host::{Fault, Host};
 use crate::keys;
-use crate::policy::{Length, Policy};
+use crate::policy::{Length, Mode, Policy};
 use crate::shared::counts::Counts;
 use crate::shared::number::Gauge;
 use crate::shared::vm::Vm;
@@ -50,7 +50,7 @@ pub(super) struct View {
     pub(super) used: Used,
     /// Its window holds no call, and nothing is watched. The tick looks at it less often.
     pub(super) unused: bool,
-    /// The gauges may say that it is not CLOSED.
+    /// The gauges may say something that must go with the circuit.
     pub(super) shown: bool,
 }
 
@@ -263,7 +263,7 @@ impl View {
         if self.told != self.epoch && !self.record.foreign && !self.is_gone() {
             self.told_as().state(&vm.host, &self.record)?;
             self.told = self.epoch;
-            self.shown = self.record.phase != Phase::Closed;
+            self.shown = self.record.phase != Phase::Closed || self.policy.mode != Mode::Enforce;
         }
         Ok(())
     }

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use crate::names;
+
 /// One JSON value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
@@ -25,6 +27,25 @@ impl Node {
         match self {
             Node::Map(entries) => entries.iter().find(|(key, _)| key == name).map(|(_, node)| node),
             _ => None,
+        }
+    }
+
+    /// A hash of what this node says: the same in whatever order its keys stand, and however its numbers are written.
+    /// Istio turns a policy into a protobuf and back before a module reads it.
+    pub(super) fn hash(&self) -> u32 {
+        let of = |kind: u8, bytes: &[u8]| names::hash(&[&[kind], bytes].concat());
+        match self {
+            Node::Null => of(b'-', b""),
+            Node::Flag(flag) => of(b'?', &[u8::from(*flag)]),
+            Node::Number(number) => of(b'#', &number.to_le_bytes()),
+            Node::Text(text) => of(b'"', text.as_bytes()),
+            Node::List(items) => of(b'[', &items.iter().flat_map(|item| item.hash().to_le_bytes()).collect::<Vec<_>>()),
+            Node::Map(entries) => {
+                // A sum does not depend on the order, and a sort would be a fiftieth of the module.
+                let entry =
+                    |(key, value): &(String, Node)| of(b':', &[key.as_bytes(), &value.hash().to_le_bytes()].concat());
+                of(b'{', &entries.iter().map(entry).fold(0, u32::wrapping_add).to_le_bytes())
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use crate::keys;
 use crate::random::Random;
 use crate::shared::counts;
 use crate::shared::number::Gauge;
+use crate::telemetry::info::Info;
 use crate::telemetry::metrics;
 use crate::telemetry::series::Series;
 
@@ -21,6 +22,8 @@ pub(crate) struct Vm<H> {
     /// Envoy does not keep our metrics: nothing can be decided.
     blind: Cell<bool>,
     series: Series,
+    /// Which policy is in use.
+    pub(crate) info: Info,
 }
 
 /// The process that this VM is in.
@@ -38,13 +41,21 @@ const NOT_KEPT: &str = "not_kept";
 impl<H: Host> Vm<H> {
     pub(crate) fn new(host: H, seed: u64, now: u64) -> Vm<H> {
         let (random, ticked, blind) = (Random::seeded(seed), Cell::new(now), Cell::new(false));
-        Vm { host, random, process: OnceCell::new(), ticked, blind, series: Series::default() }
+        Vm { host, random, process: OnceCell::new(), ticked, blind, series: Series::default(), info: Info::default() }
     }
 
     /// The same VM under another configuration: it has its metrics already.
     pub(crate) fn after(older: &Vm<H>, host: H, seed: u64, now: u64) -> Vm<H> {
         let (process, blind, series) = (older.process.clone(), older.blind.clone(), older.series.clone());
-        Vm { host, random: Random::seeded(seed), process, ticked: Cell::new(now), blind, series }
+        Vm {
+            host,
+            random: Random::seeded(seed),
+            process,
+            ticked: Cell::new(now),
+            blind,
+            series,
+            info: older.info.clone(),
+        }
     }
 
     /// Meets what all VMs of this process share. `now` in nanoseconds.

@@ -52,6 +52,9 @@ metrics! {
     FALLBACK = "circuit_breaker_fallback_total", Counter, true, [], "requests sent to the fallback";
     /// End of OPEN.
     OPEN_UNTIL = "circuit_breaker_open_until_seconds", Gauge, true, [], "Unix time at which OPEN is over, 0 when not OPEN";
+    /// What the policy lets the breaker do.
+    MODE = "circuit_breaker_mode", Gauge, true, [],
+        "1 observe, 2 disabled, 3 forceOpen, 0 enforce; an upstream that was always enforced has none";
     /// Recovery time.
     RECOVERY = "circuit_breaker_recovery_time_ms", Histogram, true, [], "first OPEN to CLOSED again";
     /// Latency.
@@ -72,6 +75,10 @@ metrics! {
     /// Own errors.
     INTERNAL_ERRORS = "circuit_breaker_internal_errors_total", Counter, false, ["record", "cas", "host", "config"],
         "own errors, each failed open";
+    /// What runs.
+    INFO = "circuit_breaker_info", Gauge, false, [],
+        "1 while it is in use, then 0: `tag` is the module (its version and a hash of its code), `component` the hash of the policy, as \
+        `circuit-breaker check` prints it";
 }
 
 /// The stat name of a metric. `upstream` and `component` are left out where they are empty.

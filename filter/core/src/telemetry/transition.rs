@@ -61,7 +61,19 @@ impl Told<'_> {
         if record.transitions() > 0 {
             self.series.record(host, &metrics::OPEN_UNTIL, self.upstream, open_until)?;
         }
-        Ok(())
+        self.mode(host, self.mode)
+    }
+
+    /// What is always enforced needs no gauge for it.
+    fn mode<H: Host>(&self, host: &H, mode: Mode) -> Result<(), Fault> {
+        let number = match mode {
+            Mode::Enforce if !self.series.has(&metrics::MODE) => return Ok(()),
+            Mode::Enforce => 0,
+            Mode::Observe => 1,
+            Mode::Disabled => 2,
+            Mode::ForceOpen => 3,
+        };
+        Ok(self.series.record(host, &metrics::MODE, self.upstream, number)?)
     }
 
     /// Sets the gauges to what they are without a circuit.
@@ -70,7 +82,7 @@ impl Told<'_> {
         if self.series.has(&metrics::OPEN_UNTIL) {
             self.series.record(host, &metrics::OPEN_UNTIL, self.upstream, 0)?;
         }
-        Ok(())
+        self.mode(host, Mode::Enforce)
     }
 
     /// The transition line: a fixed phrase to search for, then one JSON object.
