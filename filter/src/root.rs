@@ -13,7 +13,8 @@ use crate::heads::Heads;
 use crate::shared::Shared;
 use crate::stream::Stream;
 
-/// Nanoseconds after which a VM goes on defining what an older version of the module has counted.
+/// Nanoseconds after which a VM goes on with work that it does bit by bit. A bit takes about a twentieth of that to meet
+/// circuits, and as long to define what an older version of the module has counted.
 const PAUSE: u64 = 4 * MILLISECOND;
 
 /// A configuration in use in this VM.
@@ -37,8 +38,9 @@ pub(crate) struct Root<E: Envoy> {
     envoy: E,
     /// Its root id. Plugins with other root ids have other circuits.
     plugin: String,
-    /// Some of what an older version of the module has counted is not defined yet.
-    keeps: bool,
+    /// Work is left that is done bit by bit between the ticks, so that it keeps no request waiting: to define what an
+    /// older version of the module has counted, and to meet circuits.
+    is_busy: bool,
     shared: Option<Rc<Shared<E>>>,
     configurations: Rc<RefCell<Configurations<E>>>,
 }
@@ -46,7 +48,7 @@ pub(crate) struct Root<E: Envoy> {
 impl<E: Envoy> Root<E> {
     /// `id`: Envoy's number of the root context. `configurations`: those of its VM.
     pub(crate) fn new(envoy: E, id: u32, configurations: Rc<RefCell<Configurations<E>>>) -> Root<E> {
-        Root { id, envoy, plugin: String::new(), keeps: false, shared: None, configurations }
+        Root { id, envoy, plugin: String::new(), is_busy: false, shared: None, configurations }
     }
 
     /// Envoy's number of it.
@@ -80,16 +82,22 @@ impl<E: Envoy> Root<E> {
     pub(crate) fn tick(&mut self) {
         let Some(shared) = &self.shared else { return };
         if let Ok(mut breaker) = shared.breaker.try_borrow_mut() {
-            if self.keeps {
-                self.keeps = breaker.keep(&|| self.envoy.now());
-                if !self.keeps {
-                    self.envoy.tick_every(breaker.tick_period());
-                }
-                if !breaker.is_tick_due(self.envoy.now()) {
-                    return;
-                }
+            let was_busy = self.is_busy;
+            let is_due = !was_busy || breaker.is_tick_due(self.envoy.now());
+            if was_busy {
+                let keeps = breaker.keep(&|| self.envoy.now());
+                self.is_busy = breaker.catch_up(self.envoy.now()) || keeps;
             }
-            breaker.tick(self.envoy.now());
+            if is_due {
+                breaker.tick(self.envoy.now());
+                self.is_busy |= breaker.is_behind();
+            }
+            if was_busy != self.is_busy {
+                self.envoy.tick_every(if self.is_busy { PAUSE } else { breaker.tick_period() });
+            }
+            if !is_due {
+                return;
+            }
             if !shared.heads.are_changed() && breaker.are_answers_changed() {
                 shared.heads.changed();
             }
@@ -111,8 +119,8 @@ impl<E: Envoy> Root<E> {
             Some(older) => Breaker::start_after(&older, envoy, config, now, now),
             None => Breaker::start(envoy, config, now, now),
         };
-        self.keeps = breaker.keep(&|| self.envoy.now());
-        self.envoy.tick_every(if self.keeps { PAUSE } else { breaker.tick_period() });
+        self.is_busy = breaker.keep(&|| self.envoy.now());
+        self.envoy.tick_every(if self.is_busy { PAUSE } else { breaker.tick_period() });
         let glance = Glance::new(&self.envoy, !breaker.trusts_good_statuses());
         let breaker = Rc::new(RefCell::new(breaker));
         self.shared = Some(Rc::new(Shared {

@@ -30,6 +30,7 @@ struct State {
     replies: Vec<(u32, BTreeMap<String, String>)>,
     document: String,
     routed_again: usize,
+    period: u64,
 }
 
 /// The scripted Envoy.
@@ -93,6 +94,11 @@ impl Script {
         self.state.borrow().routed_again
     }
 
+    /// Nanoseconds between two ticks.
+    pub(crate) fn period(&self) -> u64 {
+        self.state.borrow().period
+    }
+
     /// Replies in an upstream's place so far.
     pub(crate) fn replies(&self) -> Vec<(u32, BTreeMap<String, String>)> {
         self.state.borrow().replies.clone()
@@ -150,7 +156,9 @@ impl Envoy for Script {
         Ok(())
     }
 
-    fn tick_every(&self, _period: u64) {}
+    fn tick_every(&self, period: u64) {
+        self.state.borrow_mut().period = period;
+    }
 
     fn belong_to(&mut self, _plugin: &str) {}
 

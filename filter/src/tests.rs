@@ -349,6 +349,32 @@ fn a_newer_configuration_retires_the_older_one_until_it_goes() {
 }
 
 #[test]
+fn a_vm_that_has_many_circuits_to_meet_does_it_between_its_ticks() {
+    const CIRCUITS: usize = 100;
+    let envoy = Script::new(true, "");
+    let root = |envoy: &Script| Root::new(envoy.clone(), 1, Rc::new(RefCell::new(Configurations::none())));
+    let mut first = root(&envoy);
+    assert!(first.configure());
+    let mut world = World { envoy: envoy.clone(), root: first, streams: 1 };
+    for number in 0..CIRCUITS {
+        world.get(&format!("outbound|80||{number}.svc"), 200, 0, "via_upstream");
+    }
+    let mut second = root(&envoy);
+    assert!(second.configure());
+    let usual = envoy.period();
+    second.tick();
+    let mut steps = 1;
+    while envoy.period() != usual {
+        assert!(envoy.period() < 10 * MILLISECOND);
+        envoy.pass(envoy.period());
+        second.tick();
+        steps += 1;
+        assert!(steps < CIRCUITS, "it never ends");
+    }
+    assert!(steps > 10, "not all at once, which would keep requests waiting");
+}
+
+#[test]
 fn the_policy_in_use_is_told_and_none_that_never_was() {
     let configurations = Rc::new(RefCell::new(Configurations::none()));
     let envoy = Script::new(true, "");

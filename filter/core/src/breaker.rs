@@ -60,6 +60,8 @@ pub struct Breaker<H> {
     /// How far this VM has read all slots; `None` while it reads none.
     reading: Option<Reading>,
     remembered: Remembered,
+    /// The last step has left circuits that are still to be met.
+    behind: bool,
     /// No circuit could make room for another one. The breaker asks no more of them before the next tick.
     crowded: bool,
     /// The policy whose reply is given where a request without a circuit is rejected.
@@ -135,6 +137,7 @@ impl<H: Host> Breaker<H> {
             additions: 0,
             reading: None,
             remembered: Remembered::default(),
+            behind: false,
             crowded: false,
             without_circuit: None,
             calm: None,

@@ -12,19 +12,19 @@ use crate::keys::{record_key, slots_key};
 use crate::policy::Mode;
 use crate::shared::slots::{Addition, Slots};
 
-/// How much a VM does at one tick to meet circuits. The unit is the cost of taking one over from an older
-/// configuration, some 10 us. So a tick takes a few milliseconds. A thousand circuits are taken over within two
-/// seconds, and ten thousand within twenty.
-const MET_AT_A_TICK: usize = 256;
+/// How much a VM does at one step to meet circuits. The unit is the cost of taking one over from an older
+/// configuration, some 10 us. All workers step at the same time, often on fewer processors, and each keeps requests
+/// waiting meanwhile. Ten thousand circuits are taken over in 625 steps.
+const MET_AT_A_STEP: usize = 16;
 
 /// What it costs to meet a circuit that this VM has never known: some tens of host calls, and the names of six metrics.
 const NEVER_KNOWN: usize = 4;
 
-/// Slots that are read at one tick, where the list does not tell which of them have changed. A read costs some
+/// Slots that are read at one step, where the list does not tell which of them have changed. A read costs some
 /// microseconds.
-const READ_AT_A_TICK: u32 = 512;
+const READ_AT_A_STEP: u32 = 64;
 
-/// A reading of all slots that goes on over several ticks.
+/// A reading of all slots that goes on over several steps.
 #[derive(Clone, Copy)]
 pub(super) struct Reading {
     /// The number of additions that the slots are sure to show.
@@ -136,17 +136,35 @@ impl<H: Host> Breaker<H> {
 
     /// Follows the list and meets circuits, some of each. False: there are more.
     pub(super) fn learn(&mut self, now: u64) -> Result<bool, Fault> {
-        let all_listed = self.list_of_slots().and_then(|(list, _)| self.follow(&list, READ_AT_A_TICK, now));
+        let all_listed = self.list_of_slots().and_then(|(list, _)| self.follow(&list, READ_AT_A_STEP, now));
         // A list that cannot be read, as a later version's, says nothing of the circuits that are known.
         let all_met = self.meet_some(now)?;
         Ok(all_listed? && all_met)
+    }
+
+    /// Goes on where the last tick has left some of that. The caller calls it every few milliseconds, between the ticks,
+    /// as long as it is true.
+    pub fn catch_up(&mut self, now: u64) -> bool {
+        if self.behind && !self.retired && !self.vm.is_blind() {
+            let learned = self.learn(now);
+            // After a fault the next tick tries again.
+            self.behind = self.noted(learned) == Some(false);
+        }
+        self.is_behind()
+    }
+
+    /// Whether there are circuits that no tick and no request has led to yet. Before the first tick nobody asks: Envoy
+    /// may still take the configuration back.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind && !self.retired
     }
 
     /// Meets some of the circuits that no request has led to yet. False: there are more.
     fn meet_some(&mut self, now: u64) -> Result<bool, Fault> {
         let mut spent = 0_usize;
         while let Some(circuit) = self.circuits.unmet() {
-            if spent >= MET_AT_A_TICK {
+            if spent >= MET_AT_A_STEP {
                 return Ok(false);
             }
             spent = spent.saturating_add(if self.circuits.is_inherited(circuit) { 1 } else { NEVER_KNOWN });

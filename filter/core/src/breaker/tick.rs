@@ -50,8 +50,10 @@ impl<H: Host> Breaker<H> {
             return self.let_all_pass();
         }
         self.look_again(now);
-        let found = self.learn(now);
-        let mut calm = self.noted(found) == Some(true)
+        let learned = self.learn(now);
+        let learned = self.noted(learned);
+        self.behind = learned == Some(false);
+        let mut calm = learned == Some(true)
             && !self.follows_redirects
             && !self.config.policies().any(|p| p.mode == Mode::ForceOpen);
         let unwritten = epoch.is_some() && self.ticked_at == epoch;
