@@ -1,5 +1,6 @@
-//! What a rejected request gets.
+//! What the module answers itself: a rejected request, and one that asks for the health of the upstreams.
 
+use circuit_breaker_core::breaker::health::Answer;
 use circuit_breaker_core::breaker::permit::Cause;
 use circuit_breaker_core::policy::Rejection;
 
@@ -56,4 +57,16 @@ pub(crate) fn send(
 fn is_grpc(envoy: &impl Envoy) -> bool {
     let content_type = envoy.header(Headers::Request, "content-type");
     content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
+}
+
+/// Answers a request for the health of the upstreams. False: the host refused, and the request goes on.
+pub(crate) fn health(envoy: &impl Envoy, answer: &Answer) -> bool {
+    let reply = LocalReply {
+        status: if answer.healthy { 200 } else { 503 },
+        details: "circuit_breaker_health",
+        body: answer.body.as_bytes(),
+        headers: &[("content-type", "application/json"), ("cache-control", "no-store")],
+        grpc_status: GRPC_UNAVAILABLE,
+    };
+    envoy.reply(&reply).is_ok()
 }

@@ -87,10 +87,15 @@ impl<E: Envoy> Stream<E> {
     pub(crate) fn admit(&mut self, headers_only: bool) -> bool {
         let Some(shared) = self.shared.clone() else { return true };
         let Ok(mut breaker) = shared.breaker.try_borrow_mut() else { return true };
-        if breaker.has_exempt_paths()
-            && self.envoy.header(Headers::Request, ":path").is_some_and(|path| exempts(&breaker, &path))
+        if breaker.minds_paths()
+            && let Some(path) = self.envoy.header(Headers::Request, ":path")
         {
-            return true;
+            if let Some(answer) = breaker.health(&path, self.envoy.now()) {
+                return !reply::health(&self.envoy, &answer);
+            }
+            if exempts(&breaker, &path) {
+                return true;
+            }
         }
         let request = Request { stream: self.id, whole: headers_only || self.is_upgrade() };
         if !headers_only {

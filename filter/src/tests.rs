@@ -320,6 +320,27 @@ fn an_exempt_path_passes_an_open_circuit_and_a_forged_one_does_not() {
 }
 
 #[test]
+fn the_health_path_is_answered_and_never_counted() {
+    let document =
+        r#"{"health": {"path": "/health", "after": "0s", "detail": true}, "exempt": {"paths": ["/healthz"]}}"#;
+    everywhere(document, |world| {
+        (0..5).for_each(|_| assert!(world.get(A, 500, 0, "via_upstream")));
+        let before = world.counts(A);
+        for (path, goes_on) in [("/health", false), ("/healthz", true), ("/health?x", false)] {
+            assert_eq!(world.begin(A, &[(":path", path)], true).1, goes_on, "{path}");
+        }
+        let replies = world.envoy.replies();
+        assert_eq!(replies.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [200, 503], "then a rejection");
+        assert_eq!(replies[0].1["cache-control"], "no-store");
+        assert_eq!(world.counts(A), before);
+        world.pass(SECOND);
+        assert!(!world.begin(A, &[(":path", "/health")], true).1);
+        let (status, headers) = world.envoy.replies().pop().unwrap();
+        assert_eq!((status, headers.contains_key("x-circuit-breaker")), (503, false));
+    });
+}
+
+#[test]
 fn a_refused_configuration_is_counted_and_named() {
     let envoy = Script::new(true, r#"{"default": {"mod": "observe"}}"#);
     let mut root = Root::new(envoy.clone(), 1, Rc::new(RefCell::new(Configurations::none())));

@@ -5,7 +5,8 @@
 //! falls under one of the rules that `tests/agreement.rs` names.
 
 use circuit_breaker_core::config::{
-    BODILESS, CONFIG, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_VALUE, MOST_HEADERS, MOST_UPSTREAMS,
+    BODILESS, CONFIG, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_NAME, LONGEST_VALUE, MOST_HEADERS,
+    MOST_UPSTREAMS,
 };
 use serde_json::{Map, Value, json};
 
@@ -73,6 +74,15 @@ fn kind(kind: &Kind) -> Value {
         ]}}),
         Kind::Status => json!({"type": "integer", "minimum": 200, "maximum": 599, "not": {"enum": BODILESS}}),
         Kind::Paths => json!({"type": "array", "items": {"type": "string", "pattern": PATH}}),
+        Kind::Path => json!({"type": "string", "pattern": PATH, "not": {"pattern": "\\*$"}}),
+        Kind::Hosts => {
+            json!({"type": "array", "items": {"type": "string", "maxLength": LONGEST_NAME, "pattern": HOST}})
+        }
+        Kind::ChoiceOrSection(words, fields) => {
+            let mut section = section(fields);
+            section["required"] = fields.iter().map(|field| field.name).collect();
+            json!({"anyOf": [{"enum": words}, section]})
+        }
         Kind::Flag => json!({"type": "boolean"}),
         Kind::Headers => json!({
             "type": "object",
@@ -98,10 +108,14 @@ fn beside_the_table(name: &str, value: &mut Value) {
             value["minProperties"] = json!(1);
             value["dependentSchemas"] = json!({"cluster": {"maxProperties": 1}});
         }
-        "host" => value["pattern"] = json!("^([^*]+|\\*|\\*\\.[^*]+)$"),
+        "host" => value["pattern"] = json!(HOST),
+        "health" => value["required"] = json!(["path"]),
         _ => {}
     }
 }
+
+/// A host name, or `*`, or `*` as the leading label of one.
+const HOST: &str = "^([^*]+|\\*|\\*\\.[^*]+)$";
 
 /// A path's segments. None is `.` or `..`, only the last may be empty, and none holds what a server may decode to
 /// another path.

@@ -76,6 +76,17 @@ fn values(kind: &Kind) -> (Vec<Value>, Vec<Value>) {
             .chain([json!("/a")])
             .collect(),
         ),
+        Kind::Path => {
+            (vec![json!("/"), json!("/.well-known/x")], vec![json!("a"), json!("/a?b"), json!("/a/*"), json!(["/a"])])
+        }
+        Kind::Hosts => (
+            vec![json!([]), json!(["a.b", "*.b", "*"])],
+            vec![json!(["a.*"]), json!([""]), json!(["**"]), json!([1]), json!("a.b")],
+        ),
+        Kind::ChoiceOrSection(words, fields) => (
+            words.iter().map(|word| json!(word)).chain([json!({fields[0].name: 50})]).collect(),
+            vec![json!("other"), json!({}), json!({fields[0].name: "x"}), json!(50)],
+        ),
         Kind::Flag => (vec![json!(true), json!(false)], vec![json!("true"), json!(0)]),
         Kind::Headers => (
             vec![json!({}), json!({"x-a": "b"}), headers(MOST_HEADERS)],

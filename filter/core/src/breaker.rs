@@ -17,6 +17,7 @@ mod circuits;
 mod directory;
 mod fallback;
 mod flight;
+pub mod health;
 mod idle;
 mod in_flight;
 mod keeping;
@@ -64,6 +65,8 @@ pub struct Breaker<H> {
     behind: bool,
     /// No circuit could make room for another one. The breaker asks no more of them before the next tick.
     crowded: bool,
+    /// The configuration before this one had a health endpoint, and this one has not ticked yet.
+    older_has_health: bool,
     /// The policy whose reply is given where a request without a circuit is rejected.
     without_circuit: Option<Rc<Policy>>,
     /// The epoch at which all circuits were CLOSED.
@@ -115,6 +118,7 @@ impl<H: Host> Breaker<H> {
         breaker.inherit(older, now);
         // The metrics are the VM's, and it lives on.
         breaker.keeping = older.keeping;
+        breaker.older_has_health = older.config.health.is_some() || older.older_has_health;
         breaker
     }
 
@@ -139,6 +143,7 @@ impl<H: Host> Breaker<H> {
             remembered: Remembered::default(),
             behind: false,
             crowded: false,
+            older_has_health: false,
             without_circuit: None,
             calm: None,
             ticked_at: None,
@@ -210,12 +215,6 @@ impl<H: Host> Breaker<H> {
     #[must_use]
     pub fn upstream(&self, circuit: u32) -> Option<&Rc<str>> {
         self.circuits.get(circuit).map(|view| &view.name)
-    }
-
-    /// Whether any path is exempt. If none is, nobody needs to read the path.
-    #[must_use]
-    pub fn has_exempt_paths(&self) -> bool {
-        !self.config.exempt.is_empty()
     }
 
     /// Whether requests to this path are never counted and never rejected.

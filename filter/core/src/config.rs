@@ -18,8 +18,8 @@ use std::rc::Rc;
 pub use duration::print as print_duration;
 pub use error::ConfigError;
 pub use fields::{
-    BODILESS, CONFIG, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_VALUE, MOST_HEADERS, MOST_UPSTREAMS,
-    POLICY,
+    BODILESS, CONFIG, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_NAME, LONGEST_VALUE, MOST_HEADERS,
+    MOST_UPSTREAMS, POLICY,
 };
 pub use print::effective;
 
@@ -27,6 +27,7 @@ use crate::clock::{MILLISECOND, SECOND};
 use crate::json::quoted;
 use crate::policy::classify::FailureKind;
 use crate::policy::exempt::Paths;
+use crate::policy::health::{Health, When};
 use crate::policy::upstream::{Matcher, Upstream};
 use crate::policy::{Failures, HalfOpen, Length, Mode, Open, Policy, RateLimited, Rejection, Trip};
 use node::Node;
@@ -48,6 +49,8 @@ pub struct Config {
     pub latency_histograms: u32,
     /// Requests that are never counted and never rejected.
     pub exempt: Paths,
+    /// What the module answers to those who ask from outside.
+    pub(crate) health: Option<Health>,
     /// A hash of what the document says, with the defaults of what it leaves out. Two documents that say something else
     /// hardly ever have the same.
     pub hash: u32,
@@ -72,6 +75,7 @@ impl Config {
             default: Rc::new(policy),
             upstreams: upstreams(read, &default)?,
             hash: whole.hash(),
+            health: health(read.at(field!("health")))?,
             exempt: Paths::new(read.at(field!("exempt")).words(field!("paths"))),
             max_circuits: limits.integer(field!("maxCircuits")),
             idle_circuit: limits.duration(field!("idleCircuit")),
@@ -166,6 +170,32 @@ fn upstreams(whole: Reader<'_>, default: &Node) -> Result<Vec<(Matcher, Rc<Polic
         found.insert(place, (matcher, Rc::new(policy(&merged, &path)?)));
     }
     Ok(found)
+}
+
+/// `None` where the section is absent.
+fn health(given: Reader<'_>) -> Result<Option<Health>, ConfigError> {
+    let Some(given) = given.0 else { return Ok(None) };
+    let mut whole = defaults(fields::HEALTH);
+    whole.overlay(given, |_| false);
+    let read = Reader(Some(&whole));
+    let path = read.text(field!("path"));
+    if path.is_empty() {
+        return Err(ConfigError::said("health.path", "is missing; allowed: the path that is answered"));
+    }
+    let when = read.at(field!("unhealthyWhen"));
+    let host = |host| Matcher::parts(Some(host), None, None);
+    Ok(Some(Health {
+        path: path.to_owned(),
+        upstreams: read.words(field!("upstreams")).filter_map(host).collect(),
+        when: match when.0 {
+            Some(Node::Text(word)) if word == "all" => When::All,
+            Some(Node::Map(_)) => When::Share(when.share(field!("percent"))),
+            _ => When::Any,
+        },
+        after: read.duration(field!("after")),
+        recover_after: read.duration(field!("recoverAfter")),
+        detail: read.flag(field!("detail")),
+    }))
 }
 
 fn matcher(given: Reader<'_>, path: &str) -> Result<Matcher, ConfigError> {

@@ -28,6 +28,11 @@ pub(crate) fn kept_key(module: &str) -> String {
     format!("{PREFIX}kept:{module}")
 }
 
+/// Shared-data key of the verdict about the health of all upstreams (`breaker/health`).
+pub(crate) fn verdict_key() -> String {
+    format!("{PREFIX}verdict")
+}
+
 /// Shared-data key of the number of the process.
 pub(crate) fn process_key() -> String {
     format!("{PREFIX}process")

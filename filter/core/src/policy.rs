@@ -5,6 +5,7 @@
 pub mod classify;
 pub mod exempt;
 mod failures;
+pub mod health;
 pub(crate) mod upstream;
 
 pub use failures::{Failures, RateLimited};

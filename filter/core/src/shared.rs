@@ -3,4 +3,5 @@
 pub(crate) mod counts;
 pub(crate) mod number;
 pub(crate) mod slots;
+pub(crate) mod verdict;
 pub(crate) mod vm;

@@ -89,6 +89,9 @@ fn allowed(kind: &Kind) -> String {
             format!("200 to 599, but none without a body: {}", BODILESS.map(|status| status.to_string()).join(", "))
         }
         Kind::Paths => "list of paths".to_owned(),
+        Kind::Path => "path".to_owned(),
+        Kind::Hosts => "list of hosts, `*` only as the leading label".to_owned(),
+        Kind::ChoiceOrSection(words, _) => format!("{}, or a section", words.join(", ")),
         Kind::Flag => "true, false".to_owned(),
         Kind::Headers => format!("names and values, at most {MOST_HEADERS}"),
         Kind::Sections(_) => format!("list of at most {MOST_UPSTREAMS}"),
@@ -104,7 +107,7 @@ fn rows(table: &mut String, fields: &[Field], path: &str) {
     for field in fields {
         let at = if path.is_empty() { field.name.to_owned() } else { format!("{path}.{}", field.name) };
         match &field.kind {
-            Kind::Section(inner) => section(table, &at, field, inner),
+            Kind::Section(inner) | Kind::ChoiceOrSection(_, inner) => section(table, &at, field, inner),
             Kind::Sections(inner) => section(table, &format!("{at}[]"), field, inner),
             kind => {
                 writeln!(table, "| `{at}` | {} | {} | {} |", default(field), allowed(kind), field.meaning).unwrap();

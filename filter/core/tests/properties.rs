@@ -91,6 +91,9 @@ fn value(field: &Field, choose: &mut dyn FnMut() -> usize) -> Value {
         (_, Kind::Statuses) => Value::Array([json!(429), json!("5xx"), json!("500-504")][..of % 4].to_vec()),
         (_, Kind::Status) => json!([200, 429, 503, 599][of % 4]),
         (_, Kind::Paths) => Value::Array(some(&["/a", "/b/*", "/"], of)),
+        (_, Kind::Path) => json!(["/", "/healthz"][of % 2]),
+        (_, Kind::Hosts) => Value::Array(some(&["a.b", "*.shop.svc", "*"], of)),
+        (_, Kind::ChoiceOrSection(words, _)) => json!(words[of % words.len()]),
         (_, Kind::Flag) => json!(of.is_multiple_of(2)),
         (_, Kind::Headers) => json!({"x-a": "b", "x-quoted": "\"\\"}),
     }

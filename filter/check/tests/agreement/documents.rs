@@ -120,6 +120,12 @@ fn of_kind(kind: &Kind, random: &mut Random) -> Value {
             let paths = ["/", "/*", "/healthz", "/a/b/", "/a.b/%20c", "/a/*", "/..."];
             (0..random.below(4)).map(|_| json!(random.of(&paths))).collect()
         }
+        Kind::Path => json!(random.of(&["/", "/healthz", "/.well-known/circuit-breaker"])),
+        Kind::Hosts => (0..random.below(3)).map(|_| json!(random.of(&["a.b", "*.shop.svc", "*"]))).collect(),
+        Kind::ChoiceOrSection(words, _) if random.percent(50) => json!(random.of(words)),
+        Kind::ChoiceOrSection(_, fields) => {
+            fields.iter().map(|field| (field.name.to_owned(), value(field, random))).collect()
+        }
         Kind::Flag => json!(random.percent(50)),
         Kind::Headers => {
             let names = ["x-a", "cache-control", "x_b.c", "!#$%&'*+-.^_`|~9"];

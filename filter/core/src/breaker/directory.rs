@@ -298,6 +298,7 @@ impl<H: Host> Breaker<H> {
                 view
             }
         };
+        view.is_of(self.config.health.as_ref());
         view.latency.want(circuit < self.config.latency_histograms);
         if circuit > 0 && circuit == self.config.latency_histograms {
             self.vm.say_once(

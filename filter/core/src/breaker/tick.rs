@@ -1,6 +1,7 @@
 //! The tick: what time does to the circuits that one worker knows.
 
 use super::Breaker;
+use super::health::Look;
 use super::view::View;
 use crate::circuit::record::Phase;
 use crate::clock;
@@ -49,6 +50,7 @@ impl<H: Host> Breaker<H> {
         if self.vm.is_blind() {
             return self.let_all_pass();
         }
+        let verdict = self.verdict_before(now);
         self.look_again(now);
         let learned = self.learn(now);
         let learned = self.noted(learned);
@@ -59,8 +61,10 @@ impl<H: Host> Breaker<H> {
         let unwritten = epoch.is_some() && self.ticked_at == epoch;
         self.ticked_at = epoch;
         let (mut some_ended, idle) = (false, self.config.idle_circuit);
+        let mut look = Look::default();
         for view in self.circuits.iter_mut() {
             if unwritten && view.is_at_rest(now, idle) {
+                look.add(view);
                 continue;
             }
             match tick_circuit(view, &self.vm, now, idle) {
@@ -71,6 +75,11 @@ impl<H: Host> Breaker<H> {
                 }
             }
             some_ended |= view.is_gone();
+            look.add(view);
+        }
+        // Those that are still to be met are mostly CLOSED, and would be missing in a share of all.
+        if let Some(verdict) = verdict.filter(|_| !self.behind) {
+            self.judge_health(verdict, look, now);
         }
         if some_ended {
             self.clear_ended();

@@ -52,6 +52,8 @@ pub(super) struct View {
     pub(super) unused: bool,
     /// The gauges may say something that must go with the circuit.
     pub(super) shown: bool,
+    /// Its upstream is one of those that decide about the health of the whole.
+    pub(super) of_health: bool,
 }
 
 /// The metrics of an upstream, which outlive its circuit.
@@ -143,6 +145,7 @@ impl View {
             used: Used::at(now, tally),
             unused: false,
             shown: false,
+            of_health: false,
         };
         view.refresh(vm, now)?;
         view.keep_metrics(vm)?;

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::duration;
 use super::error::ConfigError;
 use super::fields::{
-    BODILESS, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_VALUE, MOST_HEADERS, MOST_UPSTREAMS,
+    BODILESS, CONNECTION_HEADERS, Field, Kind, LEAST_PERCENT, LONGEST_NAME, LONGEST_VALUE, MOST_HEADERS, MOST_UPSTREAMS,
 };
 use super::node::{Node, decimal};
 use crate::json::quoted;
@@ -92,6 +92,20 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
             _ => Err(ConfigError::new(&format!("{path}[{at}]"), item, PATH)),
         }),
         (Kind::Paths, _) => refuse("a list of paths"),
+        (Kind::Path, Node::Text(text)) if crate::policy::exempt::is_valid(text) && !text.ends_with('*') => Ok(()),
+        (Kind::Path, _) => refuse(ONE_PATH),
+        (Kind::Hosts, Node::List(items)) => items.iter().enumerate().try_for_each(|(at, item)| match item {
+            Node::Text(text) if is_host(text) => Ok(()),
+            _ => Err(ConfigError::new(&format!("{path}[{at}]"), item, HOST)),
+        }),
+        (Kind::Hosts, _) => refuse("a list of host names"),
+        (Kind::ChoiceOrSection(words, _), Node::Text(text)) if words.contains(&text.as_str()) => Ok(()),
+        (Kind::ChoiceOrSection(_, fields), Node::Map(entries)) if entries.len() >= fields.len() => {
+            section(node, fields, path)
+        }
+        (Kind::ChoiceOrSection(words, fields), _) => {
+            refuse(&format!("one of {}, or a section with {}", words.join(", "), names(fields)))
+        }
         (Kind::Flag, Node::Flag(_)) => Ok(()),
         (Kind::Flag, _) => refuse("true or false"),
         (Kind::Headers, Node::Map(entries)) if entries.len() <= MOST_HEADERS => headers(entries, path),
@@ -103,6 +117,16 @@ const DURATION: &str = "a duration: a number and one of ms, s, m, h, such as \"3
 
 const PATH: &str = "a path that begins with /, `*` only as its end after a /, without `.` and `..` segments, `//`, `;`, \
     `\\`, and without %2F, %5C, %2E and %25";
+
+const ONE_PATH: &str = "a path that begins with /, without `*`, query, `.` and `..` segments, `//`, `;`, `\\`, and \
+    without %2F, %5C, %2E and %25";
+
+const HOST: &str = "a host name, `*` only as its leading label";
+
+/// As far as a matcher can be made of it.
+fn is_host(text: &str) -> bool {
+    has_at_most(text, LONGEST_NAME) && crate::policy::upstream::Matcher::parts(Some(text), None, None).is_some()
+}
 
 const STATUSES: &str = "a status from 200 to 599, or text such as \"5xx\" or \"500-504\"";
 

@@ -25,6 +25,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// One of these words, or a duration.
     ChoiceOrDuration(&'static [&'static str]),
+    /// One of these words, or a section with fields of its own, all of which must be given.
+    ChoiceOrSection(&'static [&'static str], &'static [Field]),
     /// A duration, at least this many nanoseconds.
     Duration {
         /// Smallest value, in nanoseconds.
@@ -64,6 +66,10 @@ pub enum Kind {
     Status,
     /// A list of paths, each with or without a trailing `/*`.
     Paths,
+    /// One path without its query.
+    Path,
+    /// A list of host names, each with or without a leading label `*`.
+    Hosts,
     /// true or false.
     Flag,
     /// At most [`MOST_HEADERS`] header names, none of [`CONNECTION_HEADERS`], and their values.
@@ -77,7 +83,7 @@ pub const BODILESS: [u32; 3] = [204, 205, 304];
 /// fallback.
 const LONGEST_BODY: u32 = 4096;
 /// Longest text of a matcher: Envoy's cluster names are far shorter.
-const LONGEST_NAME: u32 = 512;
+pub const LONGEST_NAME: u32 = 512;
 /// The smallest share above 0, in percent: shares are kept as millionths of the whole.
 pub const LEAST_PERCENT: f64 = 0.0001;
 /// Headers of the connection or of the protocol. If a policy set them, the message would break.
@@ -117,6 +123,12 @@ pub static CONFIG: &[Field] = &[
         "policies of some upstreams: `match` and any field of `default`",
     ),
     field("exempt", Kind::Section(EXEMPT), "{}", "requests that are never counted and never rejected"),
+    field(
+        "health",
+        Kind::Section(HEALTH),
+        "",
+        "a path that the module answers itself, for probes from outside: 200, or 503 while upstreams are cut off",
+    ),
     field("limits", Kind::Section(LIMITS), "{}", "what the module may take of the proxy"),
 ];
 
@@ -332,6 +344,28 @@ static FALLBACK: &[Field] = &[field(
 
 static EXEMPT: &[Field] =
     &[field("paths", Kind::Paths, "[]", "paths without their query; `/x/*` stands for all below `/x/`")];
+
+/// Fields of the health endpoint.
+pub(super) static HEALTH: &[Field] = &[
+    field("path", Kind::Path, "", "the path, exactly; a request with a query is another one"),
+    field("upstreams", Kind::Hosts, "[]", "hosts whose circuits decide; none: all; those in `observe` never do"),
+    field(
+        "unhealthyWhen",
+        Kind::ChoiceOrSection(&["any", "all"], UNHEALTHY),
+        r#""any""#,
+        "how many of them are OPEN, or in HALF_OPEN and still probed, ...",
+    ),
+    field("after", Kind::Duration { min: 0 }, r#""10s""#, "... for so long, before the answer is 503"),
+    field(
+        "recoverAfter",
+        Kind::Duration { min: 0 },
+        r#""30s""#,
+        "for so long that must not be so, before the answer is 200 again",
+    ),
+    field("detail", Kind::Flag, "false", "name the upstreams in the answer"),
+];
+
+static UNHEALTHY: &[Field] = &[field("percent", Kind::Percent, "", "or this share of them")];
 
 static LIMITS: &[Field] = &[
     field(

@@ -35,7 +35,7 @@ const fn is_in(table: &[Field], name: &str) -> bool {
     let mut rest = table;
     while let [field, others @ ..] = rest {
         let below = match &field.kind {
-            Kind::Section(inner) | Kind::Sections(inner) => is_in(inner, name),
+            Kind::Section(inner) | Kind::Sections(inner) | Kind::ChoiceOrSection(_, inner) => is_in(inner, name),
             _ => false,
         };
         if below || same(field.name.as_bytes(), name.as_bytes()) {

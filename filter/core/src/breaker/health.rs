@@ -1,0 +1,133 @@
+//! The health endpoint: what the proxy says of its upstreams as a whole to those who ask from outside.
+//!
+//! Each worker looks at its circuits at its ticks and writes what it sees into the one verdict of the proxy
+//! ([`crate::shared::verdict`]). It reads the verdict before it looks, so that an older look never replaces a newer
+//! one. An answer costs one read.
+//!
+//! A circuit decides unless it is in `observe`, which is to change nothing, or `disabled`.
+
+use std::fmt::Write;
+
+use super::Breaker;
+use super::view::View;
+use crate::circuit::record::Phase;
+use crate::clock::SECOND;
+use crate::host::{ABSENT, Fault, Host};
+use crate::json::quoted_whole;
+use crate::keys::verdict_key;
+use crate::policy::Mode;
+use crate::policy::health::Health;
+use crate::policy::upstream::Upstream;
+use crate::shared::verdict::Verdict;
+
+/// What one look at the circuits has found, of those that decide.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Look {
+    circuits: usize,
+    cut_off: usize,
+}
+
+/// The answer of the health endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether the upstreams are well as a whole.
+    pub healthy: bool,
+    /// JSON.
+    pub body: String,
+}
+
+/// Circuits that an answer lists. A probe's reader needs no more, and the answer stays some kilobytes.
+const LISTED: usize = 100;
+
+impl View {
+    /// Whether it decides about the health of the whole.
+    pub(super) fn decides(&self) -> bool {
+        self.of_health && matches!(self.policy.mode, Mode::Enforce | Mode::ForceOpen) && !self.is_gone()
+    }
+
+    /// Whether its upstream gets no traffic, or only what tests it.
+    pub(super) fn is_cut_off(&self) -> bool {
+        matches!(self.record.phase, Phase::Open | Phase::Probe)
+    }
+
+    /// Whether its upstream is one of those that `health` names.
+    pub(super) fn is_of(&mut self, health: Option<&Health>) {
+        self.of_health = health.is_some_and(|health| health.is_decided_by(&Upstream::parse(&self.name)));
+    }
+}
+
+impl Look {
+    pub(super) fn add(&mut self, view: &View) {
+        if view.decides() {
+            self.circuits = self.circuits.saturating_add(1);
+            self.cut_off = self.cut_off.saturating_add(usize::from(view.is_cut_off()));
+        }
+    }
+}
+
+impl<H: Host> Breaker<H> {
+    /// Whether there is a path that is exempt or that the module answers itself. If there is none, nobody needs to read
+    /// the path.
+    #[must_use]
+    #[inline]
+    pub fn minds_paths(&self) -> bool {
+        !self.config.exempt.is_empty() || self.config.health.is_some()
+    }
+
+    /// The answer, where a request's path is that of the health endpoint.
+    #[must_use]
+    pub fn health(&mut self, path: &[u8], now: u64) -> Option<Answer> {
+        let health = self.config.health.as_ref().filter(|health| health.path.as_bytes() == path)?;
+        let (after, recover_after, detail) = (health.after, health.recover_after, health.detail);
+        // Where the breaker itself does not work, all upstreams pass for well.
+        let verdict = if self.vm.is_blind() { Ok((None, ABSENT)) } else { self.verdict() };
+        let verdict = self.noted(verdict).and_then(|(verdict, _)| verdict).unwrap_or(Verdict::well(now));
+        let healthy = verdict.at(now, after, recover_after).healthy;
+        Some(Answer { healthy, body: self.health_body(healthy, detail) })
+    }
+
+    fn health_body(&mut self, healthy: bool, detail: bool) -> String {
+        let circuits = self.circuits.iter_mut().filter(|view| view.decides()).count();
+        let mut open = String::new();
+        for view in self.circuits.iter_mut().filter(|view| view.decides() && view.is_cut_off()).take(LISTED) {
+            let comma = if open.is_empty() { "" } else { "," };
+            let named = if detail { format!("\"upstream\":{},", quoted_whole(&view.name)) } else { String::new() };
+            let state = if view.record.phase == Phase::Open { "OPEN" } else { "HALF_OPEN" };
+            let since = view.record.outage_since / SECOND;
+            // Writing to a String cannot fail.
+            let _ = write!(open, "{comma}{{{named}\"state\":\"{state}\",\"since\":{since}}}");
+        }
+        format!("{{\"healthy\":{healthy},\"circuits\":{circuits},\"open\":[{open}]}}\n")
+    }
+
+    /// The verdict and its compare-and-swap number, before a look at the circuits; `None` where none is wanted.
+    pub(super) fn verdict_before(&mut self, now: u64) -> Option<(Option<Verdict>, u32)> {
+        let of_older = std::mem::take(&mut self.older_has_health);
+        if self.config.health.is_some() {
+            return self.noted(self.verdict());
+        }
+        if of_older {
+            // If the endpoint comes back, it begins well.
+            let well = Verdict::well(now).encode();
+            let forgotten = self.verdict().and_then(|(_, cas)| Ok(self.vm.host.swap(&verdict_key(), &well, cas)?));
+            self.noted(forgotten);
+        }
+        None
+    }
+
+    /// Writes what a look at the circuits has found, where that changes the verdict. Another worker that was faster has
+    /// seen as much.
+    pub(super) fn judge_health(&self, (verdict, cas): (Option<Verdict>, u32), look: Look, now: u64) {
+        let Some(health) = &self.config.health else { return };
+        let sick = health.when.is_met(look.cut_off, look.circuits);
+        let next = verdict.unwrap_or(Verdict::well(now)).seen(sick, now, health.after, health.recover_after);
+        if verdict.map_or(next != Verdict::well(now), |verdict| verdict != next) {
+            self.noted(self.vm.host.swap(&verdict_key(), &next.encode(), cas).map_err(Fault::from));
+        }
+    }
+
+    fn verdict(&self) -> Result<(Option<Verdict>, u32), Fault> {
+        let there = self.vm.host.get(&verdict_key())?;
+        Ok(there.map_or((None, ABSENT), |(bytes, cas)| (Verdict::decode(&bytes), cas)))
+    }
+}
