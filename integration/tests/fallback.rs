@@ -14,6 +14,7 @@ for_one_and_four_workers!(
     a_direct_response_serves_as_a_fallback,
     a_client_that_sends_the_header_gets_the_fallbacks_own_circuit_and_no_second_one,
     a_header_of_a_client_is_overwritten_or_removed_before_it_routes,
+    a_trace_context_reaches_upstream_and_fallback_as_the_client_sent_it,
 );
 
 const MARKER: &str = "x-circuit-fallback";
@@ -159,4 +160,21 @@ async fn a_header_of_a_client_is_overwritten_or_removed_before_it_routes(workers
     }
     assert_eq!(marked_get(&scenario, "true").await.status, 200);
     assert_eq!((scenario.sick.seen(), spare.seen()), (6, 1), "the breaker's does");
+}
+
+async fn a_trace_context_reaches_upstream_and_fallback_as_the_client_sent_it(workers: u32) {
+    let (scenario, spare) = with_spare(workers, "60s").await;
+    // W3C allows what no proxy would write: a future version, and several vendors' states.
+    let context = [
+        ("traceparent", "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-what-comes-later"),
+        ("tracestate", "rojo=00f067aa0ba902b7, congo=t61rcWkgMzE,,tenant@vendor=a b!c"),
+    ];
+    let to = scenario.envoy.address(LISTENER);
+    let seen = |upstream: &Upstream| context.map(|(name, _)| upstream.header(name));
+    client::request(to, "GET", "/sick", &context).await.unwrap();
+    assert_eq!(seen(&scenario.sick), context.map(|(_, value)| value));
+    scenario.trip().await;
+    let reply = client::request(to, "GET", "/sick", &context).await.unwrap();
+    assert_eq!((reply.status, reply.is_rejection(), spare.seen()), (200, false, 1));
+    assert_eq!(seen(&spare), context.map(|(_, value)| value));
 }

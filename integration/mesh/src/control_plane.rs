@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use circuit_breaker_integration::client;
 use circuit_breaker_integration::envoy::{tool, workspace};
 use circuit_breaker_integration::wait::until;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::kubectl::Kubectl;
 use crate::network::{HOST, SERVICES};
@@ -118,8 +118,7 @@ impl ControlPlane {
             return Ok(());
         }
         let mesh = self.directory.join("mesh.yaml");
-        // Its log goes where the agents' logs go, in Istio's own format.
-        fs::write(&mesh, "accessLogFile: /dev/stdout\n")?;
+        fs::write(&mesh, mesh_config()?.to_string())?;
         let mut command = Command::new(self.istio.file("pilot-discovery")?);
         command
             .arg("discovery")
@@ -167,6 +166,15 @@ impl ControlPlane {
         };
         until(&format!("istiod's root certificate in {namespace}"), look, Option::is_some).await.unwrap_or_default()
     }
+}
+
+/// The configuration of the mesh that the manifests' users give to istiod. So what proxies write about a request goes
+/// where the agents' logs go: in Istio's own format, unless a Telemetry names another one.
+fn mesh_config() -> Result<Value> {
+    let values = fs::read_to_string(manifests().join("mesh/meshConfig-values.yaml"))?;
+    let mut values: Value = serde_yaml_ng::from_str(&values)?;
+    values["meshConfig"]["accessLogFile"] = json!("/dev/stdout");
+    Ok(values["meshConfig"].take())
 }
 
 async fn start_etcd(directory: &Path) -> Result<Program> {

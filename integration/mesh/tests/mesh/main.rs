@@ -11,6 +11,7 @@ mod observability;
 mod overlays;
 mod sample;
 mod sidecar;
+mod traces;
 mod upstreams;
 mod versions;
 mod world;
@@ -90,8 +91,10 @@ fn main() -> ExitCode {
         overlays::observe_rejects_nothing_and_tells_what_it_would_have_rejected, Gateway, All;
         overlays::the_mesh_wide_overlay_is_everywhere_but_where_a_namespace_opts_out, Gateway, All;
         overlays::a_traffic_extension_does_what_the_wasm_plugin_does, Gateway, Newest;
-        // The last test: from here on the policies of the sample apply to the pods of all tests.
+        // The last tests: from here on the policies of the sample apply to the pods of all tests.
         sample::the_sample_mesh_serves_its_users_while_one_version_is_sick, Sidecar, All;
+        traces::spans_tell_which_request_was_rejected_and_which_fell_back, Sidecar, All;
+        traces::the_samples_access_log_tells_the_same, Sidecar, All;
     );
     let mut arguments = Arguments::from_args();
     // The tests share one lab, and some take a part of it away for a while.

@@ -1,70 +1,130 @@
 //! `istio/mesh`, the sample with all other layers of a mesh, as a user applies it: authorization, mutual TLS, outlier
 //! detection, retries and a canary. The breaker with its fallback is at the gateway and in the client's sidecar.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use circuit_breaker_integration::client::{self, Reply};
 use circuit_breaker_integration::scenario::State;
-use circuit_breaker_integration::upstream::Behaviour;
+use circuit_breaker_integration::upstream::{Behaviour, Upstream};
 use circuit_breaker_integration::wait::until;
+use circuit_breaker_mesh::collector::Collector;
 use circuit_breaker_mesh::control_plane::manifests;
 use circuit_breaker_mesh::plugin::Plugin;
-use circuit_breaker_mesh::pod::{Proxy, Spec};
+use circuit_breaker_mesh::pod::{Pod, Proxy, Spec};
 use circuit_breaker_mesh::service::{APPLICATION, Service};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 
-use crate::world::{IMAGE, INGRESS, SHOP, World, ask_at};
+use crate::world::{IMAGE, INGRESS, SHOP, World};
 
 /// The port of the gateway's pod: the target of port 80 of its Service.
 const ENTRANCE: u16 = 8080;
 
 const HOST: &str = "shop.example.com";
 
-pub async fn the_sample_mesh_serves_its_users_while_one_version_is_sick(world: &World) {
-    let (lab, kubectl) = (&world.lab, world.lab.kubectl());
-    kubectl.apply_kustomization(&manifests().join("mesh")).expect("the API server takes it");
-    Plugin::overlay("fallback", IMAGE).apply(kubectl, lab.directory()).expect("the API server takes it");
-    Plugin::overlay("sidecar", IMAGE).apply(kubectl, lab.directory()).expect("the API server takes it");
-    let version = |version: &str| {
-        let spec = Spec::new(SHOP, &format!("shop-{version}-0"), Proxy::Sidecar).account("shop");
-        lab.pod(spec.label("app", "shop").label("version", version))
-    };
-    let (v1, v2) = (version("v1").await.expect("a pod"), version("v2").await.expect("a pod"));
-    let well = v1.upstream(APPLICATION).expect("the pod's port is free");
-    let sick = v2.upstream(APPLICATION).expect("the pod's port is free");
-    let shop = Service::find(kubectl, SHOP, "shop").expect("the sample has it");
-    shop.serve(kubectl, &[&v1, &v2]).expect("the API server takes it");
-    let spec = Spec::new(INGRESS, "ingressgateway-0", Proxy::Gateway).account("ingressgateway");
-    let gateway =
-        lab.pod(spec.label("app", "ingressgateway").label("istio", "ingressgateway")).await.expect("a gateway");
-    let entrance = Service::find(kubectl, INGRESS, "ingressgateway").expect("the sample has it");
-    entrance.serve(kubectl, &[&gateway]).expect("the API server takes it");
-    let visit = || async { ask_at(&gateway, ENTRANCE, HOST, "/").await.ok().map(|reply| reply.status) };
-    until("the sample to be served", visit, |status| *status == Some(200)).await;
+/// The sample, up and served, with a collector of traces beside it.
+pub struct Sample {
+    pub collector: Collector,
+    pub gateway: Arc<Pod>,
+    pub client: Arc<Pod>,
+    pub shop: Service,
+    /// Version 1.
+    pub stable: Upstream,
+    /// Version 2, a tenth of the traffic.
+    pub canary: Upstream,
+    _servers: [Arc<Pod>; 2],
+}
 
-    sick.behave(Behaviour::Status(500));
-    let canary = shop.subset(APPLICATION, "v2");
+static SAMPLE: OnceCell<Sample> = OnceCell::const_new();
+
+/// From the first call on, the policies of the sample apply to the pods of all tests.
+pub async fn sample(world: &World) -> &'static Sample {
+    SAMPLE.get_or_init(|| Sample::open(world)).await
+}
+
+impl Sample {
+    async fn open(world: &World) -> Sample {
+        let (lab, kubectl) = (&world.lab, world.lab.kubectl());
+        let collector = Collector::start(lab).await.unwrap_or_else(|why| panic!("{why:#}"));
+        kubectl.apply_kustomization(&manifests().join("mesh")).expect("the API server takes it");
+        Plugin::overlay("fallback", IMAGE).apply(kubectl, lab.directory()).expect("the API server takes it");
+        Plugin::overlay("sidecar", IMAGE).apply(kubectl, lab.directory()).expect("the API server takes it");
+        let version = |version: &str| {
+            let spec = Spec::new(SHOP, &format!("shop-{version}-0"), Proxy::Sidecar).account("shop");
+            lab.pod(spec.label("app", "shop").label("version", version))
+        };
+        let servers = [version("v1").await.expect("a pod"), version("v2").await.expect("a pod")];
+        let [stable, canary] =
+            [&servers[0], &servers[1]].map(|pod| pod.upstream(APPLICATION).expect("the pod's port is free"));
+        let shop = Service::find(kubectl, SHOP, "shop").expect("the sample has it");
+        shop.serve(kubectl, &[&servers[0], &servers[1]]).expect("the API server takes it");
+        let spec = Spec::new(INGRESS, "ingressgateway-0", Proxy::Gateway).account("ingressgateway");
+        let spec = spec.label("app", "ingressgateway").label("istio", "ingressgateway");
+        let gateway = lab.pod(spec).await.expect("a gateway");
+        let entrance = Service::find(kubectl, INGRESS, "ingressgateway").expect("the sample has it");
+        entrance.serve(kubectl, &[&gateway]).expect("the API server takes it");
+        let client = Spec::new(SHOP, "client-0", Proxy::Sidecar).account("client").label("app", "client");
+        let client = lab.pod(client).await.expect("a pod");
+        let sample = Sample { collector, gateway, client, shop, stable, canary, _servers: servers };
+        let visit = || async { sample.try_visit(&[]).await.ok().map(|reply| reply.status) };
+        until("the sample to be served", visit, |status| *status == Some(200)).await;
+        sample
+    }
+
+    async fn try_visit(&self, headers: &[(&str, &str)]) -> anyhow::Result<Reply> {
+        let stream = TcpStream::connect(SocketAddr::from((self.gateway.address(), ENTRANCE))).await?;
+        client::request_over(stream, "GET", "/", &[&[("host", HOST)], headers].concat()).await
+    }
+
+    /// GET from outside, through the gateway.
+    pub async fn visit(&self, headers: &[(&str, &str)]) -> Reply {
+        self.try_visit(headers).await.expect("an answer")
+    }
+
+    /// GET by the client, through its sidecar.
+    pub async fn call(&self, headers: &[(&str, &str)]) -> Reply {
+        let stream = self.client.netns().connect(self.shop.address()).await.expect("the sidecar takes it");
+        let host = self.shop.host();
+        client::request_over(stream, "GET", "/", &[&[("host", host.as_str())], headers].concat())
+            .await
+            .expect("an answer")
+    }
+
+    /// The name of a version's upstream.
+    pub fn upstream(&self, version: &str) -> String {
+        self.shop.subset(APPLICATION, version)
+    }
+}
+
+pub async fn the_sample_mesh_serves_its_users_while_one_version_is_sick(world: &World) {
+    let sample = sample(world).await;
+    let Sample { gateway, client, shop, stable, canary, .. } = sample;
+    canary.behave(Behaviour::Status(500));
+    let upstream = sample.upstream("v2");
     let open = || async {
-        visit().await;
-        gateway.state(&canary).await
+        sample.visit(&[]).await;
+        gateway.state(&upstream).await
     };
     until("the canary's circuit to open", open, |state| *state == Some(State::Open)).await;
-    let seen = (well.seen(), sick.seen());
+    let seen = (stable.seen(), canary.seen());
     for _ in 0..100 {
-        assert_eq!(visit().await, Some(200), "version 1 serves whom version 2 does not");
+        assert_eq!(sample.visit(&[]).await.status, 200, "version 1 serves whom version 2 does not");
     }
-    assert_eq!((well.seen(), sick.seen()), (seen.0 + 100, seen.1));
-    assert!(gateway.metric("circuit_breaker_fallback_total", &canary, "").await > 0);
+    assert_eq!((stable.seen(), canary.seen()), (seen.0 + 100, seen.1));
+    assert!(gateway.metric("circuit_breaker_fallback_total", &upstream, "").await > 0);
 
-    let client = Spec::new(SHOP, "client-0", Proxy::Sidecar).account("client").label("app", "client");
-    let client = lab.pod(client).await.expect("a pod");
-    let stranger = lab.pod(Spec::new(SHOP, "stranger", Proxy::Sidecar)).await.expect("a pod");
+    let stranger = world.lab.pod(Spec::new(SHOP, "stranger", Proxy::Sidecar)).await.expect("a pod");
     let refused = stranger.get(shop.address(), &shop.host(), "/").await.expect("an answer");
     assert_eq!((refused.status, refused.is_rejection()), (403, false), "the sample's authorization is in force");
     let call = || async {
-        client.get(shop.address(), &shop.host(), "/").await.expect("an answer");
-        client.state(&canary).await
+        sample.call(&[]).await;
+        client.state(&upstream).await
     };
     until("the canary's circuit to open in the client's sidecar", call, |state| *state == Some(State::Open)).await;
-    let seen = sick.seen();
+    let seen = canary.seen();
     for _ in 0..50 {
-        client.get(shop.address(), &shop.host(), "/").await.expect("an answer");
+        sample.call(&[]).await;
     }
-    assert_eq!(sick.seen(), seen);
+    assert_eq!(canary.seen(), seen);
 }
