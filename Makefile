@@ -21,7 +21,7 @@ export CIRCUIT_BREAKER_MODULE := $(MODULE)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Panic messages name their source files: without these, each machine's paths would make another module of the same commit.
 REPRODUCIBLE := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo --remap-path-prefix=$(CURDIR)=/circuit-breaker
@@ -117,6 +117,11 @@ mesh-tools:
 .PHONY: test-alerts
 test-alerts: ## Check the alerts and queries in istio/monitoring with promtool (Debian's prometheus)
 	@istio/monitoring/test
+
+.PHONY: test-log-queries
+test-log-queries: ## Read the LogQL and Kusto queries in istio/monitoring with the languages' own parsers (Node with npm)
+	@$(INSTALL) query-parsers
+	@integration/tools/query-parsers/check "$$($(INSTALL) path query-parsers)" istio/monitoring/README.md
 
 .PHONY: bench
 bench: build build-yardsticks ## Measure what the breaker costs, against no filter, an empty one, Lua and admission_control (15 min; PART=load: that alone)
