@@ -9,6 +9,7 @@ mod gateway;
 mod live;
 mod observability;
 mod overlays;
+mod queries;
 mod sample;
 mod sidecar;
 mod traces;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         sample::the_sample_mesh_serves_its_users_while_one_version_is_sick, Sidecar, All;
         traces::spans_tell_which_request_was_rejected_and_which_fell_back, Sidecar, All;
         traces::the_samples_access_log_tells_the_same, Sidecar, All;
+        queries::the_documents_queries_find_real_lines_and_name_real_fields, Sidecar, All;
     );
     let mut arguments = Arguments::from_args();
     // The tests share one lab, and some take a part of it away for a while.

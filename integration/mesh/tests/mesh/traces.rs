@@ -1,6 +1,8 @@
 //! What the sample's Telemetry tells of a request that a circuit rejected or sent to its fallback: spans in a real
 //! collector, and lines of the access log. Queries of the documents are tried on the same lines.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use circuit_breaker_integration::client::Reply;
@@ -8,6 +10,7 @@ use circuit_breaker_integration::scenario::State;
 use circuit_breaker_integration::upstream::Behaviour;
 use circuit_breaker_integration::wait::until;
 use circuit_breaker_mesh::collector::Span;
+use circuit_breaker_mesh::control_plane::manifests;
 use circuit_breaker_mesh::pod::Pod;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -35,11 +38,11 @@ fn parent(trace: &str) -> String {
 pub struct Incident {
     pub sample: &'static Sample,
     /// A request for the canary that version 1 has served.
-    fallen_back: String,
+    pub fallen_back: String,
     /// What that request had as its trace context when it arrived there.
     arrived: [String; 2],
     /// A request that the gateway rejected, since the fallback's circuit was OPEN too.
-    rejected: String,
+    pub rejected: String,
     /// A call that the client's sidecar rejected.
     rejected_call: String,
 }
@@ -159,5 +162,16 @@ pub async fn the_samples_access_log_tells_the_same(world: &World) {
         let wait = line["retry_after"].as_str().and_then(|seconds| seconds.parse::<u64>().ok());
         assert!(wait.is_some_and(|seconds| seconds >= 1), "{line}");
         assert_eq!(line["traceparent"], parent(trace), "as the caller sent it");
+        let fields: BTreeSet<_> = line.as_object().into_iter().flat_map(|line| line.keys().cloned()).collect();
+        assert_eq!(fields, documented_fields(), "the README names each");
     }
+}
+
+/// The first column of the table in `istio/monitoring/README.md`.
+fn documented_fields() -> BTreeSet<String> {
+    let readme = fs::read_to_string(manifests().join("monitoring/README.md")).expect("there is one");
+    let (_, table) = readme.split_once("<!-- access log -->\n").expect("the table begins");
+    let (table, _) = table.split_once("<!-- /access log -->").expect("the table ends");
+    let names = table.lines().filter_map(|row| row.split(" | ").next());
+    names.flat_map(|names| names.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()).collect()
 }
