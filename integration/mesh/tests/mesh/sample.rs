@@ -48,6 +48,11 @@ impl Sample {
         let (lab, kubectl) = (&world.lab, world.lab.kubectl());
         let collector = Collector::start(lab).await.unwrap_or_else(|why| panic!("{why:#}"));
         kubectl.apply_kustomization(&manifests().join("mesh")).expect("the API server takes it");
+        // The sample has 1 %, and the caller's own wish does not change what a proxy traces.
+        let all = r#"[{"op": "replace", "path": "/spec/tracing/0/randomSamplingPercentage", "value": 100}]"#;
+        for [name, namespace] in [["ingressgateway", INGRESS], ["shop", SHOP]] {
+            kubectl.run(&["patch", "telemetry", name, "-n", namespace, "--type=json", "-p", all]).expect("it is there");
+        }
         Plugin::overlay("fallback", IMAGE).apply(kubectl, lab.directory()).expect("the API server takes it");
         Plugin::overlay("sidecar", IMAGE).apply(kubectl, lab.directory()).expect("the API server takes it");
         let version = |version: &str| {

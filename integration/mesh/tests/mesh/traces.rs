@@ -24,7 +24,7 @@ const STATE: &str = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE";
 /// The span of whoever called from outside.
 const CALLER: &str = "00f067aa0ba902b7";
 
-/// A trace of our own, of which the caller wants to see everything.
+/// A trace of our own.
 fn new_trace() -> String {
     static TRACES: AtomicU64 = AtomicU64::new(1);
     format!("4bf92f3577b34da6{:016x}", TRACES.fetch_add(1, Ordering::SeqCst))
@@ -64,9 +64,10 @@ async fn live_through(world: &World) -> Incident {
     until("the canary's circuit to open", open, |state| *state == Some(State::Open)).await;
     // Nine of ten requests are for version 1 anyway: only its header tells which one fell back.
     let fall_back = || async {
-        let trace = new_trace();
+        let (trace, seen) = (new_trace(), sample.stable.seen());
         sample.visit(&[("traceparent", &parent(&trace)), ("tracestate", STATE)]).await;
-        (sample.stable.header("x-circuit-fallback") == "true").then_some(trace)
+        let served = sample.stable.seen() == seen + 1;
+        (served && sample.stable.header("x-circuit-fallback") == "true").then_some(trace)
     };
     let fallen_back = until("a request to fall back", fall_back, Option::is_some).await.unwrap_or_default();
     let arrived = ["traceparent", "tracestate"].map(|name| sample.stable.header(name));
@@ -87,10 +88,25 @@ async fn if_rejected(send: impl AsyncFn(&[(&str, &str)]) -> Reply) -> Option<Str
 }
 
 impl Incident {
-    /// The span that `parent` called for. A proxy sends its spans every five seconds.
-    async fn span(&self, trace: &str, parent: &str) -> Span {
-        let look = || async { self.sample.collector.trace(trace).into_iter().find(|span| span.parent == parent) };
-        until(&format!("a span of {trace}"), look, Option::is_some).await.expect("there is one")
+    /// The span of the proxy that the caller from outside came to. A proxy sends its spans every five seconds.
+    async fn entrance(&self, trace: &str) -> Span {
+        let look = || async { self.sample.collector.trace(trace).into_iter().find(|span| span.parent == CALLER) };
+        until(&format!("the first span of {trace}"), look, Option::is_some).await.expect("there is one")
+    }
+
+    /// The spans from the caller to the application, once all are there.
+    async fn way(&self, trace: &str, traceparent: &str) -> Vec<Span> {
+        let look = || async {
+            let all = self.sample.collector.trace(trace);
+            let (mut way, mut id) = (Vec::new(), traceparent.split('-').nth(2)?.to_owned());
+            while id != CALLER {
+                let span = all.iter().find(|span| span.id == id)?.clone();
+                id.clone_from(&span.parent);
+                way.insert(0, span);
+            }
+            Some(way)
+        };
+        until(&format!("all spans of {trace}"), look, Option::is_some).await.unwrap_or_default()
     }
 }
 
@@ -113,21 +129,21 @@ pub async fn access_log_of(pod: &Pod, trace: &str) -> Value {
 pub async fn spans_tell_which_request_was_rejected_and_which_fell_back(world: &World) {
     let incident = incident(world).await;
     let (stable, trace) = (incident.sample.upstream("v1"), &incident.fallen_back);
-    let gateway = incident.span(trace, CALLER).await;
-    assert_eq!((gateway.tag("http.status_code"), gateway.tag("circuit_fallback")), ("200", "true"), "{gateway:?}");
-    assert_eq!(
-        (gateway.tag("upstream_cluster"), gateway.tag("circuit_breaker")),
-        (stable.as_str(), "-"),
-        "{gateway:?}"
-    );
-    // The trace goes on to the application.
-    let server = incident.span(trace, &gateway.id).await;
-    assert_eq!(incident.arrived, [format!("00-{trace}-{}-01", server.id), STATE.to_owned()]);
+    let [traceparent, tracestate] = &incident.arrived;
+    assert_eq!((&traceparent[..36], &traceparent[52..], tracestate.as_str()), (&*format!("00-{trace}-"), "-01", STATE));
+    let way = incident.way(trace, traceparent).await;
+    assert_eq!((way[0].tag("http.status_code"), way[0].tag("circuit_fallback")), ("200", "true"), "{way:#?}");
+    assert_eq!((way[0].tag("upstream_cluster"), way[0].tag("circuit_breaker")), (stable.as_str(), ""), "{way:#?}");
+    let services = [&way[0], &way[way.len() - 1]].map(|span| span.service.as_str());
+    assert_eq!(services, ["ingressgateway.istio-ingress", "shop.shop"], "{way:#?}");
 
-    for trace in [&incident.rejected, &incident.rejected_call] {
-        let span = incident.span(trace, CALLER).await;
+    for (trace, proxy) in
+        [(&incident.rejected, "ingressgateway.istio-ingress"), (&incident.rejected_call, "client.shop")]
+    {
+        let span = incident.entrance(trace).await;
+        assert_eq!((span.service.as_str(), span.tag("http.status_code")), (proxy, "503"), "{span:?}");
         assert_eq!(span.tag("response_code_details"), "circuit_breaker_open{open}", "{span:?}");
-        assert_eq!((span.tag("http.status_code"), span.tag("circuit_breaker")), ("503", "open"), "{span:?}");
+        assert_eq!(span.tag("circuit_breaker"), "open", "{span:?}");
         assert_eq!(incident.sample.collector.trace(trace).len(), 1, "nothing was called");
     }
 }
