@@ -29,19 +29,25 @@ pub fn plugin_configs(text: &str) -> Result<Vec<Found>> {
             return Ok(vec![Found { resource: String::new(), document: bare }]);
         }
         resources += 1;
-        let spec = value.get("spec");
-        let config = match value["kind"].as_str() {
-            Some("WasmPlugin") => spec.and_then(|spec| spec.get("pluginConfig")),
-            Some("TrafficExtension") => spec.and_then(|spec| spec.get("wasm")?.get("pluginConfig")),
-            _ => continue,
-        };
-        let name = value["metadata"]["name"].as_str().unwrap_or("(no name)");
-        let resource = format!("{} {name}", value["kind"].as_str().unwrap_or_default());
-        // Absent is valid: all defaults.
-        found.push(Found { resource, document: config.map_or(String::new(), Value::to_string) });
+        found.extend(plugin_config(&value));
     }
     if found.is_empty() {
         bail!("{resources} resources, and no WasmPlugin or TrafficExtension among them");
     }
     Ok(found)
+}
+
+/// The `pluginConfig` of a WasmPlugin or a TrafficExtension; nothing where the resource is another.
+#[must_use]
+pub fn plugin_config(resource: &Value) -> Option<Found> {
+    let spec = resource.get("spec");
+    let config = match resource["kind"].as_str() {
+        Some("WasmPlugin") => spec.and_then(|spec| spec.get("pluginConfig")),
+        Some("TrafficExtension") => spec.and_then(|spec| spec.get("wasm")?.get("pluginConfig")),
+        _ => return None,
+    };
+    let name = resource["metadata"]["name"].as_str().unwrap_or("(no name)");
+    let resource = format!("{} {name}", resource["kind"].as_str().unwrap_or_default());
+    // Absent is valid: all defaults.
+    Some(Found { resource, document: config.map_or(String::new(), Value::to_string) })
 }

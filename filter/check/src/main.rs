@@ -1,16 +1,17 @@
-//! `circuit-breaker check FILE`: the module's own verdict, in its own words, before a proxy sees the file.
+//! `circuit-breaker`, which is also `kubectl circuit-breaker`: policies before a proxy sees them, and breakers at work.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use circuit_breaker_check::status::Status;
 use circuit_breaker_check::{files, schema};
 use circuit_breaker_core::config::{Config, effective};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "circuit-breaker", about = "Checks configurations of the circuit breaker for Envoy and Istio")]
+#[command(name = "circuit-breaker", version, about = "Checks and watches the circuit breaker for Envoy and Istio")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -26,26 +27,41 @@ enum Command {
         #[arg(long)]
         upstream: Option<String>,
     },
+    /// Show the breakers of a whole fleet, the most harmed upstream first
+    Status(Box<Status>),
     /// Print the JSON Schema of pluginConfig
     Schema,
 }
 
+/// What was asked about is not fine.
+const NOT_FINE: u8 = 1;
+/// It could not be asked.
+const NOT_ASKED: u8 = 2;
+
 fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
-        Command::Check { file, upstream } => check(&file, upstream.as_deref()),
-        Command::Schema => serde_json::to_string_pretty(&schema::schema()).map_err(Into::into).map(|schema| {
-            println!("{schema}");
-            true
-        }),
-    };
-    match done {
+    match run(Arguments::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(false) => ExitCode::from(NOT_FINE),
         Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
+            eprintln!("circuit-breaker: {error:#}");
+            ExitCode::from(NOT_ASKED)
         }
     }
+}
+
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Check { file, upstream } => check(&file, upstream.as_deref()),
+        Command::Status(status) => waited_for(status.run()),
+        Command::Schema => {
+            println!("{}", serde_json::to_string_pretty(&schema::schema())?);
+            Ok(true)
+        }
+    }
+}
+
+fn waited_for(answer: impl Future<Output = Result<bool>>) -> Result<bool> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(answer)
 }
 
 /// Whether all that the file holds is valid.
