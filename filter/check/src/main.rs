@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use circuit_breaker_check::status::Status;
+use circuit_breaker_check::why::Why;
 use circuit_breaker_check::{files, schema};
 use circuit_breaker_core::config::{Config, effective};
 use clap::{Parser, Subcommand};
@@ -29,6 +30,8 @@ enum Command {
     },
     /// Show the breakers of a whole fleet, the most harmed upstream first
     Status(Box<Status>),
+    /// Tell why one upstream is cut off, and what to do next
+    Why(Box<Why>),
     /// Print the JSON Schema of pluginConfig
     Schema,
 }
@@ -53,6 +56,7 @@ fn run(command: Command) -> Result<bool> {
     match command {
         Command::Check { file, upstream } => check(&file, upstream.as_deref()),
         Command::Status(status) => waited_for(status.run()),
+        Command::Why(why) => waited_for(why.run()),
         Command::Schema => {
             println!("{}", serde_json::to_string_pretty(&schema::schema())?);
             Ok(true)

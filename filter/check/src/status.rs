@@ -101,6 +101,12 @@ impl Source {
         self.stats.is_empty() && self.prometheus.is_none()
     }
 
+    /// Whether somebody has said which cluster.
+    #[must_use]
+    pub fn names_a_cluster(&self) -> bool {
+        self.access.kubeconfig.is_some() || self.access.context.is_some()
+    }
+
     /// Gets ready.
     ///
     /// # Errors
