@@ -7,7 +7,11 @@
 // A tool for a terminal: indexing a JSON value gives null where there is nothing.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+pub mod attachment;
+pub mod check;
+pub mod document;
 pub mod exposition;
+pub mod faults;
 pub mod files;
 pub mod fleet;
 pub mod look;

@@ -1,14 +1,12 @@
 //! `circuit-breaker`, which is also `kubectl circuit-breaker`: policies before a proxy sees them, and breakers at work.
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use circuit_breaker_check::check::Check;
+use circuit_breaker_check::schema;
 use circuit_breaker_check::status::Status;
 use circuit_breaker_check::why::Why;
-use circuit_breaker_check::{files, schema};
-use circuit_breaker_core::config::{Config, effective};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -20,14 +18,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check the pluginConfig of a file: bare, or in WasmPlugin and TrafficExtension resources
-    Check {
-        /// YAML or JSON
-        file: PathBuf,
-        /// Print the effective policy of this upstream (Envoy's cluster name)
-        #[arg(long)]
-        upstream: Option<String>,
-    },
+    /// Check policies and where they attach, before a proxy sees them
+    Check(Check),
     /// Show the breakers of a whole fleet, the most harmed upstream first
     Status(Box<Status>),
     /// Tell why one upstream is cut off, and what to do next
@@ -54,7 +46,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<bool> {
     match command {
-        Command::Check { file, upstream } => check(&file, upstream.as_deref()),
+        Command::Check(check) => check.run(),
         Command::Status(status) => waited_for(status.run()),
         Command::Why(why) => waited_for(why.run()),
         Command::Schema => {
@@ -66,29 +58,4 @@ fn run(command: Command) -> Result<bool> {
 
 fn waited_for(answer: impl Future<Output = Result<bool>>) -> Result<bool> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(answer)
-}
-
-/// Whether all that the file holds is valid.
-fn check(file: &PathBuf, upstream: Option<&str>) -> Result<bool> {
-    let name = file.display();
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
-    let mut valid = true;
-    for found in files::plugin_configs(&text).with_context(|| name.to_string())? {
-        let place = if found.resource.is_empty() { name.to_string() } else { format!("{name}: {}", found.resource) };
-        match Config::parse(found.document.as_bytes()) {
-            Ok(config) => {
-                println!("{place}: valid");
-                config.warnings().iter().for_each(|warning| eprintln!("{place}: warning: {warning}"));
-            }
-            Err(error) => {
-                eprintln!("{place}: {error}");
-                valid = false;
-                continue;
-            }
-        }
-        if let Some(upstream) = upstream {
-            print!("{}", effective(found.document.as_bytes(), upstream)?);
-        }
-    }
-    Ok(valid)
 }

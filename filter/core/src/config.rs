@@ -15,6 +15,7 @@ mod reader;
 
 use std::rc::Rc;
 
+pub use check::join as path_of;
 pub use duration::print as print_duration;
 pub use error::ConfigError;
 pub use fields::{
@@ -81,6 +82,14 @@ impl Config {
             idle_circuit: limits.duration(field!("idleCircuit")),
             latency_histograms: limits.integer(field!("latencyHistograms")),
         })
+    }
+
+    /// Whether each field alone is allowed. What two fields say together is not looked at.
+    ///
+    /// # Errors
+    /// The first thing that is not allowed, with its path.
+    pub fn parse_fields(document: &[u8]) -> Result<(), ConfigError> {
+        check::section(&read(document)?, CONFIG, "")
     }
 
     /// The policy of `upstream`.

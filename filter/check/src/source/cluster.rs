@@ -23,7 +23,7 @@ use kube::{Api, Error};
 use serde_json::Value;
 
 use super::{AT_ONCE, Progress, http, now};
-use crate::files::{Found, plugin_config};
+use crate::files::{Found, is_breaker, plugin_config};
 use crate::fleet::Round;
 use crate::look::Look;
 
@@ -196,24 +196,11 @@ impl Cluster {
                 let mut resource = resource.clone();
                 // Items of a list do not say what they are.
                 resource["kind"] = kind.into();
-                found.extend(plugin_config(&resource).filter(|_| is_ours(&resource)));
+                found.extend(plugin_config(&resource).filter(|_| is_breaker(&resource)));
             }
         }
         found
     }
-}
-
-/// Whether a plugin of the cluster is the breaker, by the name of its image or its own.
-fn is_ours(resource: &Value) -> bool {
-    let spec = &resource["spec"];
-    let names = [
-        &spec["url"],
-        &spec["wasm"]["url"],
-        &spec["pluginName"],
-        &spec["wasm"]["pluginName"],
-        &resource["metadata"]["name"],
-    ];
-    names.iter().any(|name| name.as_str().is_some_and(|name| name.replace('_', "-").contains("circuit-breaker")))
 }
 
 /// An ordinary sidecar is a container, a native one is an init container that goes on running.
@@ -245,12 +232,5 @@ mod tests {
         assert!(has_proxy(&pod(json!({"containers": [{"name": "app"}, {"name": "istio-proxy"}]}))));
         assert!(has_proxy(&pod(json!({"containers": [{"name": "app"}], "initContainers": [{"name": "istio-proxy"}]}))));
         assert!(!has_proxy(&pod(json!({"containers": [{"name": "app"}]}))));
-    }
-
-    #[test]
-    fn another_plugin_is_not_the_breaker() {
-        assert!(is_ours(&json!({"metadata": {"name": "x"}, "spec": {"url": "oci://r/circuit-breaker:1"}})));
-        assert!(is_ours(&json!({"metadata": {"name": "x"}, "spec": {"wasm": {"pluginName": "circuit_breaker"}}})));
-        assert!(!is_ours(&json!({"metadata": {"name": "waf"}, "spec": {"url": "oci://r/waf:1"}})));
     }
 }

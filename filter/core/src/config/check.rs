@@ -232,7 +232,8 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// The path of `key` below `path`. A key that would not read as one name of a path is quoted, escaped and cut.
-fn join(path: &str, key: &str) -> String {
+#[must_use]
+pub fn join(path: &str, key: &str) -> String {
     let plain = |c: u8| c.is_ascii_graphic() && !b".[]\"\\".contains(&c);
     let is_name = (1..=LONGEST_PLAIN).contains(&key.len()) && key.bytes().all(plain);
     let key = if is_name { key.to_owned() } else { quoted(key) };
