@@ -79,7 +79,7 @@ impl Cluster {
     /// There is no way to a cluster.
     pub async fn reach(access: &Access, patience: Duration) -> Result<Cluster> {
         let options = KubeConfigOptions { context: access.context.clone(), ..KubeConfigOptions::default() };
-        let config = match &access.kubeconfig {
+        let mut config = match &access.kubeconfig {
             Some(file) => {
                 let kubeconfig = Kubeconfig::read_from(file).with_context(|| file.display().to_string())?;
                 Config::from_custom_kubeconfig(kubeconfig, &options).await?
@@ -87,6 +87,9 @@ impl Cluster {
             None if access.context.is_some() => Config::from_kubeconfig(&options).await?,
             None => Config::infer().await.context("no way to a cluster; --stats and --prometheus need none")?,
         };
+        // A pod that is not there answers 503 through the API server. Asked again and again it would take all the
+        // patience that there is, and its reason would be lost.
+        config.default_retry = false;
         let client = Client::try_from(config)?;
         Ok(Cluster { client, access: access.clone(), patience, forward_refused: AtomicBool::new(false) })
     }
