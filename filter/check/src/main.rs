@@ -1,5 +1,6 @@
 //! `circuit-breaker`, which is also `kubectl circuit-breaker`: policies before a proxy sees them, and breakers at work.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -7,7 +8,7 @@ use circuit_breaker_check::check::Check;
 use circuit_breaker_check::schema;
 use circuit_breaker_check::status::Status;
 use circuit_breaker_check::why::Why;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(name = "circuit-breaker", version, about = "Checks and watches the circuit breaker for Envoy and Istio")]
@@ -34,7 +35,7 @@ const NOT_FINE: u8 = 1;
 const NOT_ASKED: u8 = 2;
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    match run(arguments().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(NOT_FINE),
         Err(error) => {
@@ -43,6 +44,20 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// As kubectl's plugin it calls itself what its user has typed.
+fn arguments() -> Arguments {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let is_plugin = called.is_some_and(|path| path.file_stem().is_some_and(|name| name == PLUGIN));
+    let mut command = Arguments::command();
+    if is_plugin {
+        command = command.bin_name("kubectl circuit-breaker");
+    }
+    Arguments::from_arg_matches(&command.get_matches()).unwrap_or_else(|why| why.exit())
+}
+
+/// The file that `kubectl circuit-breaker` looks for: it writes a dash as an underscore.
+const PLUGIN: &str = "kubectl-circuit_breaker";
 
 fn run(command: Command) -> Result<bool> {
     match command {

@@ -27,7 +27,7 @@ pub struct Style {
 /// Proxies that a line names before it counts the rest.
 const NAMED: usize = 3;
 
-/// Reasons that a row names.
+/// Reasons that a row names; where a terminal is narrow it names one.
 const REASONS: usize = 2;
 
 const HEADINGS: [&str; 7] = ["UPSTREAM", "STATE", "PROXIES", "REOPENS IN", "REJECTED/S", "TRIPPED BY", "MODE"];
@@ -47,10 +47,15 @@ pub fn table(fleet: &Fleet, filter: &Filter, style: Style) -> String {
     let (listed, well): (Vec<_>, Vec<_>) = rows.iter().partition(|(_, upstream)| style.all || is_harmed(upstream));
     let shown = listed.get(..style.rows).unwrap_or(&listed);
     if !shown.is_empty() {
-        let cells: Vec<_> = shown.iter().map(|(name, upstream)| cells(name, upstream, fleet.at)).collect();
+        let cells =
+            |reasons: usize| shown.iter().map(|(name, upstream)| cells(name, upstream, fleet.at, reasons)).collect();
+        let mut fitting: Vec<[String; 7]> = cells(REASONS);
+        if whole(widths(&fitting)) > style.width {
+            fitting = cells(1);
+        }
         let states: Vec<_> = shown.iter().map(|(_, upstream)| upstream.state()).collect();
         out.push('\n');
-        out.push_str(&lines(&cells, &states, style));
+        out.push_str(&lines(&fitting, &states, style));
     }
     let notes = notes(fleet, listed.len() - shown.len(), well.len(), style.paint);
     if !notes.is_empty() {
@@ -88,7 +93,7 @@ pub fn short(name: &str) -> String {
     format!("{host}{port}{subset}")
 }
 
-fn cells(name: &str, upstream: &Upstream, now: f64) -> [String; 7] {
+fn cells(name: &str, upstream: &Upstream, now: f64, most: usize) -> [String; 7] {
     let state = upstream.state();
     let so = match state {
         State::Open => upstream.open,
@@ -96,8 +101,8 @@ fn cells(name: &str, upstream: &Upstream, now: f64) -> [String; 7] {
         State::Closed => upstream.closed,
     };
     let mut reasons: Vec<_> = by_size(&upstream.trips);
-    let more = reasons.len().saturating_sub(REASONS);
-    reasons.truncate(REASONS);
+    let more = reasons.len().saturating_sub(most);
+    reasons.truncate(most);
     let mut reasons: Vec<_> = reasons.iter().map(|(word, count)| format!("{word} {count}")).collect();
     if more > 0 {
         reasons.push(format!("+{more}"));
@@ -134,13 +139,22 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
-fn lines(rows: &[[String; 7]], states: &[State], style: Style) -> String {
+fn widths(rows: &[[String; 7]]) -> [usize; 7] {
     let mut widths = HEADINGS.map(str::len);
     for row in rows {
         widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
     }
-    // Two letters before the first column, two between columns.
-    let whole: usize = widths.iter().sum::<usize>() + 2 * widths.len();
+    widths
+}
+
+/// Letters of a line: two before the first column, two between columns.
+fn whole(widths: [usize; 7]) -> usize {
+    widths.iter().sum::<usize>() + 2 * widths.len()
+}
+
+fn lines(rows: &[[String; 7]], states: &[State], style: Style) -> String {
+    let mut widths = widths(rows);
+    let whole = whole(widths);
     widths[NAME] = widths[NAME].saturating_sub(whole.saturating_sub(style.width)).max(LEAST_NAME.min(widths[NAME]));
     let mut out = format!("  {}\n", style.paint.dim(&line(&HEADINGS.map(str::to_owned), widths)));
     for (row, state) in rows.iter().zip(states) {
@@ -265,10 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_shortens_the_name_and_nothing_else() {
-        let text = table(&fleet(), &Filter::default(), Style { width: 92, ..PLAIN });
-        let row = text.lines().find(|line| line.starts_with('●')).unwrap();
-        assert!(row.contains("● payments…8443 v2  OPEN") && row.contains("consecutive 12"), "{row}");
+    fn a_narrow_terminal_has_one_reason_and_then_shorter_names() {
+        let row = |width: usize| {
+            let text = table(&fleet(), &Filter::default(), Style { width, ..PLAIN });
+            text.lines().find(|line| line.starts_with('●')).unwrap().to_owned()
+        };
+        assert!(row(92).contains("● payments.pay:8443 v2  OPEN") && row(92).contains("  consecutive 12, +2  "));
+        assert!(row(90).starts_with("● payments.…:8443 v2  OPEN") && row(90).ends_with("enforce"), "{}", row(90));
+        assert!([92, 90].iter().all(|width| row(*width).chars().count() <= *width));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use crossterm::event::{Event, KeyCode, KeyModifiers, poll, read};
 use crossterm::terminal::{
-    BeginSynchronizedUpdate, Clear, ClearType, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
-    disable_raw_mode, enable_raw_mode, size,
+    BeginSynchronizedUpdate, Clear, ClearType, DisableLineWrap, EnableLineWrap, EndSynchronizedUpdate,
+    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
 };
 use crossterm::{cursor, execute, queue, style::Print};
 
@@ -33,14 +33,15 @@ impl Screen {
     fn enter() -> Result<Screen> {
         enable_raw_mode()?;
         let screen = Screen;
-        execute!(stdout(), EnterAlternateScreen, cursor::Hide)?;
+        // A long line must not push the others down.
+        execute!(stdout(), EnterAlternateScreen, DisableLineWrap, cursor::Hide)?;
         Ok(screen)
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = execute!(stdout(), cursor::Show, LeaveAlternateScreen);
+        let _ = execute!(stdout(), cursor::Show, EnableLineWrap, LeaveAlternateScreen);
         let _ = disable_raw_mode();
     }
 }

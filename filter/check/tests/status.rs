@@ -168,3 +168,14 @@ fn prometheus_counts_the_proxies_itself() {
     let gone = status(&["--prometheus", "http://127.0.0.1:1"]);
     assert_eq!(gone.status.code(), Some(2));
 }
+
+#[test]
+fn under_another_name_it_is_a_plugin_of_kubectl() {
+    let directory = std::env::temp_dir().join(format!("circuit-breaker-plugin-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let link = directory.join("kubectl-circuit_breaker");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_circuit-breaker"), &link).unwrap();
+    let help = out(&Command::new(link).args(["status", "--help"]).output().unwrap());
+    fs::remove_dir_all(directory).unwrap();
+    assert!(help.contains("Usage: kubectl circuit-breaker status"), "{help}");
+}
