@@ -58,7 +58,8 @@ impl Check {
         let resource = if found.resource.is_empty() { String::new() } else { format!("{}: ", found.resource) };
         match Config::parse(found.document.as_bytes()) {
             Ok(config) => {
-                println!("{file}: {resource}valid");
+                // As `circuit_breaker_info` names it.
+                println!("{file}: {resource}valid, policy {:08x}", config.hash);
                 config.warnings().iter().for_each(|warning| eprintln!("{file}: {resource}warning: {warning}"));
             }
             Err(error) => {

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use circuit_breaker_core::config::effective;
+use circuit_breaker_core::Upstream as Name;
+use circuit_breaker_core::config::{Config, effective};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -19,7 +20,6 @@ use crate::runbook::{Step, next_step};
 use crate::status::{Asked, Output, Source, written};
 use crate::table::{duration, short};
 use crate::transitions::{Transition, read};
-use circuit_breaker_core::Upstream as Name;
 
 /// Which upstream, and where to look.
 #[derive(Args, Debug)]
@@ -57,7 +57,7 @@ struct Answer<'a> {
     upstream: Upstream,
     now: f64,
     transitions: Vec<&'a Transition>,
-    policies: Vec<(&'a str, Vec<String>)>,
+    policies: Vec<(String, Vec<String>)>,
     complaints: &'a [String],
     step: Step,
 }
@@ -137,17 +137,30 @@ fn answer<'a>(known: &'a Known, name: &'a str, last: usize) -> Answer<'a> {
     let trips = all.iter().filter(|made| made.to == "OPEN" && made.reason != "probe_failed").count();
     let policies = known.policies.iter().filter_map(|found| {
         let effective = effective(found.document.as_bytes(), name).ok()?;
-        Some((found.resource.as_str(), words(&serde_json::from_str::<Value>(&effective).ok()?)))
+        Some((title(found, &upstream)?, words(&serde_json::from_str::<Value>(&effective).ok()?)))
     });
+    let policies = policies.collect();
     Answer {
         name,
         step: next_step(&upstream, trips),
         upstream,
         now: known.fleet.at,
         transitions: all.get(all.len().saturating_sub(last)..).unwrap_or_default().to_vec(),
-        policies: policies.collect(),
+        policies,
         complaints: &known.complaints,
     }
+}
+
+/// Which policy it is, and whether the proxies have it: a new one that they refused stands in the cluster all the same.
+fn title(found: &Found, upstream: &Upstream) -> Option<String> {
+    let hash = format!("{:08x}", Config::parse(found.document.as_bytes()).ok()?.hash);
+    let used = match (upstream.policies.is_empty(), upstream.policies.contains(&hash)) {
+        (true, _) => "",
+        (false, true) => ", in use",
+        (false, false) => ", not in use by these proxies",
+    };
+    let resource = if found.resource.is_empty() { "the file" } else { &found.resource };
+    Some(format!("{resource}, policy {hash}{used}"))
 }
 
 /// How it stands by the last line of each proxy's log.
@@ -193,10 +206,10 @@ impl Answer<'_> {
         };
         part("Last transitions (UTC)", self.history(paint));
         part("Since the proxies started", self.counts());
-        let says = self.policies.iter().flat_map(|(resource, words)| {
-            let title = (!resource.is_empty()).then(|| paint.dim(resource));
-            title.into_iter().chain(words.iter().cloned())
-        });
+        let says = self
+            .policies
+            .iter()
+            .flat_map(|(resource, words)| std::iter::once(paint.dim(resource)).chain(words.iter().cloned()));
         part("The policy says", says.collect());
         part("Not known", self.complaints.iter().map(|why| paint.warn(why)).collect());
         let Step { finding, action, runbook } = self.step;

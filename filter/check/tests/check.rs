@@ -34,7 +34,13 @@ fn a_bare_document_and_resources_are_checked() {
     assert!(check("bare.json", "{\"default\": {\"mode\": \"observe\"}}", &[]).0);
     assert!(check("bare.yaml", "default:\n  mode: observe\n", &[]).0);
     let (valid, out, _) = check("plugin.yaml", PLUGIN, &[]);
-    assert!(valid && out.contains("WasmPlugin breaker: valid"), "{out}");
+    assert!(valid && out.contains("WasmPlugin breaker: valid, policy "), "{out}");
+    let hash = |name: &str, text: &str| check(name, text, &[]).1.rsplit_once(' ').unwrap().1.to_owned();
+    assert_eq!(
+        hash("one.yaml", "default: {mode: observe}"),
+        hash("same.json", "{\"default\": {\"mode\": \"observe\"}}")
+    );
+    assert_ne!(hash("enforce.yaml", "default: {mode: enforce}"), hash("observe.yaml", "default: {mode: observe}"));
     let extension = PLUGIN
         .replace("WasmPlugin", "TrafficExtension")
         .replace("  url: oci://registry/circuit-breaker:1\n  pluginConfig:", "  wasm:\n   pluginConfig:");
@@ -68,10 +74,10 @@ fn the_effective_policy_of_an_upstream_is_shown() {
     let (_, other, _) = check("other.yaml", PLUGIN, &["--upstream", "outbound|80||a.b"]);
     assert!(other.contains("\"consecutiveFailures\": 5"), "{other}");
     // What `check` shows is a document that parses to the same policy.
-    let (_, document) = out.split_once("valid\n").unwrap();
+    let (_, document) = out.split_once('\n').unwrap();
     let (valid, again, error) = check("again.json", document, &["--upstream", upstream]);
     assert!(valid, "{error}");
-    assert_eq!(again.split_once("valid\n").unwrap().1, document);
+    assert_eq!(again.split_once('\n').unwrap().1, document);
 }
 
 /// Exit status and all that `check` says about these files.

@@ -70,7 +70,7 @@ fn why_reads_logs_and_policies_of_the_cluster() {
     let text = String::from_utf8(answer.stdout).unwrap();
     for part in [
         "23:20:01  shop/sick  OPEN       5 failures in a row; open for 30 s",
-        "WasmPlugin breaker\n",
+        "WasmPlugin breaker, policy ",
         "trips on 7 failures in a row",
         "the log of shop/silent cannot be had: nodes \"lab\" not found",
     ] {

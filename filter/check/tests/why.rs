@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 const PAGE: &str = r#"
 circuit_breaker_circuits{} 2
+circuit_breaker_info{component="00000000",tag="0.1.0-89abcdef"} 1
 circuit_breaker_state{tag="outbound|80||cart.shop.svc.cluster.local"} 2
 circuit_breaker_open_until_seconds{tag="outbound|80||cart.shop.svc.cluster.local"} 4000000000
 circuit_breaker_trips_total{tag="outbound|80||cart.shop.svc.cluster.local",component="consecutive"} 1
@@ -48,6 +49,8 @@ fn the_cause_the_policy_and_the_next_step_are_told() {
         "23:20:01  log  OPEN       5 failures in a row; open for 31 s\n",
         "failures  connect 5\n",
         "ejected   2 of its hosts now",
+        "the file, policy ",
+        ", not in use by these proxies\n",
         "mode enforce; trips on 5 failures in a row, or ",
         "open for 31s, x 2",
         "nobody accepts connections there:",
