@@ -30,7 +30,7 @@ const NAMED: usize = 3;
 /// Reasons that a row names; where a terminal is narrow it names one.
 const REASONS: usize = 2;
 
-const HEADINGS: [&str; 7] = ["UPSTREAM", "STATE", "PROXIES", "REOPENS IN", "REJECTED/S", "TRIPPED BY", "MODE"];
+const HEADINGS: [&str; 7] = ["UPSTREAM", "STATE", "PROXIES", "PROBE IN", "REJECTED/S", "TRIPPED BY", "MODE"];
 
 /// Numbers end where their column ends.
 const NUMBERS: [bool; 7] = [false, false, true, true, true, false, false];
@@ -267,8 +267,8 @@ mod tests {
         let expected = "\
 1 OPEN   0 HALF_OPEN   397 CLOSED   in 400 proxies
 
-  UPSTREAM              STATE   PROXIES  REOPENS IN  REJECTED/S  TRIPPED BY                          MODE
-● payments.pay:8443 v2  OPEN   12 of 12        23 s       140.2  consecutive 12, probe_failed 3, +1  enforce
+  UPSTREAM              STATE   PROXIES  PROBE IN  REJECTED/S  TRIPPED BY                          MODE
+● payments.pay:8443 v2  OPEN   12 of 12      23 s       140.2  consecutive 12, probe_failed 3, +1  enforce
 
   397 upstreams are CLOSED and not listed (--all lists them)
 ! 5 proxies run without the breaker: shop/web-1, shop/web-2, shop/web-3 and 2 more

@@ -118,10 +118,12 @@ impl Pod {
             // Istio's injector writes this, and other proxies then speak mTLS to the pod.
             labels.insert("security.istio.io/tlsMode".to_owned(), "istio".to_owned());
         }
+        // Tools find proxies by the name of their container.
+        let container = if self.spec.proxy == Proxy::None { "app" } else { "istio-proxy" };
         let object = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": namespace, "labels": labels},
-            "spec": {"serviceAccountName": account, "nodeName": "lab", "containers": [{"name": "app", "image": "app"}]},
+            "spec": {"serviceAccountName": account, "nodeName": "lab", "containers": [{"name": container, "image": "app"}]},
         });
         let account = json!({
             "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": namespace},

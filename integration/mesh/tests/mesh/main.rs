@@ -12,6 +12,7 @@ mod overlays;
 mod queries;
 mod sample;
 mod sidecar;
+mod status;
 mod traces;
 mod upstreams;
 mod versions;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         faults::an_upstream_that_comes_back_under_another_address_closes_its_circuit, Gateway, All;
         observability::metrics_carry_their_labels_on_the_proxys_and_the_agents_port, Gateway, All;
         observability::the_access_log_says_who_answered, Gateway, All;
+        status::status_tells_who_has_given_up_and_who_runs_without_the_breaker, Gateway, All;
         upstreams::subsets_of_a_weighted_route_have_a_circuit_each, Gateway, All;
         upstreams::ports_of_one_service_have_a_circuit_each, Gateway, All;
         upstreams::an_external_host_has_a_circuit_under_its_own_name, Gateway, All;
