@@ -39,6 +39,8 @@ pub struct Cluster {
     pub buffer: u32,
     /// More fields of its route's action.
     pub route: Value,
+    /// More fields of the cluster.
+    pub fields: Value,
 }
 
 /// The breaker is under test, not Envoy's own limits.
@@ -63,6 +65,7 @@ impl Cluster {
             max_stream_duration: String::new(),
             buffer: 0,
             route: json!({}),
+            fields: json!({}),
         }
     }
 }
@@ -104,6 +107,8 @@ pub struct Bootstrap {
     pub module: PathBuf,
     /// A prefix of metrics that Envoy is not to keep: a `stats_matcher` excludes them.
     pub excluded_stats: Option<String>,
+    /// Another configuration of its metrics: tags, and which it keeps.
+    pub stats_config: Option<Value>,
     /// Time between two flushes of its metrics, as Envoy writes durations; empty for its own 5 s.
     pub stats_flush_interval: String,
     /// Port of the admin interface; 0 lets the system choose.
@@ -138,6 +143,7 @@ impl Bootstrap {
             listeners,
             module: module(),
             excluded_stats: None,
+            stats_config: None,
             stats_flush_interval: String::new(),
             admin_port: 0,
             routes: Vec::new(),
@@ -163,7 +169,7 @@ impl Bootstrap {
         let mut document = json!({
             "node": {"id": "integration", "cluster": "integration"},
             "admin": {"address": socket(self.admin_port)},
-            "stats_config": stats,
+            "stats_config": self.stats_config.as_ref().unwrap_or(&stats),
             "static_resources": {"clusters": clusters},
         });
         if !self.stats_flush_interval.is_empty() {
@@ -409,6 +415,9 @@ pub(crate) fn cluster(cluster: &Cluster) -> Value {
     if let Some(outlier_detection) = &cluster.outlier_detection {
         document["outlier_detection"] = outlier_detection.clone();
         document["common_lb_config"] = json!({"healthy_panic_threshold": {"value": 0}});
+    }
+    for (field, value) in cluster.fields.as_object().into_iter().flatten() {
+        document[field] = value.clone();
     }
     document
 }

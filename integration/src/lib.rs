@@ -12,6 +12,7 @@ pub mod demo;
 pub mod envoy;
 pub mod faulty;
 pub mod grpc;
+pub mod monitoring;
 pub mod places;
 pub mod scenario;
 pub mod soak;
