@@ -1,7 +1,7 @@
 """Fleet: which upstreams are cut off, in how many proxies, what that costs, and whether the breaker itself is well."""
 
 from board import FLEET, UPSTREAM, dashboard, proxies
-from panels import (MODES, PURPLE, RED, STATES, TEXT, YELLOW, bars, lines, stat, steps, table, timeline, words)
+from panels import (ERRORS, MODES, PURPLE, REJECTIONS, RED, STATES, TEXT, TRIPS, YELLOW, bars, lines, stat, steps, table, timeline, words)
 from queries import RANGE, RATE, grown, split
 
 WORST = "max by (tag) (circuit_breaker_state{B})"
@@ -30,7 +30,7 @@ NUMBERS = [
 
 STORY = timeline("Upstreams that were not CLOSED",
                  """The worst state over all proxies, of each upstream that was not CLOSED at some time in this range. An upstream that is
-                 missing here was well.""",
+                 missing here was well. A row begins when its upstream left CLOSED for the first time.""",
                  [(TROUBLED, "{{tag}}")], none="All upstreams were CLOSED.", short=True)
 
 ROW_LINK = {
@@ -49,12 +49,13 @@ CUT_OFF = table("Not CLOSED now",
                  ("max by (tag) (circuit_breaker_open_until_seconds{B} > 0) - time()", "next"),
                  (f"sum by (tag) (rate(circuit_breaker_rejected_total{{B}}[{RATE}])) and on (tag) {WORST} > 0", "rejected"),
                  (f"sum by (tag) {grown('circuit_breaker_trips_total{B}', RANGE)} and on (tag) {WORST} > 0", "trips")],
-                [("host", "Host", [("links", [ROW_LINK]), ("custom.width", 330)]), ("subset", "Subset", []), ("port", "Port", []),
+                [("host", "Host", [("links", [ROW_LINK]), ("custom.width", 330)]), ("subset", "Subset", [("custom.width", 100)]),
+                 ("port", "Port", [("custom.width", 80)]),
                  ("#A", "State", [("mappings", words(STATES)), ("thresholds", steps((None, TEXT), (1, YELLOW), (2, RED))),
                                   ("custom.cellOptions", {"type": "color-text"})]),
                  ("#B", "Proxies OPEN", []), ("#C", "of all", []),
-                 ("#D", "Next probe in", [("unit", "s"), ("decimals", 0), ("noValue", "–")]),
-                 ("#E", "Rejected", [("unit", "reqps")]), ("#F", "Trips in this range", [("decimals", 0)])],
+                 ("#D", "Next probe in", [("unit", "s"), ("decimals", 0)]),
+                 ("#E", "Rejected", [("unit", "reqps")]), ("#F", "Trips", [("decimals", 0)])],
                 join="tag", none="All upstreams are CLOSED.", sort="Rejected")
 
 HARM = [
@@ -62,7 +63,7 @@ HARM = [
            """open: the circuit is OPEN. probe_limit: it is HALF_OPEN and has its probes. ramp: over the share that the ramp lets pass. forced: a
            policy says forceOpen.""",
            [(f"sum by (component) (rate(circuit_breaker_rejected_total{{B}}[{RATE}]))", "{{component}}")], unit="reqps", stack=True,
-           none="Nothing was rejected.", colour=False), 8),
+           none="Nothing was rejected.", named=REJECTIONS), 8),
     (bars("Ten upstreams that lost most requests", "Requests that were rejected in this range: what users did not get.",
           [(f"topk(10, sum by (tag) {grown('circuit_breaker_rejected_total{B}', RANGE)} > 0)", "{{tag}}")], none="Nothing was rejected.",
           short=True, color=PURPLE), 8),
@@ -78,14 +79,14 @@ CAUSES = [
            """Circuits that opened, over all proxies. consecutive: failures in a row. failure_rate, slow_rate, latency: a share or percentile of
            the window. probe_failed, ramp_failed: it was not well yet.""",
            [(f"sum by (component) {grown('circuit_breaker_trips_total{B}', RATE)}", "{{component}}")], bars=True, decimals=0,
-           none="Nothing tripped.", calculations=("sum",), colour=False), 8),
+           none="Nothing tripped.", named=TRIPS), 8),
     (lines("Share of proxies that agree",
            """Of the proxies that know an upstream, those in its commonest state. Low for long: some see a fault that others do not, such as one
            zone's network, or they have different policies.""",
            [("""max by (tag) (count_values by (tag) ("state", circuit_breaker_state{B}))
                / on (tag) count by (tag) (circuit_breaker_state{B})
                and on (tag) max by (tag) (max_over_time(circuit_breaker_state{B}[$__range])) > 0""", "{{tag}}")], unit="percentunit",
-           maximum=1, short=True, none="All upstreams were CLOSED.", calculations=("lastNotNull", "min")), 8),
+           maximum=1, short=True, none="All upstreams were CLOSED."), 8),
     (timeline("Not in enforce",
               "Upstreams whose mode was something other than enforce: what the breaker sees there, it may not act upon.",
               [("max by (tag) (circuit_breaker_mode{B}) > 0", "{{tag}}")], MODES, none="All upstreams are in enforce.", short=True), 8),
@@ -99,12 +100,11 @@ ITSELF = [
            [("component", "Policy", []), ("tag", "Module", []), ("#A", "Proxies", [])], none="No proxy runs the breaker."), 8),
     (table("Proxies without the breaker", "Which they are. The runbook of CircuitBreakerMissing has the reasons and what to do.",
            [(MISSING, "live")], [("namespace", "Namespace", []), ("pod", "Proxy", [])], none="All proxies run the breaker."), 8),
-    (lines("Own errors and unprotected requests",
-           """Where the breaker could not do its work, and let requests pass. record, cas, host: a fault of the module or of Envoy. config: a
-           policy was refused. unprotected: more upstreams than limits.maxCircuits.""",
-           [(f"sum by (component) {grown('circuit_breaker_internal_errors_total{B}', RATE)}", "{{component}}"),
-            (f"sum {grown('circuit_breaker_unprotected_total{B}', RATE)}", "unprotected")], bars=True, decimals=0,
-           none="None.", calculations=("sum",), colour=False), 8),
+    (lines("Own errors",
+           """Where the breaker could not do its work, and let a request pass. record, cas, host: a fault of the module or of Envoy. config: a
+           policy was refused, and the old one serves.""",
+           [(f"sum by (component) {grown('circuit_breaker_internal_errors_total{B}', RATE)}", "{{component}}")], bars=True, decimals=0,
+           none="None.", named=ERRORS), 8),
 ]
 
 BOARD = dashboard(

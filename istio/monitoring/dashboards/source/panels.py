@@ -13,11 +13,16 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 STATES = [(0, "CLOSED", GREEN), (1, "HALF_OPEN", YELLOW), (2, "OPEN", RED)]
 MODES = [(0, "enforce", GREEN), (1, "observe", BLUE), (2, "disabled", GREY), (3, "forceOpen", RED)]
 
-# What the words in a legend look like, wherever they come.
-WORDS = {
-    "success": GREEN, "slow": YELLOW, "failure": RED, "neutral": GREY, "rejected": PURPLE, "fallback": BLUE,
-    "CLOSED": GREEN, "HALF_OPEN": YELLOW, "OPEN": RED,
-}
+# What the words in a legend look like: the same wherever they come, and none is green that is not good.
+OUTCOMES = {"success": GREEN, "slow": YELLOW, "failure": RED, "neutral": GREY, "rejected": PURPLE, "fallback": BLUE}
+STATE_WORDS = {word: color for _, word, color in STATES}
+REJECTIONS = {"open": PURPLE, "probe_limit": YELLOW, "ramp": ORANGE, "forced": GREY, "would reject": BLUE}
+TRIPS = {"consecutive": RED, "failure_rate": ORANGE, "slow_rate": YELLOW, "latency": "light-yellow", "probe_failed": PURPLE,
+         "ramp_failed": "light-purple", "forced": GREY}
+FAILURES = {"http": RED, "grpc": "light-red", "timeout": YELLOW, "connect": PURPLE, "reset": "light-purple", "no_healthy_upstream": ORANGE,
+            "overflow": BLUE, "client_cancel": GREY, "rate_limited": "light-blue"}
+ERRORS = {"config": YELLOW, "record": RED, "cas": ORANGE, "host": "light-red", "unprotected": PURPLE}
+QUANTILES = {"p50": "light-blue", "p95": BLUE, "p99": "dark-purple"}
 
 
 def words(states):
@@ -68,9 +73,9 @@ def by_name(name, *properties):
             "properties": [{"id": key, "value": value} for key, value in properties]}
 
 
-def colours():
-    """The words' colours, for a panel whose legend has some of them."""
-    return [by_name(word, ("color", {"mode": "fixed", "fixedColor": color})) for word, color in WORDS.items()]
+def colours(named):
+    """The colours of a legend's words."""
+    return [by_name(word, ("color", {"mode": "fixed", "fixedColor": color})) for word, color in named.items()]
 
 
 def stat(title, description, queries, unit="short", thresholds=None, mappings=(), decimals=None, none=None, spark=False, pod=False,
@@ -85,14 +90,18 @@ def stat(title, description, queries, unit="short", thresholds=None, mappings=()
     options = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "colorMode": "value",
                "graphMode": "area" if spark else "none", "textMode": text, "justifyMode": "auto", "orientation": "auto",
                "wideLayout": True}
-    return panel("stat", title, description, queries, defaults, options, pod=pod)
+    made = panel("stat", title, description, queries, defaults, options, pod=pod)
+    # Without a line there is no past to ask for. With one, "last" would be the last that was found, and not what is now.
+    for one in made["targets"]:
+        one.update({"instant": not spark, "range": spark})
+    return made
 
 
 def lines(title, description, queries, unit="short", stack=False, bars=False, limit=None, maximum=None, minimum=0, none=None,
-          decimals=None, short=False, calculations=("lastNotNull", "max"), pod=False, colour=True):
-    """Values over time: lines, filled where they add up, or bars where each is an event."""
+          decimals=None, short=False, pod=False, named=None):
+    """Values over time: lines, filled where they add up, or bars where each is an event. `named`: colours of the legend's words."""
     custom = {
-        "drawStyle": "bars" if bars else "line", "lineWidth": 1, "fillOpacity": 60 if bars else 25 if stack else 8,
+        "drawStyle": "bars" if bars else "line", "lineWidth": 1, "fillOpacity": 70 if bars else 30 if stack else 0,
         "lineInterpolation": "linear", "showPoints": "never", "spanNulls": False, "axisPlacement": "auto",
         "stacking": {"mode": "normal" if stack or bars else "none", "group": "A"}, "axisSoftMin": 0,
         "thresholdsStyle": {"mode": "dashed" if limit is not None else "off"}, "barAlignment": 0, "gradientMode": "none",
@@ -103,11 +112,15 @@ def lines(title, description, queries, unit="short", stack=False, bars=False, li
         if value is not None:
             defaults[key] = value
     options = {
-        "legend": {"displayMode": "table", "placement": "bottom", "showLegend": True, "calcs": list(calculations)},
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    return panel("timeseries", title, description, queries, defaults, options, colours() if colour else (),
-                 [short_names()] if short else (), pod=pod)
+    made = panel("timeseries", title, description, queries, defaults, options, colours(named or {}), [short_names()] if short else (),
+                 pod=pod)
+    if bars:
+        # So few that one event is in one bar: Grafana then asks for little more than what lies between two.
+        made["maxDataPoints"] = 60
+    return made
 
 
 def timeline(title, description, queries, states=None, none=None, short=False):
@@ -158,7 +171,8 @@ def table(title, description, queries, columns, join=None, none=None, links=(), 
             "excludeByName": {}, "indexByName": {name: at for at, (name, _, _) in enumerate(fields)},
             "renameByName": {name: heading for name, heading, _ in fields}}},
     ]
-    overrides = [by_name(heading, *properties) for _, heading, properties in fields if properties]
+    # The panel's own words for nothing would stand in each empty cell.
+    overrides = [by_name(heading, ("noValue", "–"), *properties) for _, heading, properties in fields]
     options = {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""},
                "sortBy": [{"displayName": sort, "desc": True}] if sort else []}
     return panel("table", title, description, queries, defaults, options, overrides, transformations, pod, instant=True)

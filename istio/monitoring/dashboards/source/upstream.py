@@ -1,9 +1,12 @@
 """Upstream: all that the mesh knows of one service as an upstream: state, calls, causes, speed, hosts and pool."""
 
 from board import UPSTREAM, dashboard, one_upstream, proxies
-from panels import GREEN, PURPLE, RED, SOURCE, STATES, TEXT, YELLOW, lines, stat, steps, timeline, words
+from panels import (BLUE, FAILURES, GREEN, OUTCOMES, PURPLE, QUANTILES, RED, REJECTIONS, SOURCE, STATE_WORDS, STATES, TEXT, TRIPS,
+                    YELLOW, lines, stat, steps, timeline, words)
 from queries import RANGE, RATE, grown, query
 
+# The worst of the subsets that are chosen, in each proxy.
+HERE = "max by (cluster, namespace, pod) (circuit_breaker_state{U})"
 CALLS = f"sum(rate(circuit_breaker_calls_total{{U}}[{RATE}]))"
 JUDGED = f'sum(rate(circuit_breaker_calls_total{{U,component=~"success|failure|slow"}}[{RATE}]))'
 FAILED = f'(sum(rate(circuit_breaker_calls_total{{U,component="failure"}}[{RATE}])) or vector(0))'
@@ -22,7 +25,7 @@ NUMBERS = [
     (stat("State", "The worst over all proxies.", [("max(circuit_breaker_state{U})", "state")], mappings=words(STATES),
           thresholds=steps((None, GREEN), (1, YELLOW), (2, RED))), 4),
     (stat("Proxies OPEN", "Proxies that send it nothing now, of those that know it.",
-          [("count(circuit_breaker_state{U} >= 2) or vector(0)", "OPEN"), ("count(circuit_breaker_state{U})", "of all")], text="value_and_name",
+          [(f"count({HERE} >= 2) or vector(0)", "OPEN"), (f"count({HERE})", "of all")], text="value_and_name",
           thresholds=steps((None, TEXT))), 5),
     (stat("Next probe in", "Until the proxy that waits longest tests it again. While it is not OPEN there is nothing to wait for.",
           [("max(circuit_breaker_open_until_seconds{U} > 0) - time()", "next probe")], unit="s", decimals=0, none="–"), 3),
@@ -42,8 +45,8 @@ STORY = [
                   and on (namespace, pod) max by (namespace, pod) (max_over_time(circuit_breaker_state{U}[$__range])) > 0""", "{{pod}}")],
               none="CLOSED in all proxies."), 16),
     (lines("Proxies by state", "How many proxies hold which state: do all see the same fault?",
-           [("count(circuit_breaker_state{U} == 0)", "CLOSED"), ("count(circuit_breaker_state{U} == 1)", "HALF_OPEN"),
-            ("count(circuit_breaker_state{U} >= 2)", "OPEN")], stack=True, decimals=0, calculations=("lastNotNull",)), 8),
+           [(f"count({HERE} == 0)", "CLOSED"), (f"count({HERE} == 1)", "HALF_OPEN"), (f"count({HERE} >= 2)", "OPEN")], stack=True,
+           decimals=0, named=STATE_WORDS), 8),
 ]
 
 REQUESTS = [
@@ -52,12 +55,12 @@ REQUESTS = [
            client gave up.""",
            [(f"sum by (component) (rate(circuit_breaker_calls_total{{U}}[{RATE}]))", "{{component}}"),
             (f"sum(rate(circuit_breaker_rejected_total{{U}}[{RATE}]))", "rejected"),
-            (f"sum(rate(circuit_breaker_fallback_total{{U}}[{RATE}]))", "fallback")], unit="reqps", stack=True), 12),
+            (f"sum(rate(circuit_breaker_fallback_total{{U}}[{RATE}]))", "fallback")], unit="reqps", stack=True, named=OUTCOMES), 12),
     (lines("Success rate",
            """upstream: of the calls that were sent. callers: of all requests, rejections among them; without the breaker these would have been
            failures or waits. The fallback's answers are not in it.""",
            [(f"1 - {FAILED} / {JUDGED}", "upstream"), (f"{SERVED} / ({CALLS} + {REJECTED})", "callers")], unit="percentunit", maximum=1,
-           calculations=("lastNotNull", "min"), colour=False), 12),
+           named={"upstream": BLUE, "callers": PURPLE}), 12),
 ]
 
 CAUSES = [
@@ -65,22 +68,22 @@ CAUSES = [
            """http: a status that the policy calls a failure. timeout: the route gave up. connect, reset: the connection.
            no_healthy_upstream: all hosts ejected or gone.""",
            [(f"sum by (component) (rate(circuit_breaker_failures_total{{U}}[{RATE}]))", "{{component}}")], unit="reqps", stack=True,
-           none="No call failed.", colour=False), 8),
+           none="No call failed.", named=FAILURES), 8),
     (lines("Trips by reason", "Circuits that opened, over all proxies. probe_failed and ramp_failed: it was not well yet.",
            [(f"sum by (component) {grown('circuit_breaker_trips_total{U}', RATE)}", "{{component}}")], bars=True, decimals=0,
-           none="Nothing tripped.", calculations=("sum",), colour=False), 8),
+           none="Nothing tripped.", named=TRIPS), 8),
     (lines("Rejected by reason", "open, probe_limit, ramp: the circuit's state. forced: a policy says forceOpen. would reject: in observe.",
            [(f"sum by (component) (rate(circuit_breaker_rejected_total{{U}}[{RATE}]))", "{{component}}"),
             (f"sum(rate(circuit_breaker_would_reject_total{{U}}[{RATE}]))", "would reject")], unit="reqps", stack=True,
-           none="Nothing was rejected.", colour=False), 8),
+           none="Nothing was rejected.", named=REJECTIONS), 8),
 ]
 
 SPEED = [
     (lines("Time to the answer",
            """From the request's last byte to the answer's first, of calls that were sent. Only the first limits.latencyHistograms upstreams of a
-           proxy have it. The heaviest line is the one that users feel.""",
+           proxy have it.""",
            [(quantile(share, "circuit_breaker_latency_ms"), name) for share, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))],
-           unit="s", none="No calls.", colour=False), 10),
+           unit="s", none="No calls.", named=QUANTILES), 10),
     (stat("Recovery (p50, p95)",
           "From the first OPEN to CLOSED again, so all trips in a row are one recovery. Those that ended in this range.",
           [(quantile(share, "circuit_breaker_recovery_time_ms", RANGE), name) for share, name in ((0.5, "p50"), (0.95, "p95"))],
@@ -90,7 +93,7 @@ SPEED = [
            only where a policy sets latencyThreshold.""",
            [(f'sum(rate(circuit_breaker_calls_total{{U,component="slow"}}[{RATE}]))', "slow"),
             (f"sum(rate(circuit_breaker_over_threshold_total{{U}}[{RATE}]))", "over the threshold")], unit="reqps",
-           none="No slow calls."), 8),
+           none="No slow calls.", named={"slow": YELLOW, "over the threshold": PURPLE}), 8),
 ]
 
 POOL = "envoy_cluster_circuit_breakers_default_"
@@ -107,19 +110,19 @@ HOSTS = [
            does not help.""",
            [("max(envoy_cluster_outlier_detection_ejections_active{C})", "ejected now"),
             (f"sum(rate(envoy_cluster_outlier_detection_ejections_enforced_total{{C}}[{RATE}]))", "ejections/s")],
-           none="No series: set proxyStatsMatcher (istio/monitoring/README.md).", colour=False), 8),
+           none="No series: set proxyStatsMatcher (istio/monitoring/README.md)."), 8),
     (lines("Pool in use",
            """Of what the DestinationRule's connectionPool allows, in the proxy where it is fullest. At 100 % Envoy itself turns requests away.
            Needs DISABLE_TRACK_REMAINING_CB_METRICS=false on istiod, as well.""",
            [(in_use("upstream_cx_active", "remaining_cx"), "connections"), (in_use("upstream_rq_active", "remaining_rq"), "requests"),
-            (in_use("upstream_rq_pending_active", "remaining_pending"), "waiting")], unit="percentunit", maximum=1, limit=0.8,
-           none="No series: set proxyStatsMatcher (istio/monitoring/README.md).", colour=False), 8),
+            (in_use("upstream_rq_pending_active", "remaining_pending"), "waiting")], unit="percentunit", maximum=1, limit=0.8, decimals=0,
+           none="No series: set proxyStatsMatcher (istio/monitoring/README.md)."), 8),
     (lines("Turned away by a full pool",
            """Requests a second for which there was no room to wait, over all proxies. full: proxies whose pool is full now. Neutral to the
            breaker, unless the policy's upstreamErrors names overflow.""",
            [(f"sum(rate(envoy_cluster_upstream_rq_pending_overflow{{C}}[{RATE}]))", "turned away/s"),
             (f"sum({POOL}cx_open{{C}})", "connections full"), (f"sum({POOL}rq_pending_open{{C}})", "waiting full")],
-           none="No series: set proxyStatsMatcher (istio/monitoring/README.md).", colour=False), 8),
+           none="No series: set proxyStatsMatcher (istio/monitoring/README.md)."), 8),
 ]
 
 USERS = [
@@ -127,14 +130,13 @@ USERS = [
            """By the proxies that call it; needs Istio's own proxy image and a metrics provider. A rejection is a 503 here, too: the difference to
            the breaker's own count is the upstream's.""",
            [(f'sum by (response_code) (rate(istio_requests_total{{P,reporter="source",destination_service=~"$host"}}[{RATE}]))',
-             "{{response_code}}")], unit="reqps", stack=True, none="No istio_requests_total.", colour=False), 12),
+             "{{response_code}}")], unit="reqps", stack=True, none="No istio_requests_total."), 12),
     (lines("503 by who is to blame (Istio's telemetry)",
            """503 of every kind beside the breaker's rejections. UH: no healthy host. UO: the pool is full. UF, UC: the connection. A dash or
            nothing: the upstream's own, or a rejection.""",
            [(f"""sum by (response_flags) (rate(istio_requests_total{{P,reporter="source",destination_service=~"$host",
                response_code="503"}}[{RATE}]))""", "503 {{response_flags}}"),
-            (f"sum(rate(circuit_breaker_rejected_total{{U}}[{RATE}]))", "rejected")], unit="reqps", none="No istio_requests_total.",
-           colour=False), 12),
+            (f"sum(rate(circuit_breaker_rejected_total{{U}}[{RATE}]))", "rejected")], unit="reqps", none="No istio_requests_total."), 12),
 ]
 
 # Grafana makes one region of points that follow each other: the shade is the time for which some proxy was OPEN.
