@@ -112,7 +112,7 @@ test-mesh: image build-later mesh-tools ## Test what istio/ gives a cluster on a
 
 .PHONY: mesh-tools
 mesh-tools:
-	@$(INSTALL) envoy etcd kubernetes $(ISTIO_TOOL) otel-collector
+	@$(INSTALL) envoy etcd kubernetes $(ISTIO_TOOL) otel-collector operator-crds
 
 .PHONY: test-alerts
 test-alerts: ## Check the alerts and queries in istio/monitoring with promtool (Debian's prometheus)
@@ -122,6 +122,21 @@ test-alerts: ## Check the alerts and queries in istio/monitoring with promtool (
 test-log-queries: ## Read the LogQL and Kusto queries in istio/monitoring with the languages' own parsers (Node with npm)
 	@$(INSTALL) query-parsers
 	@integration/tools/query-parsers/check "$$($(INSTALL) path query-parsers)" istio/monitoring/README.md
+
+DASHBOARDS := istio/monitoring/dashboards
+
+.PHONY: test-monitoring
+test-monitoring: build test-alerts test-log-queries ## Ask every query of the dashboards of a real Prometheus during an outage (2 min; Debian's prometheus)
+	@$(DASHBOARDS)/generate --check
+	@$(INSTALL) envoy grafana-schema
+	@"$$($(INSTALL) path grafana-schema)" $(DASHBOARDS)/check-schema
+	@cargo run --quiet --profile tool -p circuit-breaker-integration --locked --bin monitoring
+
+.PHONY: pictures
+pictures: test-monitoring ## Draw the dashboards as that outage fills them (Debian's chromium and pngquant; 640 MB of npm packages)
+	@$(INSTALL) grafana
+	@node integration/tools/grafana/draw.mjs "$$($(INSTALL) path grafana | sed 's#/node_modules/.*##')" \
+	  target/monitoring/answers.json $(DASHBOARDS) istio/monitoring/pictures
 
 .PHONY: bench
 bench: build build-yardsticks ## Measure what the breaker costs, against no filter, an empty one, Lua and admission_control (15 min; PART=load: that alone)

@@ -29,8 +29,22 @@ pub fn workspace() -> PathBuf {
 /// # Errors
 /// The tool is not there.
 pub fn tool(name: &str) -> Result<PathBuf> {
-    let output = Command::new(workspace().join("integration/tools/install")).args(["path", name]).output()?;
-    let path = PathBuf::from(String::from_utf8(output.stdout)?.trim());
+    let path = installed(name)?;
     ensure!(path.is_file(), "{name} is not installed: run `integration/tools/install {name}`");
     Ok(path)
+}
+
+/// Where an installed directory of files lies.
+///
+/// # Errors
+/// It is not there.
+pub fn installed_files(name: &str) -> Result<PathBuf> {
+    let path = installed(name)?;
+    ensure!(path.is_dir(), "{name} is not installed: run `integration/tools/install {name}`");
+    Ok(path)
+}
+
+fn installed(name: &str) -> Result<PathBuf> {
+    let output = Command::new(workspace().join("integration/tools/install")).args(["path", name]).output()?;
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use circuit_breaker_integration::places::installed_files;
 use circuit_breaker_mesh::control_plane::{Istio, manifests};
 use circuit_breaker_mesh::lab::Lab;
 use circuit_breaker_mesh::namespaces;
@@ -43,9 +44,10 @@ fn main() -> ExitCode {
 fn check(lab: &Lab, istio: Istio) {
     let all = kustomizations(&manifests());
     let chosen = all.iter().filter(|path| istio == Istio::Newest || !path.ends_with(NEWEST_ONLY));
-    for namespace in ["istio-ingress", "shop"] {
+    for namespace in ["istio-ingress", "shop", "monitoring"] {
         lab.namespace(namespace).expect("the API server takes it");
     }
+    add_operators(lab);
     let mut taken = 0;
     for directory in chosen {
         // Applied for real and not as a dry run: some rules look at the objects that exist.
@@ -65,6 +67,22 @@ fn check(lab: &Lab, istio: Istio) {
         .expect("istioctl runs");
     let said = String::from_utf8_lossy(&[analysis.stdout, analysis.stderr].concat()).into_owned();
     assert!(analysis.status.success() && said.contains("No validation issues found"), "{said}");
+}
+
+/// What the Prometheus operator adds to the API, and Azure Monitor: its PodMonitor is the operator's in another group.
+fn add_operators(lab: &Lab) {
+    let directory = installed_files("operator-crds").expect("run `integration/tools/install operator-crds`");
+    let read = |kind: &str| {
+        let file = directory.join(format!("monitoring.coreos.com_{kind}.yaml"));
+        fs::read_to_string(&file).unwrap_or_else(|why| panic!("{}: {why}", file.display()))
+    };
+    let (monitors, rules) = (read("podmonitors"), read("prometheusrules"));
+    let azure = monitors.replace("monitoring.coreos.com", "azmonitoring.coreos.com");
+    for definition in [monitors, rules, azure] {
+        lab.kubectl().feed(&["apply", "--server-side", "-f", "-"], &definition).expect("the API server takes it");
+    }
+    let established = ["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"];
+    lab.kubectl().run(&established).expect("the API server serves them");
 }
 
 /// The pods of the Deployments and Istio's injector, which the analysis looks for. The lab has no controller that

@@ -19,7 +19,7 @@ use crate::upstream::{Behaviour, Upstream};
 pub const LENGTH: Duration = Duration::from_secs(80);
 
 /// From here on the service that goes down is at its worst, in seconds from the start: what a fleet's picture shows.
-pub const WORST: Duration = Duration::from_secs(42);
+pub const WORST: Duration = Duration::from_secs(40);
 
 /// Between two requests of a proxy to an upstream: six proxies and six upstreams leave half of two cores free.
 const PAUSE: Duration = Duration::from_millis(125);

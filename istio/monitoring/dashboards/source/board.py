@@ -17,7 +17,7 @@ def source_variable():
 def variable(name, label, series, of, regex="", everything=".*", many=True):
     """A variable with the values of a label. `everything`: the pattern that stands for all; none: one value must be chosen."""
     made = {"type": "query", "name": name, "label": label, "datasource": SOURCE, "regex": regex, "hide": 0, "sort": 1, "refresh": 2,
-            "definition": f"label_values({query(series)}, {of})", "options": [], "current": {}, "multi": many,
+            "options": [], "current": {}, "multi": many,
             "query": {"query": f"label_values({query(series)}, {of})", "refId": "Variable"}, "includeAll": everything is not None}
     if everything is not None:
         made["allValue"] = everything

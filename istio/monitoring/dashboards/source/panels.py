@@ -98,14 +98,17 @@ def stat(title, description, queries, unit="short", thresholds=None, mappings=()
 
 
 def lines(title, description, queries, unit="short", stack=False, bars=False, limit=None, maximum=None, minimum=0, none=None,
-          decimals=None, short=False, pod=False, named=None):
-    """Values over time: lines, filled where they add up, or bars where each is an event. `named`: colours of the legend's words."""
+          decimals=None, short=False, pod=False, named=None, about=None):
+    """Values over time: lines, filled where they add up, or bars where each is an event. `named`: colours of the legend's words.
+    `about`: what the axis shows at least, where all may be zero."""
     custom = {
         "drawStyle": "bars" if bars else "line", "lineWidth": 1, "fillOpacity": 70 if bars else 30 if stack else 0,
         "lineInterpolation": "linear", "showPoints": "never", "spanNulls": False, "axisPlacement": "auto",
         "stacking": {"mode": "normal" if stack or bars else "none", "group": "A"}, "axisSoftMin": 0,
         "thresholdsStyle": {"mode": "dashed" if limit is not None else "off"}, "barAlignment": 0, "gradientMode": "none",
     }
+    if about is not None:
+        custom["axisSoftMax"] = about
     defaults = {"unit": unit, "custom": custom, "color": {"mode": "palette-classic"}, "min": minimum,
                 "thresholds": steps((None, TEXT), (limit, RED)) if limit is not None else steps((None, TEXT))}
     for key, value in (("max", maximum), ("noValue", none), ("decimals", decimals)):

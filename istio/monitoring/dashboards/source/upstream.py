@@ -110,7 +110,7 @@ HOSTS = [
            does not help.""",
            [("max(envoy_cluster_outlier_detection_ejections_active{C})", "ejected now"),
             (f"sum(rate(envoy_cluster_outlier_detection_ejections_enforced_total{{C}}[{RATE}]))", "ejections/s")],
-           none="No series: set proxyStatsMatcher (istio/monitoring/README.md)."), 8),
+           none="No series: set proxyStatsMatcher (istio/monitoring/README.md).", about=1), 8),
     (lines("Pool in use",
            """Of what the DestinationRule's connectionPool allows, in the proxy where it is fullest. At 100 % Envoy itself turns requests away.
            Needs DISABLE_TRACK_REMAINING_CB_METRICS=false on istiod, as well.""",
@@ -122,7 +122,7 @@ HOSTS = [
            breaker, unless the policy's upstreamErrors names overflow.""",
            [(f"sum(rate(envoy_cluster_upstream_rq_pending_overflow{{C}}[{RATE}]))", "turned away/s"),
             (f"sum({POOL}cx_open{{C}})", "connections full"), (f"sum({POOL}rq_pending_open{{C}})", "waiting full")],
-           none="No series: set proxyStatsMatcher (istio/monitoring/README.md)."), 8),
+           none="No series: set proxyStatsMatcher (istio/monitoring/README.md).", about=1), 8),
 ]
 
 USERS = [
