@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use circuit_breaker_integration::envoy::workspace;
 use circuit_breaker_integration::monitoring::board::Board;
 use circuit_breaker_integration::monitoring::foreign;
@@ -26,7 +26,7 @@ async fn main() -> Result<ExitCode> {
     outage::play(&proxies, &services).await?;
     let whole = Span { from, until: SystemTime::now() };
     let verdict = judge(&prometheus, &boards, whole).await?;
-    keep(&prometheus, &boards, whole).await?;
+    keep(&prometheus, &boards, from).await?;
     for fault in &verdict.faults {
         println!("{fault}");
     }
@@ -52,13 +52,25 @@ async fn targets(proxies: &[Proxy]) -> Result<Vec<Target>> {
     Ok(targets)
 }
 
-/// Writes what the pictures show: the fleet at its worst, the rest to its end.
-async fn keep(prometheus: &Prometheus, boards: &[Board], whole: Span) -> Result<()> {
+/// A picture: its name, the dashboard, the service in it, when it ends, and the only row of it; none for all rows.
+type Picture = (&'static str, &'static str, Service, Duration, Option<&'static str>);
+
+const PICTURES: [Picture; 4] = [
+    ("fleet", "circuit-breaker-fleet", Service::Shop, WORST, None),
+    ("upstream", "circuit-breaker-upstream", Service::Shop, LENGTH, None),
+    ("pool", "circuit-breaker-upstream", Service::Payments, LENGTH, Some("Hosts and connection pool")),
+    ("proxy", "circuit-breaker-proxy", Service::Shop, LENGTH, None),
+];
+
+/// Writes what the pictures show.
+async fn keep(prometheus: &Prometheus, boards: &[Board], from: SystemTime) -> Result<()> {
     let mut kept = Vec::<Value>::new();
-    for board in boards {
-        let fleet = board.uid().ends_with("fleet");
-        let span = if fleet { Span { until: whole.from + WORST, ..whole } } else { whole };
-        kept.push(answers(prometheus, board, span, Service::Shop.host()).await?);
+    for (name, uid, service, until, row) in PICTURES {
+        let board = boards.iter().find(|board| board.uid() == uid).context(uid)?;
+        let mut answers = answers(prometheus, board, Span { from, until: from + until }, service.host()).await?;
+        answers["name"] = name.into();
+        answers["row"] = row.into();
+        kept.push(answers);
     }
     let directory = workspace().join("target/monitoring");
     fs::create_dir_all(&directory)?;

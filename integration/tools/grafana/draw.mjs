@@ -30,23 +30,35 @@ const { outputFiles } = buildSync({
 const code = (ending) => outputFiles.find(({ path }) => path.endsWith(ending)).text;
 const bundle = code('.js').replaceAll('</script', '<\\/script');
 
+// The dashboard with one of its rows only, at the top.
+function cut(board, row) {
+  if (!row) return board;
+  const begin = board.panels.findIndex(({ title }) => title === row);
+  const end = board.panels.findIndex(({ type }, at) => at > begin && type === 'row');
+  const panels = board.panels.slice(begin, end === -1 ? undefined : end);
+  const top = panels[0].gridPos.y;
+  return { ...board, panels: panels.map((panel) => ({ ...panel, gridPos: { ...panel.gridPos, y: panel.gridPos.y - top } })) };
+}
+
 const work = mkdtempSync(join(tmpdir(), 'circuit-breaker-pictures-'));
 mkdirSync(pictures, { recursive: true });
 try {
   for (const answers of JSON.parse(readFileSync(answersFile))) {
-    const board = JSON.parse(readFileSync(join(dashboards, `${answers.uid}.json`)));
+    const board = cut(JSON.parse(readFileSync(join(dashboards, `${answers.uid}.json`))), answers.row);
     const height = HEADER + GAP + ROW * Math.max(...board.panels.map(({ gridPos: { y, h } }) => y + h));
     const drawing = JSON.stringify({ board, answers, width: WIDTH }).replaceAll('</script', '<\\/script');
-    const page = join(work, `${answers.uid}.html`);
+    const page = join(work, `${answers.name}.html`);
     writeFileSync(page, `<!doctype html><meta charset="utf-8"><style>body{margin:0}${code('.css')}</style><div id="board"></div>
 <script>window.drawing=${drawing};</script><script>${bundle}</script>`);
-    const picture = join(pictures, `${answers.uid.replace('circuit-breaker-', '')}.png`);
+    const picture = join(pictures, `${answers.name}.png`);
     execFileSync('chromium', [
       '--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--force-device-scale-factor=1', `--user-data-dir=${join(work, 'profile')}`,
       `--window-size=${WIDTH},${height}`, '--virtual-time-budget=8000', `--screenshot=${picture}`, `file://${page}`,
-    ], { stdio: process.env.VERBOSE ? 'inherit' : 'ignore' });
+    ], { stdio: 'ignore' });
+    // A few colours suffice, and the repository keeps each version for ever.
+    execFileSync('pngquant', ['--force', '--ext', '.png', '--skip-if-larger', '--strip', '128', picture]);
     console.log(picture);
   }
 } finally {
-  if (!process.env.KEEP) rmSync(work, { recursive: true, force: true });
+  rmSync(work, { recursive: true, force: true });
 }
