@@ -134,6 +134,8 @@ impl ControlPlane {
             .envs([("INJECTION_WEBHOOK_CONFIG_NAME", ""), ("VALIDATION_WEBHOOK_CONFIG_NAME", "")])
             // Filters that only Istio's own build of Envoy has.
             .envs([("PILOT_ENABLE_METADATA_EXCHANGE", "false"), ("PILOT_ENABLE_ALPN_FILTER", "false")])
+            // As istio/mesh/meshConfig-values.yaml has it.
+            .env("DISABLE_TRACK_REMAINING_CB_METRICS", "false")
             .current_dir(&self.directory);
         let istiod = Program::start(&self.directory, "istiod", command)?;
         istiod.until_ready(|| answers(ISTIOD_HTTP, "/ready")).await?;

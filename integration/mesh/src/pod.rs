@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use circuit_breaker_integration::client::{self, Reply};
+use circuit_breaker_integration::monitoring::proxies::inclusion_patterns;
 use circuit_breaker_integration::scenario::State;
 use circuit_breaker_integration::upstream::Upstream;
 use circuit_breaker_integration::wait::until;
@@ -198,7 +199,7 @@ impl Pod {
             .arg(installed("istio/envoy_bootstrap.json"))
             .env("HOME", &self.directory)
             .env("DATA", self.directory.join("data"))
-            .envs(self.environment());
+            .envs(self.environment()?);
         let agent = Program::start(&self.directory, "agent", command)?;
         let ready = SocketAddr::from((self.address(), READY));
         agent
@@ -210,14 +211,16 @@ impl Pod {
         Ok(())
     }
 
-    fn environment(&self) -> BTreeMap<&'static str, String> {
+    fn environment(&self) -> Result<BTreeMap<&'static str, String>> {
         let config = json!({
             "binaryPath": installed("envoy/envoy"),
             "configPath": self.directory.join("etc/istio/proxy"),
             "discoveryAddress": "istiod.istio-system.svc:15012",
             "concurrency": 2, "statusPort": 15020, "proxyAdminPort": ADMIN, "terminationDrainDuration": "1s",
+            // Istio's injector puts the mesh's default configuration here.
+            "proxyStatsMatcher": {"inclusionRegexps": inclusion_patterns()?},
         });
-        BTreeMap::from([
+        Ok(BTreeMap::from([
             ("PROXY_CONFIG", config.to_string()),
             ("POD_NAME", self.spec.name.clone()),
             ("POD_NAMESPACE", self.spec.namespace.clone()),
@@ -230,7 +233,7 @@ impl Pod {
             ("WASM_INSECURE_REGISTRIES", "*".to_owned()),
             // The agent would ask the metadata servers of clouds where it runs, and wait for two seconds.
             ("CLOUD_PLATFORM", "none".to_owned()),
-        ])
+        ]))
     }
 
     /// Ends the agent and its Envoy at once.

@@ -27,6 +27,8 @@ pub struct Question {
     pub panel: Option<u64>,
     /// The query's letter within the panel.
     pub letter: String,
+    /// What its series are called.
+    pub legend: String,
     /// The expression, with Grafana's variables.
     pub expression: String,
     /// Whether the panel asks for one moment only.
@@ -78,6 +80,7 @@ impl Board {
                 place: text(&panel["title"]),
                 panel: panel["id"].as_u64(),
                 letter: text(&target["refId"]),
+                legend: text(&target["legendFormat"]),
                 expression: text(&target["expr"]),
                 instant: target["instant"] == true,
             })
@@ -87,6 +90,7 @@ impl Board {
             place: format!("annotation {}", text(&annotation["name"])),
             panel: None,
             letter: text(&annotation["name"]),
+            legend: text(&annotation["textFormat"]),
             expression: text(&annotation["expr"]),
             instant: false,
         });

@@ -77,7 +77,7 @@ impl Service {
     /// Connections and waiting requests that its DestinationRule allows.
     #[must_use]
     pub fn pool(self) -> (u32, u32) {
-        if self == Service::Payments { (2, 2) } else { (100, 100) }
+        if self == Service::Payments { (4, 2) } else { (100, 100) }
     }
 
     /// How many hosts it has.

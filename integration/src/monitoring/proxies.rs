@@ -33,8 +33,11 @@ pub struct Proxy {
     pub envoy: Envoy,
 }
 
+/// Makes a policy.
+type Policy = fn() -> Value;
+
 /// What the proxies differ in: namespace, pod, and the policy; none for a proxy without the breaker.
-const PROXIES: [(&str, &str, Option<fn() -> Value>); 6] = [
+const PROXIES: [(&str, &str, Option<Policy>); 6] = [
     ("istio-ingress", "ingressgateway-7d4f9-x2x7k", Some(enforcing)),
     ("istio-ingress", "ingressgateway-7d4f9-p9wzt", Some(enforcing)),
     ("shop", "checkout-5c9d8-4m2lq", Some(enforcing)),
@@ -165,7 +168,10 @@ fn stats_config() -> Result<Value> {
 }
 
 /// The patterns of `proxyStatsMatcher` in the manifests.
-fn inclusion_patterns() -> Result<Vec<String>> {
+///
+/// # Errors
+/// There are none.
+pub fn inclusion_patterns() -> Result<Vec<String>> {
     let file = workspace().join("istio/mesh/meshConfig-values.yaml");
     let values: Value = serde_yaml_ng::from_str(&fs::read_to_string(&file)?)?;
     let patterns = &values["meshConfig"]["defaultConfig"]["proxyStatsMatcher"]["inclusionRegexps"];

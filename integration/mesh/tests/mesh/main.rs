@@ -11,6 +11,7 @@ mod observability;
 mod overlays;
 mod queries;
 mod sample;
+mod scrape;
 mod sidecar;
 mod status;
 mod traces;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         observability::metrics_carry_their_labels_on_the_proxys_and_the_agents_port, Gateway, All;
         observability::the_access_log_says_who_answered, Gateway, All;
         status::status_tells_who_has_given_up_and_who_runs_without_the_breaker, Gateway, All;
+        scrape::prometheus_sees_an_ejection_a_full_pool_and_a_trip_as_the_dashboards_ask_for_them, Gateway, All;
         upstreams::subsets_of_a_weighted_route_have_a_circuit_each, Gateway, All;
         upstreams::ports_of_one_service_have_a_circuit_each, Gateway, All;
         upstreams::an_external_host_has_a_circuit_under_its_own_name, Gateway, All;

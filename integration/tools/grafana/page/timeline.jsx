@@ -2,6 +2,7 @@
 const LEGEND = 26;
 const AXIS = 20;
 const WORD = 7;
+const TICK = 90;
 
 // Stretches of equal values; nothing where there is no value.
 function stretches(times, values) {
@@ -25,12 +26,13 @@ export function Timeline({ panel, frames, span, width, height, theme }) {
     const field = frame.fields.find((field) => field.type === 'number');
     return { name: field.state.displayName, field, stretches: stretches(frame.fields[0].values, field.values) };
   });
-  const label = Math.min(Math.max(...rows.map(({ name }) => name.length)) * 6.6 + 16, width / 3);
+  const label = Math.min(Math.max(...rows.map(({ name }) => name.length)) * 6.6 + 16, width * 0.42);
   const room = height - LEGEND - AXIS;
   const step = Math.min(room / rows.length, 40);
   const at = (time) => label + ((time - span.from) / (span.until - span.from)) * (width - label - 8);
   const text = { fill: theme.colors.text.secondary, fontSize: 12, fontFamily: theme.typography.fontFamily };
-  const ticks = [1, 2, 3, 4, 5].map((part) => span.from + ((span.until - span.from) * part) / 6);
+  const count = Math.floor((width - label) / TICK);
+  const ticks = Array.from({ length: count }, (_, part) => span.from + ((span.until - span.from) * (part + 0.5)) / count);
   let right = 4;
   const legend = Object.values(panel.fieldConfig.defaults.mappings[0].options).map((entry) => {
     const left = right;

@@ -50,10 +50,9 @@ HELD = [
 
 COST = [
     (lines("Memory of Envoy",
-           """allocated: what Envoy uses, the modules' memory among it. heap: what its allocator holds. A module costs about 27 MB once, and
-           1.2 MB for each worker.""",
-           [(most("max by (pod) (envoy_server_memory_allocated{P})"), "allocated {{pod}}"),
-            (most("max by (pod) (envoy_server_memory_heap_size{P})"), "heap {{pod}}")], unit="bytes", pod=True), 8),
+           """What Envoy has allocated, the modules' own memory among it. Its resident memory is larger: the compiled module, and what its
+           allocator keeps.""",
+           [(most("max by (pod) (envoy_server_memory_allocated{P})"), "{{pod}}")], unit="bytes", pod=True), 8),
     (lines("Processor time of the proxy's container", "In cores, of the ten that use most. From the kubelet (cAdvisor): most clusters scrape it.",
            [(most(f'sum by (pod) (rate(container_cpu_usage_seconds_total{{P,container="istio-proxy"}}[{RATE}]))'), "{{pod}}")], unit="none",
            decimals=2, pod=True, none="No container_cpu_usage_seconds_total."), 8),
@@ -75,7 +74,7 @@ MACHINERY = [
            none="No istio_agent_wasm_remote_fetch_count: only port 15020 has it."), 8),
     (lines("Threads that were late",
            """Times that a thread of Envoy did not come back for 200 ms. Workers that are late make calls slow without the upstream's doing.""",
-           [(most(f"sum by (pod) (rate(envoy_server_watchdog_miss{{P}}[{RATE}]))"), "{{pod}}")], pod=True), 8),
+           [(most(f"sum by (pod) (rate(envoy_server_watchdog_miss{{P}}[{RATE}]))"), "{{pod}}")], about=1, pod=True), 8),
 ]
 
 WHO = table("Policies, modules and proxies",

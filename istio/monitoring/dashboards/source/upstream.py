@@ -131,7 +131,7 @@ USERS = [
            the breaker's own count is the upstream's.""",
            [(f'sum by (response_code) (rate(istio_requests_total{{P,reporter="source",destination_service=~"$host"}}[{RATE}]))',
              "{{response_code}}")], unit="reqps", stack=True, none="No istio_requests_total."), 12),
-    (lines("503 by who is to blame (Istio's telemetry)",
+    (lines("503 by cause (Istio's telemetry)",
            """503 of every kind beside the breaker's rejections. UH: no healthy host. UO: the pool is full. UF, UC: the connection. A dash or
            nothing: the upstream's own, or a rejection.""",
            [(f"""sum by (response_flags) (rate(istio_requests_total{{P,reporter="source",destination_service=~"$host",
