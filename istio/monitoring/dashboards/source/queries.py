@@ -14,8 +14,8 @@ import re
 
 _PROXIES = 'cluster=~"$cluster",namespace=~"$namespace"'
 _BREAKER = 'wasm_filter="circuit_breaker",' + _PROXIES
-# Envoy's name of an upstream is outbound|PORT|SUBSET|HOST on Istio, and anything on a bare Envoy.
-_UPSTREAM = '"(outbound[|][0-9]+[|]$subset[|])?$host"'
+# Envoy's name of an upstream is outbound|PORT|SUBSET|HOST on Istio, inbound-vip|... at a waypoint, and anything on a bare Envoy.
+_UPSTREAM = '"([a-z-]+[|][0-9]+[|]$subset[|])?$host"'
 
 SELECTORS = {
     "B": _BREAKER,
@@ -25,9 +25,9 @@ SELECTORS = {
 }
 
 # What takes Envoy's name apart: in variables, in names of series, in cells of tables.
-HOST_OF = r"/^(?:outbound\|\d+\|[^|]*\|)?(.+)$/"
-SUBSET_OF = r"/^outbound\|\d+\|([^|]+)\|/"
-NAME = r"outbound\|(\d+)\|([^|]*)\|(.+?)(?:\.svc\.cluster\.local)?$"
+HOST_OF = r"/^(?:[a-z-]+\|\d+\|[^|]*\|)?(.+)$/"
+SUBSET_OF = r"/^[a-z-]+\|\d+\|([^|]+)\|/"
+NAME = r"[a-z-]+\|(\d+)\|([^|]*)\|(.+?)(?:\.svc\.cluster\.local)?$"
 SHORT = "$3:$1 $2"
 
 RATE = "$__rate_interval"
@@ -51,5 +51,5 @@ def grown(series, time):
 def split(text):
     """The series with labels for the parts of the upstream's name, for tables."""
     for label, part in (("host", "$3"), ("subset", "$2"), ("port", "$1")):
-        text = f'label_replace({text}, "{label}", "{part}", "tag", "outbound[|]([0-9]+)[|]([^|]*)[|](.+)")'
+        text = f'label_replace({text}, "{label}", "{part}", "tag", "[a-z-]+[|]([0-9]+)[|]([^|]*)[|](.+)")'
     return text
