@@ -71,8 +71,9 @@ fn network_policies_admit_both_collectors_to_each_port_that_is_scraped() {
 #[test]
 fn every_dashboard_is_in_the_kustomization_and_every_one_there_is_a_file() {
     let kustomization = documents("istio/monitoring/kustomization.yaml").remove(0);
-    let listed = kustomization["configMapGenerator"][0]["files"].as_array().unwrap();
-    let mut listed: Vec<_> = listed.iter().map(|file| file.as_str().unwrap().to_owned()).collect();
+    let maps = kustomization["configMapGenerator"].as_array().unwrap();
+    let files = maps.iter().flat_map(|map| map["files"].as_array().unwrap());
+    let mut listed: Vec<_> = files.map(|file| file.as_str().unwrap().to_owned()).collect();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../istio/monitoring/dashboards");
     let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut found: Vec<_> =
