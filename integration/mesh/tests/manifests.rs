@@ -125,13 +125,18 @@ fn add_what_a_cluster_has(lab: &Lab) {
                 "apiVersion": "v1", "kind": "Service", "metadata": {"name": "istiod", "namespace": "istio-system"},
                 "spec": {"ports": [{"name": "https-webhook", "port": 443, "targetPort": 15017}]},
             }),
-            // The analysis itself advises this for a namespace without injection.
-            json!({
-                "apiVersion": "v1", "kind": "Namespace",
-                "metadata": {"name": "default", "labels": {"istio-injection": "disabled"}},
-            }),
+            without_injection("default"),
+            without_injection("monitoring"),
         ])
         .expect("the API server takes it");
+}
+
+/// A namespace as the analysis itself advises it where there is no injection.
+fn without_injection(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": name, "labels": {"istio-injection": "disabled"}},
+    })
 }
 
 /// A pod's containers once Istio's injector has seen them.

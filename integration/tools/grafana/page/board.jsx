@@ -59,7 +59,10 @@ function Titled({ panel }) {
   return (
     <div style={size}>
       <PanelChrome title={panel.title} width={size.width} height={size.height} padding={panel.type === 'table' ? 'none' : 'md'}>
-        {(width, height) => foreign ? <Foreign width={width} height={height} /> : <Panel panel={panel} frames={frames} span={span} width={width} height={height} theme={theme} shades={shades()} />}
+        {(width, height) => {
+          const room = { width, height };
+          return foreign ? <Foreign {...room} /> : <Panel {...room} panel={panel} frames={frames} span={span} theme={theme} shades={shades()} />;
+        }}
       </PanelChrome>
     </div>
   );
