@@ -77,7 +77,7 @@ impl Service {
     /// Connections and waiting requests that its DestinationRule allows.
     #[must_use]
     pub fn pool(self) -> (u32, u32) {
-        if self == Service::Payments { (4, 2) } else { (100, 100) }
+        if self == Service::Payments { (6, 1) } else { (100, 100) }
     }
 
     /// How many hosts it has.
@@ -130,11 +130,11 @@ fn script() -> Vec<(u64, Service, usize, Behaviour)> {
         (26, Service::Shop, 0, Behaviour::Hang),
         (28, Service::Search, 0, well()),
         (34, Service::Payments, 1, well()),
-        (34, Service::Catalog, 0, slow(60)),
+        (34, Service::Catalog, 0, slow(400)),
         (40, Service::Catalog, 0, well()),
         (44, Service::Shop, 0, well()),
-        (46, Service::Payments, 0, slow(900)),
-        (46, Service::Payments, 1, slow(900)),
+        (46, Service::Payments, 0, slow(950)),
+        (46, Service::Payments, 1, slow(950)),
         (56, Service::Payments, 0, well()),
         (56, Service::Payments, 1, well()),
     ]

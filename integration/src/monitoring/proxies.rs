@@ -58,7 +58,7 @@ fn enforcing() -> Value {
             "halfOpen": {"successThreshold": 3, "probeTimeout": "1s", "ramp": {"initialPercent": 10, "duration": "6s"}},
         },
         "upstreams": [
-            {"match": {"host": Service::Catalog.host()}, "trip": {"latencyPercentile": 90, "latencyThreshold": "30ms"}},
+            {"match": {"host": Service::Catalog.host()}, "trip": {"latencyPercentile": 90, "latencyThreshold": "200ms"}},
             {"match": {"host": Service::Search.host()}, "fallback": {"headers": {UPSTREAM: Service::Catalog.cluster()}}},
             {"match": {"host": Service::Ledger.host()}, "mode": "forceOpen"},
         ],

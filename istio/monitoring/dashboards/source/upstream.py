@@ -112,8 +112,8 @@ HOSTS = [
             (f"sum(rate(envoy_cluster_outlier_detection_ejections_enforced_total{{C}}[{RATE}]))", "ejections/s")],
            none="No series: set proxyStatsMatcher (istio/monitoring/README.md).", about=1), 8),
     (lines("Pool in use",
-           """Of what the DestinationRule's connectionPool allows, in the proxy where it is fullest. At 100 % Envoy itself turns requests away.
-           Needs DISABLE_TRACK_REMAINING_CB_METRICS=false on istiod, as well.""",
+           """Of what the DestinationRule's connectionPool allows, in the proxy where it is fullest. Open connections count, also idle ones; requests
+           are turned away when waiting is at 100 %. Needs DISABLE_TRACK_REMAINING_CB_METRICS=false on istiod, as well.""",
            [(in_use("upstream_cx_active", "remaining_cx"), "connections"), (in_use("upstream_rq_active", "remaining_rq"), "requests"),
             (in_use("upstream_rq_pending_active", "remaining_pending"), "waiting")], unit="percentunit", maximum=1, limit=0.8, decimals=0,
            none="No series: set proxyStatsMatcher (istio/monitoring/README.md)."), 8),
