@@ -28,7 +28,7 @@ NUMBERS = [
           [(f"count({HERE} >= 2) or vector(0)", "OPEN"), (f"count({HERE})", "of all")], text="value_and_name",
           thresholds=steps((None, TEXT))), 5),
     (stat("Next probe in", "Until the proxy that waits longest tests it again. While it is not OPEN there is nothing to wait for.",
-          [("max(circuit_breaker_open_until_seconds{U} > 0) - time()", "next probe")], unit="s", decimals=0, none="–"), 3),
+          [("clamp_min(max(circuit_breaker_open_until_seconds{U} > 0) - time(), 0)", "next probe")], unit="s", decimals=0, none="–"), 3),
     (stat("Calls that did not fail", "Of the calls that were sent to it and say something about it. Slow ones did not fail.",
           [(f"1 - {FAILED} / {JUDGED}", "success")], unit="percentunit", decimals=1,
           thresholds=steps((None, RED), (0.95, YELLOW), (0.99, TEXT)), none="no calls"), 4),
