@@ -100,6 +100,12 @@ extern "C" fn own_proxy_on_tick(root: u32) {
     with_root(root, |root| root.tick());
 }
 
+/// The answer to a request of the module's own. The root context that has sent it gets it, or nobody where that is gone.
+#[unsafe(no_mangle)]
+extern "C" fn own_proxy_on_http_call_response(root: u32, call: u32, _headers: usize, _body: usize, _trailers: usize) {
+    with_root(root, |root| root.probe_answered(call));
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn own_proxy_on_request_headers(id: u32, _headers: usize, end_of_stream: bool) -> u32 {
     if with_stream(id, |stream| stream.admit(end_of_stream)).unwrap_or(true) { CONTINUE } else { PAUSE }

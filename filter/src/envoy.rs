@@ -24,6 +24,8 @@ pub(crate) enum Headers {
     Request = 0,
     Response = 2,
     ResponseTrailers = 3,
+    /// The answer to a request of the module's own.
+    CallResponse = 6,
 }
 
 /// A reply that Envoy is to give in the upstream's place.

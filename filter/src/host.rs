@@ -8,11 +8,13 @@
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 use std::rc::Rc;
 
+use circuit_breaker_core::clock::MILLISECOND;
 use circuit_breaker_core::envoy::{self, Details};
 use circuit_breaker_core::host::{Host, HostError, Level, MetricKind, Progress};
+use circuit_breaker_core::policy::active::ActiveProbe;
 use circuit_breaker_core::policy::classify::{Answer, Ending};
 
 use crate::envoy::{CLUSTER, Envoy, Evaluated, FLAGS, Headers, LocalReply, Token};
@@ -58,6 +60,18 @@ unsafe extern "C" {
         result: *mut *mut u8,
         result_size: *mut usize,
     ) -> u32;
+    fn proxy_http_call(
+        cluster: *const u8,
+        cluster_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        body: *const u8,
+        body_size: usize,
+        trailers: *const u8,
+        trailers_size: usize,
+        timeout: u32,
+        call: *mut u32,
+    ) -> u32;
     fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
     fn proxy_send_local_response(
@@ -78,6 +92,9 @@ const NOT_FOUND: u32 = 1;
 /// A value that has no bytes. Among the values of an expression only `null` has none (Envoy's `serializeValue`).
 const SERIALIZATION_FAILURE: u32 = 3;
 const CAS_MISMATCH: u32 = 8;
+/// A call that has failed before it was sent: no healthy host, or a full pool (Envoy's `Context::httpCall`). Envoy calls
+/// the module for it no more.
+const INTERNAL_FAILURE: u32 = 10;
 
 /// `BufferType` of the plugin's configuration.
 const PLUGIN_CONFIGURATION: u32 = 7;
@@ -130,6 +147,9 @@ fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
     }
     bytes
 }
+
+/// What the breaker's own probes say of themselves, if the policy says nothing: servers' logs shall tell them from users.
+const AGENT: (&str, &str) = ("user-agent", "circuit-breaker-probe");
 
 /// The ABI of one root context.
 #[derive(Clone, Debug)]
@@ -238,7 +258,7 @@ impl Envoy for Abi {
     }
 
     fn tick_every(&self, period: u64) {
-        let milliseconds = u32::try_from(period / 1_000_000).unwrap_or(u32::MAX).max(1);
+        let milliseconds = u32::try_from(period / MILLISECOND).unwrap_or(u32::MAX).max(1);
         unsafe { proxy_set_tick_period_milliseconds(milliseconds) };
     }
 
@@ -326,6 +346,37 @@ impl Host for Abi {
             let upstream = ended.upstream?.to_string();
             (ended.status != 0).then_some((upstream, Answer { ending, ..Answer::of_status(ended.status) }))
         })
+    }
+
+    fn send(&self, upstream: &str, probe: &ActiveProbe) -> Result<Option<u32>, HostError> {
+        let mut headers =
+            vec![(":method", probe.method), (":path", &*probe.path), (":authority", probe.authority_for(upstream))];
+        if !probe.headers.iter().any(|(name, _)| name == AGENT.0) {
+            headers.push(AGENT);
+        }
+        headers.extend(probe.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let headers = serialized(&headers);
+        let timeout = u32::try_from(probe.timeout / MILLISECOND).unwrap_or(u32::MAX);
+        let mut call = 0;
+        let status = unsafe {
+            proxy_http_call(
+                upstream.as_ptr(),
+                upstream.len(),
+                headers.as_ptr(),
+                headers.len(),
+                null(),
+                0,
+                null(),
+                0,
+                timeout,
+                &raw mut call,
+            )
+        };
+        match status {
+            OK => Ok(Some(call)),
+            INTERNAL_FAILURE => Ok(None),
+            other => Err(HostError(other)),
+        }
     }
 
     fn log(&self, level: Level, line: &str) {

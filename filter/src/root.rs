@@ -7,7 +7,7 @@ use circuit_breaker_core::breaker::{self, Breaker};
 use circuit_breaker_core::clock::MILLISECOND;
 use circuit_breaker_core::config::Config;
 
-use crate::envoy::Envoy;
+use crate::envoy::{Envoy, Headers};
 use crate::glance::Glance;
 use crate::heads::Heads;
 use crate::shared::Shared;
@@ -105,6 +105,15 @@ impl<E: Envoy> Root<E> {
         shared.heads.tick();
         if let Ok(mut glance) = shared.glance.try_borrow_mut() {
             glance.iter_mut().for_each(|glance| glance.turn(&self.envoy));
+        }
+    }
+
+    /// The answer to a probe of the breaker's own has come. It has no status where it was broken off.
+    pub(crate) fn probe_answered(&mut self, call: u32) {
+        let Some(shared) = &self.shared else { return };
+        let status = self.envoy.header(Headers::CallResponse, ":status").and_then(|text| String::from_utf8(text).ok());
+        if let Ok(mut breaker) = shared.breaker.try_borrow_mut() {
+            breaker.probe_answered(call, status.and_then(|text| text.parse().ok()), self.envoy.now());
         }
     }
 

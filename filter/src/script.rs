@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use circuit_breaker_core::host::{Host, HostError, Level, MetricKind, Progress};
+use circuit_breaker_core::policy::active::ActiveProbe;
 use circuit_breaker_core::policy::classify::Answer;
 use circuit_breaker_core::testing::Memory;
 
@@ -309,6 +310,10 @@ impl Host for Script {
 
     fn answer_of(&self, _stream: u32) -> Option<(String, Answer)> {
         None
+    }
+
+    fn send(&self, upstream: &str, probe: &ActiveProbe) -> Result<Option<u32>, HostError> {
+        self.memory.send(upstream, probe)
     }
 
     fn log(&self, level: Level, line: &str) {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use circuit_breaker_core::clock::{MILLISECOND, SECOND};
 use circuit_breaker_core::config::Config;
 use circuit_breaker_core::host::Host;
-use circuit_breaker_core::telemetry::metrics::{CALLS, FAILURES, INFO, INTERNAL_ERRORS, LATENCY, STATE};
+use circuit_breaker_core::telemetry::metrics::{CALLS, FAILURES, INFO, INTERNAL_ERRORS, LATENCY, PROBES, STATE};
 
 use crate::envoy::{Envoy, Headers};
 use crate::root::{Configurations, Root};
@@ -104,6 +104,30 @@ fn flags_beside_the_upstreams_own_answer_say_nothing() {
         }
         assert_eq!((world.counts(A), world.state(A)), ([2, 5, 0, 0], 2));
     });
+}
+
+#[test]
+fn the_answer_to_a_probe_of_the_breakers_own_is_read_where_there_is_one() {
+    let policy =
+        r#"{"default": {"halfOpen": {"successThreshold": 1, "activeProbe": {"path": "/healthz", "timeout": "5s"}}}}"#;
+    for (status, state, probes) in [(Some("204"), 1, [1, 0]), (Some("503"), 2, [0, 1]), (None, 2, [0, 1])] {
+        everywhere(policy, |world| {
+            for _ in 0..5 {
+                assert!(world.get(A, 503, 0, "via_upstream"));
+            }
+            while world.envoy.memory.sent().is_empty() {
+                world.pass(500 * MILLISECOND);
+            }
+            assert!(!world.get(A, 200, 0, "via_upstream"), "rejected");
+            world.envoy.request(A, &[]);
+            if let Some(status) = status {
+                world.envoy.sends(Headers::CallResponse, ":status", status);
+            }
+            world.root.probe_answered(1);
+            let counted = ["success", "failure"].map(|how| world.envoy.memory.value(&PROBES, A, how));
+            assert_eq!((world.state(A), counted), (state, probes), "{status:?}");
+        });
+    }
 }
 
 #[test]

@@ -67,11 +67,11 @@ fn kind(kind: &Kind) -> Value {
         Kind::Integer { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
         Kind::Factor { min, max } => json!({"type": "number", "minimum": min, "maximum": max}),
         Kind::Text { max } => json!({"type": "string", "maxLength": max}),
+        Kind::Visible { begins, max } => {
+            json!({"type": "string", "maxLength": max, "pattern": format!("^({begins}[!-~]*)?$")})
+        }
         Kind::Line { max } => line(*max),
-        Kind::Statuses => json!({"type": "array", "items": {"anyOf": [
-            {"type": "integer", "minimum": 200, "maximum": 599},
-            {"type": "string", "pattern": "^([2-5]xx|[2-5][0-9][0-9](-[2-5][0-9][0-9])?)$"},
-        ]}}),
+        Kind::Statuses => json!({"type": "array", "items": statuses(5)}),
         Kind::Status => json!({"type": "integer", "minimum": 200, "maximum": 599, "not": {"enum": BODILESS}}),
         Kind::Paths => json!({"type": "array", "items": {"type": "string", "pattern": PATH}}),
         Kind::Path => json!({"type": "string", "pattern": PATH, "not": {"pattern": "\\*$"}}),
@@ -93,6 +93,16 @@ fn kind(kind: &Kind) -> Value {
     }
 }
 
+/// A status, a class or a range, of no class above this.
+fn statuses(class: u32) -> Value {
+    let last = class * 100 + 99;
+    let (class, digits) = (format!("[2-{class}]"), "[0-9][0-9]");
+    json!({"anyOf": [
+        {"type": "integer", "minimum": 200, "maximum": last},
+        {"type": "string", "pattern": format!("^({class}xx|{class}{digits}(-{class}{digits})?)$")},
+    ]})
+}
+
 fn line(max: u32) -> Value {
     json!({"type": "string", "maxLength": max, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"})
 }
@@ -110,6 +120,10 @@ fn beside_the_table(name: &str, value: &mut Value) {
         }
         "host" => value["pattern"] = json!(HOST),
         "health" => value["required"] = json!(["path"]),
+        "expectedStatus" => {
+            value["items"] = statuses(4);
+            value["minItems"] = json!(1);
+        }
         _ => {}
     }
 }

@@ -40,7 +40,7 @@ impl Random {
 /// What a schema cannot say: its name, whether a refusal falls under it, and a document that only the parser refuses.
 type Rule = (&'static str, fn(&str) -> bool, &'static str);
 
-const RULES: [Rule; 7] = [
+const RULES: [Rule; 8] = [
     (
         "the bounds of a duration",
         |said| said.contains("allowed: a duration from "),
@@ -60,6 +60,11 @@ const RULES: [Rule; 7] = [
         "a percentile has a threshold, in its section or in the default's",
         |said| said.contains(".trip.latency") && said.ends_with("or both off"),
         r#"{"default": {"trip": {"latencyPercentile": 95}}}"#,
+    ),
+    (
+        "a probe has a path, in its section or in the default's",
+        |said| said.contains(".halfOpen.activeProbe.path: is not given"),
+        r#"{"default": {"halfOpen": {"activeProbe": {"interval": "5s"}}}}"#,
     ),
     (
         "each match stands once",

@@ -57,6 +57,16 @@ fn values(kind: &Kind) -> (Vec<Value>, Vec<Value>) {
             vec![json!("text"), json!("\u{e9}".repeat(*max as usize))],
             vec![json!("x".repeat(*max as usize + 1)), json!(1)],
         ),
+        Kind::Visible { begins, max } => (
+            vec![json!(""), json!(begins), json!(format!("{begins}a.b?c=%20~:80"))],
+            vec![
+                json!(format!("{begins}{}", "x".repeat(*max as usize + 1))),
+                json!(format!("{begins}a b")),
+                json!(format!("{begins}\u{e9}")),
+                json!(format!("{begins}\n")),
+                json!(1),
+            ],
+        ),
         Kind::Line { max } => (
             vec![json!(""), json!("text/html"), json!("\u{e9}".repeat(*max as usize))],
             vec![json!("x".repeat(*max as usize + 1)), json!("a\r\nb: c"), json!("\u{7f}"), json!("\u{85}"), json!(1)],
@@ -120,8 +130,9 @@ fn documents(fields: &'static [Field], path: &[&'static str], all: &mut Vec<(Val
     for field in fields {
         let at = [path, &[field.name]].concat();
         let (good, bad) = values(&field.kind);
-        // The fields of a match or of a window depend on each other: the caller has good values of these.
-        let alone = !at.contains(&"match") && !at.contains(&"window");
+        // The fields of a match, of a window or of a probe depend on each other: the caller has good values of these.
+        let in_probe = at.contains(&"activeProbe") && !["activeProbe", "path"].contains(&field.name);
+        let alone = !at.contains(&"match") && !at.contains(&"window") && !in_probe;
         all.extend(good.iter().filter(|_| alone).map(|value| (document(&at, value), true)));
         all.extend(bad.iter().map(|value| (document(&at, value), false)));
         if let Kind::Section(inner) | Kind::Sections(inner) = &field.kind {
@@ -135,6 +146,17 @@ fn schema_and_parser_agree_on_every_field() {
     let schema = jsonschema::validator_for(&schema()).unwrap();
     let mut all = vec![(json!({}), true), (json!([]), false), (json!({"unknown": 1}), false)];
     documents(CONFIG, &[], &mut all);
+    for status in [json!([200]), json!(["2xx", "401-499", 302])] {
+        let probe = json!({
+            "path": "/healthz", "method": "HEAD", "authority": "a.b:80", "headers": {"x-a": "b"}, "interval": "2s", "timeout": "3s",
+            "expectedStatus": status,
+        });
+        all.push((document(&["default", "halfOpen", "activeProbe"], &probe), true));
+    }
+    for status in [json!([]), json!(["5xx"]), json!([500]), json!(["400-500"])] {
+        let probe = json!({"path": "/", "expectedStatus": status});
+        all.push((document(&["default", "halfOpen", "activeProbe"], &probe), false));
+    }
     for window in [json!({"duration": "5s"}), json!({"calls": 50})] {
         all.push((document(&["default", "trip", "window"], &window), true));
     }

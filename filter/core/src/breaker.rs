@@ -11,6 +11,7 @@
 //!
 //! **Errors of our own** let traffic pass and are counted.
 
+mod active;
 mod admit;
 mod change;
 mod circuits;
@@ -38,6 +39,7 @@ use std::rc::Rc;
 use crate::breaker::in_flight::Flights;
 use crate::breaker::permit::Cause;
 use crate::breaker::view::View;
+use crate::circuit::record::Phase;
 use crate::clock::MILLISECOND;
 use crate::config::Config;
 use crate::host::{Fault, Host};
@@ -45,6 +47,7 @@ use crate::policy::{Length, Policy, Rejection};
 use crate::shared::vm::Vm;
 use crate::telemetry::metrics;
 use crate::telemetry::series::Series;
+use active::Sent;
 use circuits::Circuits;
 use directory::Reading;
 use keeping::Keeping;
@@ -75,6 +78,10 @@ pub struct Breaker<H> {
     ticked_at: Option<u64>,
     /// Probes of this VM that are not settled.
     probes: Vec<Probe>,
+    /// Some policy wants probes of the breaker's own.
+    probes_itself: bool,
+    /// Those of them that this VM has out.
+    sent: Vec<Sent>,
     counts_attempts: bool,
     trusts_good_statuses: bool,
     /// Calls that wait for their answers.
@@ -127,6 +134,7 @@ impl<H: Host> Breaker<H> {
         let patience = |policy: &Policy| policy.trip.slow_duration;
         let shortest_slow = config.policies().map(patience).filter(|duration| *duration > 0).min();
         let shortest_patience = config.policies().map(Policy::plain_below).filter(|below| *below > 0).min();
+        let probes_itself = config.policies().any(|policy| policy.half_open.active.is_some());
         let trusts_good_statuses = !counts_attempts
             && config.policies().all(|policy| (0..400).all(|status| !policy.failures.http_fails(status)));
         Breaker {
@@ -148,6 +156,8 @@ impl<H: Host> Breaker<H> {
             calm: None,
             ticked_at: None,
             probes: Vec::new(),
+            probes_itself,
+            sent: Vec::new(),
             retired: false,
             follows_redirects: false,
             shortest_patience: shortest_patience.unwrap_or(u64::MAX),
@@ -292,6 +302,8 @@ fn index(circuit: u32) -> usize {
 /// person ends `forceOpen`.
 fn come_back(view: &View, cause: Cause, now: u64) -> u64 {
     match cause {
+        // The probe stage has no end that is known beforehand. Requests are rejected there where the breaker itself probes.
+        Cause::Open if view.record.phase == Phase::Probe => crate::clock::SECOND,
         Cause::Open => view.record.open_for(&view.policy, now),
         Cause::ProbeLimit | Cause::Ramp => crate::clock::SECOND,
         Cause::Forced => view.policy.open.base,

@@ -4,6 +4,7 @@
 //! defaults section by section, and turned into [`Policy`] values whose invariants hold from then on. Entries of
 //! `upstreams` lie over `default` in the same way, and the most specific match wins.
 
+mod active;
 mod check;
 mod duration;
 mod error;
@@ -272,6 +273,7 @@ fn policy(node: &Node, path: &str) -> Result<Policy, ConfigError> {
             probe_timeout: probe_timeout(half_open, trip),
             ramp_initial: half_open.at(field!("ramp")).share(field!("initialPercent")),
             ramp_duration: half_open.at(field!("ramp")).duration(field!("duration")),
+            active: active::active_probe(half_open.at(field!("activeProbe")), path)?,
         },
         rejection: rejection(policy.at(field!("rejection"))),
         fallback: policy.at(field!("fallback")).headers(field!("headers")),

@@ -4,6 +4,7 @@
 //! cost about 0.07 us. **Shared data** is bytes under a key, behind one mutex, about ten times as dear. So counts,
 //! streaks and epochs are metrics, and what must change together is a record in shared data (`circuit/record`).
 
+use crate::policy::active::ActiveProbe;
 use crate::policy::classify::Answer;
 
 /// A status that the host gave unexpectedly, by its number in the proxy-wasm ABI.
@@ -93,6 +94,13 @@ pub trait Host {
     /// Where a request in flight went, and how its answer began. `None` where its answer has not begun, or the
     /// request is over.
     fn answer_of(&self, stream: u32) -> Option<(String, Answer)>;
+
+    /// Sends a request of the breaker's own to `upstream`. Returns the host's number of it: its answer comes later, in a
+    /// call of its own, with that number. `None`: the upstream could not even be asked, and no answer will come.
+    ///
+    /// # Errors
+    /// An unexpected status: the host knows no such upstream, or sends nothing.
+    fn send(&self, upstream: &str, probe: &ActiveProbe) -> Result<Option<u32>, HostError>;
 
     /// Writes a log line.
     fn log(&self, level: Level, line: &str);

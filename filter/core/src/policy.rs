@@ -2,13 +2,18 @@
 //!
 //! Times are nanoseconds, shares millionths. A condition that is switched off holds zero.
 
+pub mod active;
 pub mod classify;
 pub mod exempt;
 mod failures;
 pub mod health;
+mod statuses;
 pub(crate) mod upstream;
 
 pub use failures::{Failures, RateLimited};
+pub use statuses::Statuses;
+
+use active::ActiveProbe;
 
 /// What the breaker may do to traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +143,16 @@ pub struct HalfOpen {
     pub ramp_initial: u32,
     /// Length of the ramp; 0 switches it off.
     pub ramp_duration: u64,
+    /// The breaker sends probes of its own, and no request of a user is one.
+    pub active: Option<ActiveProbe>,
+}
+
+impl HalfOpen {
+    /// No probe is waited for any longer: neither a user's request nor one of the breaker's own.
+    #[must_use]
+    pub fn longest_probe(&self) -> u64 {
+        self.active.as_ref().map_or(0, |probe| probe.timeout).max(self.probe_timeout)
+    }
 }
 
 /// The reply to a rejected request.

@@ -4,5 +4,5 @@
 mod memory;
 mod proxy;
 
-pub use memory::{Calls, Memory, Touch};
+pub use memory::{Calls, Memory, Sending, Touch};
 pub use proxy::{Proxy, answer};

@@ -3,6 +3,7 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, missing_docs)]
 
+use circuit_breaker_core::Upstream;
 use circuit_breaker_core::clock::{MILLISECOND, SECOND};
 use circuit_breaker_core::config::{Config, effective};
 use circuit_breaker_core::policy::{Length, Mode};
@@ -104,8 +105,31 @@ fn a_probe_may_take_as_long_as_a_good_call_unless_somebody_says_otherwise() {
 }
 
 #[test]
+fn the_breaker_probes_itself_where_a_path_is_given_and_not_taken_away() {
+    let probe = |default: &str, entry: &str| {
+        let document = format!(
+            r#"{{"default": {{"halfOpen": {{"activeProbe": {default}}}}},
+                "upstreams": [{{"match": {{"port": 80}}, "halfOpen": {{"activeProbe": {entry}}}}}]}}"#
+        );
+        let policy = |document: &str| {
+            Config::parse(document.as_bytes()).unwrap().policy_of(&Upstream::parse("outbound|80||a.b"))
+        };
+        let shown = effective(document.as_bytes(), "outbound|80||a.b").unwrap();
+        let probe = policy(&document).half_open.active.clone();
+        assert_eq!(policy(&shown).half_open.active, probe, "what is shown reads as the same policy: {shown}");
+        probe.map(|probe| (probe.path, probe.interval, probe.timeout))
+    };
+    assert_eq!(probe("{}", "{}"), None);
+    assert_eq!(probe("{}", r#"{"path": "/a"}"#), Some(("/a".to_owned(), SECOND, SECOND)));
+    assert_eq!(
+        probe(r#"{"path": "/a", "timeout": "2s"}"#, r#"{"interval": "5s"}"#),
+        Some(("/a".to_owned(), 5 * SECOND, 2 * SECOND))
+    );
+    assert_eq!(probe(r#"{"path": "/a", "timeout": "2s"}"#, r#"{"path": ""}"#), None);
+}
+
+#[test]
 fn what_has_no_service_of_its_own_is_disabled_unless_an_entry_names_it() {
-    use circuit_breaker_core::Upstream;
     let mode = |document: &str, name: &str| {
         let shown = effective(document.as_bytes(), name).unwrap();
         let mode = Config::parse(document.as_bytes()).unwrap().policy_of(&Upstream::parse(name)).mode;
@@ -162,6 +186,32 @@ fn each_refusal_names_path_value_and_what_is_allowed() {
             vec!["default.open.maxDuration", "300s", "at least baseDuration"],
         ),
         (r#"{"default": {"halfOpen": {"maxConcurrentProbes": 17}}}"#, vec!["maxConcurrentProbes", "17", "1 to 16"]),
+        (
+            r#"{"default": {"halfOpen": {"activeProbe": {"interval": "5s"}}}}"#,
+            vec!["default.halfOpen.activeProbe.path: is not given", "such as \"/healthz\""],
+        ),
+        (
+            r#"{"default": {"halfOpen": {"activeProbe": {"path": "healthz"}}}}"#,
+            vec!["default.halfOpen.activeProbe.path: \"healthz\"", "visible ASCII", "the first of them /"],
+        ),
+        (r#"{"default": {"halfOpen": {"activeProbe": {"path": "/a b"}}}}"#, vec!["activeProbe.path", "visible ASCII"]),
+        (
+            r#"{"default": {"halfOpen": {"activeProbe": {"path": "/", "authority": "a b"}}}}"#,
+            vec!["activeProbe.authority: \"a b\"", "visible ASCII"],
+        ),
+        (
+            r#"{"default": {"halfOpen": {"activeProbe": {"path": "/", "method": "POST"}}}}"#,
+            vec!["\"POST\"", "GET, HEAD"],
+        ),
+        (r#"{"default": {"halfOpen": {"activeProbe": {"path": "/", "timeout": "0s"}}}}"#, vec!["timeout", "100ms"]),
+        (
+            r#"{"upstreams": [{"match": {"port": 1}, "halfOpen": {"activeProbe": {"path": "/", "expectedStatus": ["4xx", 503]}}}]}"#,
+            vec!["upstreams[0].halfOpen.activeProbe.expectedStatus", "200 to 499", "Envoy itself"],
+        ),
+        (
+            r#"{"default": {"halfOpen": {"activeProbe": {"path": "/", "expectedStatus": []}}}}"#,
+            vec!["expectedStatus: a list is not allowed", "some statuses"],
+        ),
         (r#"{"default": {"rejection": {"status": 199}}}"#, vec!["default.rejection.status", "199", "200 to 599"]),
         (
             r#"{"default": {"rejection": {"status": 204}}}"#,

@@ -82,6 +82,8 @@ fn allowed(kind: &Kind) -> String {
         Kind::Percent => format!("0, or {LEAST_PERCENT} to 100"),
         Kind::Integer { min, max } => format!("{min} to {max}"),
         Kind::Factor { min, max } => format!("{min} to {max}"),
+        Kind::Visible { begins: "", max } => format!("at most {max} visible ASCII characters"),
+        Kind::Visible { begins, max } => format!("begins with `{begins}`, at most {max} visible ASCII characters"),
         Kind::Text { max } | Kind::Line { max } => format!("text, at most {max} characters"),
         Kind::Choices(words) => format!("list of {}", words.join(", ")),
         Kind::Statuses => "list of statuses, classes, ranges".to_owned(),

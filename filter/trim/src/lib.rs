@@ -21,6 +21,7 @@ pub const KEPT: &[(&str, &str)] = &[
     ("proxy_on_vm_start", "the SDK's life cycle"),
     ("proxy_on_configure", "the configuration"),
     ("proxy_on_tick", "time"),
+    ("proxy_on_http_call_response", "the answer to a probe of the breaker's own"),
     ("proxy_on_request_headers", "admission"),
     ("proxy_on_request_body", "the request's last byte: only then the upstream owes an answer"),
     ("proxy_on_request_trailers", "the same, where a request ends with trailers"),

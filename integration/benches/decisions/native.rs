@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use circuit_breaker_core::host::{ABSENT, Host, HostError, Level, MetricKind, Progress};
+use circuit_breaker_core::policy::active::ActiveProbe;
 use circuit_breaker_core::policy::classify::Answer;
 
 /// More metrics than a few circuits have. A power of two, so that the low bits of a number are its place.
@@ -180,6 +181,10 @@ impl Host for Native {
 
     fn answer_of(&self, _stream: u32) -> Option<(String, Answer)> {
         None
+    }
+
+    fn send(&self, _upstream: &str, _probe: &ActiveProbe) -> Result<Option<u32>, HostError> {
+        Ok(None)
     }
 
     fn log(&self, _level: Level, _line: &str) {}

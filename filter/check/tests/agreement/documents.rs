@@ -57,6 +57,10 @@ fn section(fields: &[Field], random: &mut Random) -> Value {
         section.remove("latencyPercentile");
         section.remove("latencyThreshold");
     }
+    // A probe's other fields mean nothing without its path.
+    if fields.iter().any(|field| field.name == "expectedStatus") && !section.is_empty() {
+        section.insert("path".to_owned(), json!(random.of(&["/healthz", "/a?b=c", ""])));
+    }
     Value::Object(section)
 }
 
@@ -72,6 +76,7 @@ fn value(field: &Field, random: &mut Random) -> Value {
         "maxDuration" => json!(random.of(&["90s", "300s", "1h", "24h"])),
         "latencyPercentile" => json!([0.0001, 50.0, 99.9, 100.0][random.below(4)]),
         "latencyThreshold" => json!(random.of(&["800ms", "0.5ms", "24h"])),
+        "expectedStatus" => json!([[json!(200)].as_slice(), &[json!("2xx"), json!("301-499")]][random.below(2)]),
         _ => of_kind(&field.kind, random),
     }
 }
@@ -106,6 +111,10 @@ fn of_kind(kind: &Kind, random: &mut Random) -> Value {
         Kind::Factor { min, max } => json!([*min, *max, (min + max) / 2.0][random.below(3)]),
         Kind::Text { max } => {
             json!([String::new(), "closed\n".to_owned(), "x".repeat(*max as usize)][random.below(3)])
+        }
+        Kind::Visible { begins, max } => {
+            let longest = format!("{begins}{}", "x".repeat(*max as usize - begins.len()));
+            json!([String::new(), format!("{begins}a.b:80"), longest][random.below(3)])
         }
         Kind::Line { max } => {
             json!([String::new(), "text/html".to_owned(), "\u{e9}".repeat(*max as usize)][random.below(3)])

@@ -102,6 +102,7 @@ impl<H: Host> Breaker<H> {
             Phase::Closed => Decision::Pass(call(view, circuit)),
             Phase::Open if view.record.forced => Decision::Reject(Cause::Forced),
             Phase::Open => Decision::Reject(Cause::Open),
+            Phase::Probe if view.probes_itself() => Decision::Reject(Cause::Open),
             Phase::Probe if !view.record.has_slot(&view.policy, now, whole) => Decision::Reject(Cause::ProbeLimit),
             Phase::Probe => lease(view, vm, circuit, whole, now)?,
             Phase::Ramp => ramp(view, circuit, now),
@@ -172,8 +173,8 @@ fn ramp(view: &mut View, circuit: u32, now: u64) -> Decision {
     let elapsed = now.saturating_sub(view.record.mark_at);
     let share = ramp::share(half_open, view.record.progress, elapsed);
     let length = ramp::step_length(half_open);
-    // Overdue: nobody has sent enough good calls in twice the step's time.
-    let overdue = elapsed >= length.saturating_mul(2);
+    // Nobody has sent enough good calls in twice the step's time.
+    let overdue = ramp::is_overdue(half_open, elapsed);
     if view.spread.admits(share) || (overdue && view.spread.nudges(now, length)) {
         Decision::Pass(call(view, circuit))
     } else {

@@ -68,6 +68,7 @@ impl View {
         self.record = record;
         if moved_on {
             self.unused = false;
+            self.cannot_probe = false;
             self.window = self.window_since_record(now, tally);
             self.spread = Spread::starting(now, vm.random.draw());
         }

@@ -216,6 +216,12 @@ impl Circuits {
         (0..).zip(&self.views).filter(gone).map(|(slot, _)| slot).collect()
     }
 
+    /// The slots of circuits that the breaker itself is to probe now.
+    pub(super) fn to_probe(&self, now: u64) -> Vec<u32> {
+        let due = |(_, view): &(u32, &Option<Rc<View>>)| view.as_deref().is_some_and(|view| view.is_probe_due(now));
+        (0..).zip(&self.views).filter(due).map(|(slot, _)| slot).collect()
+    }
+
     /// The slots of the next few circuits in an endless round through all of them.
     pub(super) fn next_of_round(&mut self, count: usize) -> impl Iterator<Item = &mut View> {
         let from = if self.round < self.views.len() { self.round } else { 0 };

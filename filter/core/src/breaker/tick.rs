@@ -24,17 +24,20 @@ impl<H: Host> Breaker<H> {
         if clock::stepped_back(now, self.vm.ticked.get()) {
             self.flights.rebase(now);
             self.rebase_probes(now);
+            self.rebase_sent(now);
             self.circuits.iter_mut().for_each(|view| view.used.rebase(now));
         }
         let leap = self.leap(now);
         if leap > 0 {
             self.flights.leap(leap);
             self.leap_probes(leap);
+            self.leap_sent(leap);
             self.circuits.leap(leap, now);
         }
         self.vm.ticked.set(now);
         self.crowded = false;
         self.end_probes(now);
+        self.end_overdue(now);
         self.age_flights(now);
         self.settle_long_lived(now);
         if self.retired {
@@ -84,6 +87,7 @@ impl<H: Host> Breaker<H> {
         if some_ended {
             self.clear_ended();
         }
+        self.probe_upstreams(now);
         self.calm = if calm { epoch } else { None };
         self.vm.circuits(self.circuits.held());
     }

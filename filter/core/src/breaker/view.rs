@@ -54,6 +54,8 @@ pub(super) struct View {
     pub(super) shown: bool,
     /// Its upstream is one of those that decide about the health of the whole.
     pub(super) of_health: bool,
+    /// The host has refused to send a probe of the breaker's own since the last transition. So users' requests test.
+    pub(super) cannot_probe: bool,
 }
 
 /// The metrics of an upstream, which outlive its circuit.
@@ -146,6 +148,7 @@ impl View {
             unused: false,
             shown: false,
             of_health: false,
+            cannot_probe: false,
         };
         view.refresh(vm, now)?;
         view.keep_metrics(vm)?;
@@ -165,6 +168,7 @@ impl View {
         // What the gauges say may depend on the policy.
         view.told = None;
         view.landing = None;
+        view.cannot_probe = false;
         view.note_threshold(vm);
         Ok(view)
     }

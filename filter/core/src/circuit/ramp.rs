@@ -17,6 +17,11 @@ pub(crate) fn step_length(policy: &HalfOpen) -> u64 {
     policy.ramp_duration.checked_div(u64::from(STEPS)).unwrap_or(0)
 }
 
+/// Whether a step that has lasted `elapsed` waits for its first good call alone.
+pub(crate) fn is_overdue(policy: &HalfOpen, elapsed: u64) -> bool {
+    elapsed >= step_length(policy).saturating_mul(2)
+}
+
 /// The share admitted `elapsed` after `step` (0 to 9) began, in millionths.
 pub(crate) fn share(policy: &HalfOpen, step: u32, elapsed: u64) -> u32 {
     let length = step_length(policy).max(1);
@@ -97,7 +102,14 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn policy() -> HalfOpen {
-        HalfOpen { max_probes: 1, success_threshold: 3, probe_timeout: 1, ramp_initial: 100_000, ramp_duration: 1000 }
+        HalfOpen {
+            max_probes: 1,
+            success_threshold: 3,
+            probe_timeout: 1,
+            ramp_initial: 100_000,
+            ramp_duration: 1000,
+            active: None,
+        }
     }
 
     #[test]

@@ -56,7 +56,8 @@ pub(crate) struct Record {
     pub(crate) outage_since: u64,
     /// PROBE: good probes so far. RAMP: the step.
     pub(crate) progress: u32,
-    /// RAMP: when the step began. CLOSED: since when health is being proved.
+    /// RAMP: when the step began. CLOSED: since when health is being proved. PROBE: when the breaker's own next probe is
+    /// due.
     pub(crate) mark_at: u64,
     /// The counters at `mark_at`.
     pub(crate) mark: Tally,

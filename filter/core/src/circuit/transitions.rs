@@ -181,7 +181,11 @@ impl Record {
         if at.tally.is_before(self.mark) || clock::stepped_back(at.now, self.mark_at) {
             return Some(self.marked(at, self.progress));
         }
-        let good = at.tally.since(self.mark).success;
+        self.climb_by(policy, at, at.tally.since(self.mark).success, latest)
+    }
+
+    /// The next step, where this one has run its time and had so many good calls. `latest` of them end right now.
+    fn climb_by(&self, policy: &Policy, at: &Moment, good: u64, latest: u64) -> Option<Change> {
         let took = ramp::over_after(&policy.half_open, at.now.saturating_sub(self.mark_at), good, latest)?;
         let step = self.progress.saturating_add(1);
         if step >= ramp::STEPS {
@@ -222,7 +226,7 @@ impl Record {
     /// Whether a lease is neither settled nor over. One that ends later than any lease could comes from a clock that
     /// stepped back, and is over.
     fn is_live(lease: &Lease, policy: &Policy, now: u64) -> bool {
-        let longest = policy.half_open.probe_timeout.saturating_add(LEASE_GRACE);
+        let longest = policy.half_open.longest_probe().saturating_add(LEASE_GRACE);
         clock::left(now, lease.ends_at, longest) > 0
     }
 
@@ -240,18 +244,20 @@ impl Record {
 
     /// Takes a probe slot: the record with the lease, and the lease's number.
     pub(crate) fn lease(&self, policy: &Policy, now: u64, whole: bool) -> Option<(Record, u32)> {
-        if !self.has_slot(policy, now, whole) {
-            return None;
-        }
+        self.has_slot(policy, now, whole).then(|| self.leased(policy, now, policy.half_open.probe_timeout, !whole))
+    }
+
+    /// The record with one more lease, and its number. `timeout`: how long its probe may take.
+    pub(super) fn leased(&self, policy: &Policy, now: u64, timeout: u64, trial: bool) -> (Record, u32) {
         let mut next = self.clone();
         // 0 means "no lease": the number skips it when it wraps.
         let number = self.last_lease.checked_add(1).unwrap_or(1);
-        let longest = if whole { policy.half_open.probe_timeout.saturating_add(LEASE_GRACE) } else { TRIAL };
-        let lease = Lease { number, ends_at: now.saturating_add(longest), trial: !whole };
+        let longest = if trial { TRIAL } else { timeout.saturating_add(LEASE_GRACE) };
+        let lease = Lease { number, ends_at: now.saturating_add(longest), trial };
         next.make_room(policy, now);
         next.leases.push(lease);
         next.last_lease = number;
-        Some((next, number))
+        (next, number)
     }
 
     /// Removes a lease where another one needs its place. Where all slots are taken, a trial goes. Where all places
@@ -289,7 +295,7 @@ impl Record {
         number: u32,
         verdict: Verdict,
     ) -> Option<Change> {
-        if self.phase != Phase::Probe || self.generation != generation {
+        if !matches!(self.phase, Phase::Probe | Phase::Ramp) || self.generation != generation {
             return None;
         }
         let mut next = self.clone();
@@ -298,6 +304,11 @@ impl Record {
         match verdict {
             Verdict::Nothing => Some(Change { record: next, reason: None }),
             Verdict::Bad => Some(self.trip(policy, at, Reason::ProbeFailed)),
+            // Only the breaker's own probes are sent in the ramp, and one stands for a good call.
+            Verdict::Good if self.phase == Phase::Ramp => {
+                let good = at.tally.since(self.mark).success.saturating_add(1);
+                next.climb_by(policy, at, good, 1).or(Some(Change { record: next, reason: None }))
+            }
             Verdict::Good => {
                 next.progress = self.progress.saturating_add(1);
                 if next.progress < policy.half_open.success_threshold {

@@ -63,6 +63,11 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
         (Kind::Factor { min, max }, _) => refuse(&format!("a number from {} to {}", decimal(*min), decimal(*max))),
         (Kind::Text { max }, Node::Text(text)) if has_at_most(text, *max) => Ok(()),
         (Kind::Text { max }, _) => refuse(&format!("text of at most {max} characters")),
+        (Kind::Visible { begins, max }, Node::Text(text)) if is_visible(text, begins, *max) => Ok(()),
+        (Kind::Visible { begins, max }, _) => {
+            let begins = if begins.is_empty() { String::new() } else { format!(", the first of them {begins}") };
+            refuse(&format!("text of at most {max} visible ASCII characters{begins}"))
+        }
         (Kind::Line { max }, Node::Text(text)) if has_at_most(text, *max) && !text.chars().any(char::is_control) => {
             Ok(())
         }
@@ -178,6 +183,12 @@ fn header(name: &str, value: &Node, at: &str) -> Result<(), ConfigError> {
         return Err(ConfigError::new(at, &Node::Text(name.to_owned()), "any header but those of the connection"));
     }
     check(value, &Kind::Line { max: LONGEST_VALUE }, at)
+}
+
+fn is_visible(text: &str, begins: &str, max: u32) -> bool {
+    has_at_most(text, max)
+        && text.bytes().all(|c| c.is_ascii_graphic())
+        && (text.is_empty() || text.starts_with(begins))
 }
 
 fn has_at_most(text: &str, max: u32) -> bool {

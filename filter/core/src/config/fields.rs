@@ -3,6 +3,11 @@
 //! The parser checks a document against these tables. The table of `filter/config.md` is tested against them.
 //! Defaults are the texts below, read by the same parser. A field that is not here does not exist, and is refused.
 
+mod half_open;
+
+pub(super) use half_open::ACTIVE_PROBE;
+use half_open::HALF_OPEN;
+
 /// One field of a section.
 pub struct Field {
     /// Its key in the document.
@@ -50,6 +55,13 @@ pub enum Kind {
     },
     /// Text of at most this many characters.
     Text {
+        /// Largest length in characters.
+        max: u32,
+    },
+    /// Nothing, or visible ASCII characters that begin with `begins`.
+    Visible {
+        /// How the text begins.
+        begins: &'static str,
         /// Largest length in characters.
         max: u32,
     },
@@ -297,33 +309,6 @@ static OPEN: &[Field] = &[
         Kind::Duration { min: 0 },
         r#""300s""#,
         "an upstream's `retry-after` or `grpc-retry-pushback-ms` can lengthen the open time up to this; `0s` ignores it",
-    ),
-];
-
-static HALF_OPEN: &[Field] = &[
-    field(
-        "maxConcurrentProbes",
-        Kind::Integer { min: 1, max: crate::policy::MOST_PROBES },
-        "1",
-        "probes in flight over all workers of the proxy",
-    ),
-    field("successThreshold", Kind::Integer { min: 1, max: 1000 }, "3", "good probes before the ramp"),
-    field(
-        "probeTimeout",
-        Kind::Duration { min: 100 * crate::clock::MILLISECOND },
-        "",
-        "a probe that waits so long for its answer has failed; if not given, `slowCallDuration`, or 60s where that is off",
-    ),
-    field("ramp", Kind::Section(RAMP), "{}", "the way from a few calls to all of them"),
-];
-
-static RAMP: &[Field] = &[
-    field("initialPercent", Kind::Percent, "10", "share of requests admitted at first"),
-    field(
-        "duration",
-        Kind::Duration { min: 0 },
-        r#""30s""#,
-        "to 100 percent, by evidence; `0s` goes straight to CLOSED",
     ),
 ];
 

@@ -1,5 +1,7 @@
 //! What counts as a failure, and its kinds.
 
+use crate::policy::statuses::Statuses;
+
 /// How an upstream failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
@@ -44,8 +46,8 @@ impl FailureKind {
 /// What counts as a failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
-    /// Failing HTTP statuses: a bit for each from 0 to 639.
-    pub(crate) http: [u64; 10],
+    /// Failing HTTP statuses.
+    pub(crate) http: Statuses,
     /// Failing gRPC codes: a bit for each.
     pub(crate) grpc: u32,
     /// Kinds of upstream errors that count: a bit for each.
@@ -76,9 +78,7 @@ pub enum RateLimited {
 impl Failures {
     /// Counts this HTTP status.
     pub(crate) fn add_http(&mut self, status: u32) {
-        if let Some(word) = self.http.get_mut(status as usize / 64) {
-            *word |= 1 << (status % 64);
-        }
+        self.http.add(status);
     }
 
     /// Counts this gRPC code.
@@ -92,7 +92,7 @@ impl Failures {
     }
 
     pub(crate) fn http_fails(&self, status: u32) -> bool {
-        self.http.get(status as usize / 64).is_some_and(|word| word & (1 << (status % 64)) != 0)
+        self.http.contains(status)
     }
 
     pub(crate) fn grpc_fails(&self, code: u32) -> bool {

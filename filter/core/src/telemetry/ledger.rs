@@ -15,11 +15,12 @@ use crate::telemetry::metrics::{self, Metric, shared_name, stat};
 
 /// The first bit of each metric. The bits of its components follow in their order. Other versions of the module read
 /// them, so a bit never changes its meaning, and new components come after the old ones.
-static PLACES: [(&Metric, u32); 16] = [
+static PLACES: [(&Metric, u32); 17] = [
     (&metrics::CALLS, 0),
     (&metrics::SHARED, 4),
     (&metrics::STATE, 60),
     (&metrics::FAILURES, 12),
+    (&metrics::PROBES, 21),
     (&metrics::REJECTED, 24),
     (&metrics::WOULD_REJECT, 30),
     (&metrics::TRIPS, 36),
@@ -164,6 +165,8 @@ mod tests {
             (&metrics::SHARED, "used", 7),
             (&metrics::FAILURES, "http", 12),
             (&metrics::FAILURES, "rate_limited", 20),
+            (&metrics::PROBES, "success", 21),
+            (&metrics::PROBES, "failure", 22),
             (&metrics::REJECTED, "forced", 27),
             (&metrics::WOULD_REJECT, "forced", 33),
             (&metrics::TRIPS, "forced", 42),

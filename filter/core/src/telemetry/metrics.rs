@@ -48,6 +48,9 @@ metrics! {
     /// Trips.
     TRIPS = "circuit_breaker_trips_total", Counter, true,
         ["consecutive", "failure_rate", "slow_rate", "latency", "probe_failed", "ramp_failed", "forced"], "CLOSED or HALF_OPEN to OPEN, by reason";
+    /// Probes of the breaker's own.
+    PROBES = "circuit_breaker_probes_total", Counter, true, ["success", "failure"],
+        "probes that the breaker itself sent (`activeProbe`), by how they ended; they are no calls";
     /// Requests sent elsewhere.
     FALLBACK = "circuit_breaker_fallback_total", Counter, true, [], "requests sent to the fallback";
     /// End of OPEN.

@@ -11,6 +11,7 @@ use crate::circuit::layout::Slot;
 use crate::circuit::record::{Phase, Record};
 use crate::host::{ABSENT, Host, HostError, Level, MetricKind, Progress};
 use crate::keys;
+use crate::policy::active::ActiveProbe;
 use crate::policy::classify::Answer;
 use crate::telemetry::metrics::{Metric, SHARED, stat};
 
@@ -34,8 +35,23 @@ struct Store {
     interference: Interference,
     watcher: Watcher,
     begun: Answer,
+    sending: Sending,
+    /// The breaker's own requests so far, and where each went. The number of each is its place, from 1 on.
+    sent: Vec<(String, ActiveProbe)>,
     held_back: bool,
     delayed: bool,
+}
+
+/// What becomes of the breaker's own requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sending {
+    /// They are sent.
+    #[default]
+    Works,
+    /// The upstream cannot even be asked.
+    Fails,
+    /// The host sends nothing.
+    Refused,
 }
 
 /// What a host call does to something that other workers may touch too.
@@ -205,6 +221,18 @@ impl Memory {
     /// How the answers of all requests in flight have begun.
     pub fn answers_begin(&self, answer: Answer) {
         self.0.borrow_mut().begun = answer;
+    }
+
+    /// What becomes of the breaker's own requests from now on.
+    pub fn sends(&self, sending: Sending) {
+        self.0.borrow_mut().sending = sending;
+    }
+
+    /// The breaker's own requests so far: the upstream of each, and what was sent. The host's number of each is its place,
+    /// from 1 on.
+    #[must_use]
+    pub fn sent(&self) -> Vec<(String, ActiveProbe)> {
+        self.0.borrow().sent.clone()
     }
 
     /// Whether another filter holds all requests in flight back, and whether a fault filter has.
@@ -422,6 +450,19 @@ impl Host for Memory {
     fn answer_of(&self, stream: u32) -> Option<(String, Answer)> {
         let store = self.bytes_call().ok()?;
         store.streams.get(&stream).map(|upstream| (upstream.clone(), store.begun))
+    }
+
+    fn send(&self, upstream: &str, probe: &ActiveProbe) -> Result<Option<u32>, HostError> {
+        self.touch("sent", Touch::Write);
+        let mut store = self.bytes_call()?;
+        match store.sending {
+            Sending::Refused => Err(HostError(2)),
+            Sending::Fails => Ok(None),
+            Sending::Works => {
+                store.sent.push((upstream.to_owned(), probe.clone()));
+                Ok(u32::try_from(store.sent.len()).ok())
+            }
+        }
     }
 
     fn log(&self, level: Level, line: &str) {
