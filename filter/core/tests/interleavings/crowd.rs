@@ -15,7 +15,7 @@ use circuit_breaker_core::breaker::permit::Permit;
 use circuit_breaker_core::clock::SECOND;
 use circuit_breaker_core::policy::classify::Answer;
 use circuit_breaker_core::telemetry::metrics::{
-    CALLS, FAILURES, Metric, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT,
+    CALLS, FAILURES, Metric, PROBES, REJECTED, STATE, TRIPS, UNPROTECTED, WOULD_REJECT,
 };
 use circuit_breaker_core::testing::Memory;
 use shuttle::scheduler::RandomScheduler;
@@ -266,6 +266,7 @@ impl Crowd {
             count("stops", self.fates.stops.get());
             count("resets", self.resets.get());
             count("slow calls", slow);
+            count("probes of the breaker's own", self.sum(&PROBES));
             count("slots used again", self.begun().saturating_sub(u64::from(self.plan.slots())));
             count("requests without room", self.unprotected());
             count("calls that died", self.orphans.get());

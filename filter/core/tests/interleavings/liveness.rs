@@ -61,6 +61,7 @@ fn recovers(crowd: &Crowd, members: &mut [Member]) {
         if rounds == DISTURBED {
             disturb(crowd, members, false);
         }
+        members.iter_mut().for_each(Member::answer_all);
         for upstream in crowd.upstreams() {
             succeeds(crowd, members, upstream);
         }

@@ -164,6 +164,7 @@ impl Member {
             1 if plan.has(Fault::ClockStep) => self.step_clock(),
             2 if plan.has(Fault::Reset) => self.crowd.reset(),
             0..=10 => self.admit(),
+            11 if plan.probes_itself() => self.answer(),
             11..=19 => self.settle(),
             20 | 21 => self.tick(),
             22 if plan.churn => self.dwell(),
@@ -283,6 +284,8 @@ impl Member {
         assert!(permit != Permit::Uncounted || failed || unprotected, "a request that no state has let go");
         assert!(!is_against(permit) || observes, "against the circuit's will without observe");
         if let Permit::Probe { .. } = permit {
+            let probes_itself = crowd.plan.rules[self.breakers[held.by].1].policy.half_open.active.is_some();
+            assert!(!probes_itself || crowd.fates.errors() > 0, "a user's request tests in the breaker's place");
             // A request on trial is no probe yet.
             if !held.sending {
                 crowd.probe_leaves(held.upstream, permit, sight.asked);
@@ -333,8 +336,33 @@ impl Member {
         self.held[which].begun = true;
     }
 
+    /// One of the breaker's own probes is answered, if this worker has sent it.
+    fn answer(&mut self) {
+        let sent = self.crowd.host.sent().len() as u64;
+        if sent > 0 {
+            // An older one is over, one way or the other.
+            let call = sent - self.draw.below(sent.min(4));
+            let status = self.draw.one_of(&[Some(200), Some(200), Some(200), Some(503), None]);
+            self.answered(call as u32, status);
+        }
+    }
+
+    fn answered(&mut self, call: u32, status: Option<u32>) {
+        let (crowd, now) = (Rc::clone(&self.crowd), self.crowd.now.get());
+        let before = crowd.upstreams().map(|upstream| crowd.record(upstream)).collect::<Vec<_>>();
+        self.breakers.iter_mut().for_each(|(breaker, _)| breaker.probe_answered(call, status, now));
+        crowd.upstreams().zip(before).for_each(|(upstream, before)| crowd.was_settled(upstream, before));
+    }
+
+    /// All of the breaker's own probes that this worker has out are answered well.
+    pub(super) fn answer_all(&mut self) {
+        let sent = self.crowd.host.sent().len();
+        (1..=sent).for_each(|call| self.answered(call as u32, Some(200)));
+    }
+
     /// Nothing more comes of the requests that it holds.
     pub(super) fn let_all_end(&mut self) {
+        self.answer_all();
         while let Some(held) = self.held.pop() {
             self.end(held, End::nothing());
         }

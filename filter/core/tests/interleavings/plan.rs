@@ -106,6 +106,11 @@ impl Plan {
         self.rules.iter().take(in_use)
     }
 
+    /// Whether some policy wants probes of the breaker's own.
+    pub(super) fn probes_itself(&self) -> bool {
+        self.policies().any(|policy| policy.half_open.active.is_some())
+    }
+
     /// Slots that there may be, under any configuration.
     pub(super) fn slots(&self) -> u32 {
         self.in_use().map(|rules| rules.config.max_circuits).max().unwrap_or(0)
@@ -185,15 +190,22 @@ fn open(draw: &mut Draw) -> String {
 /// Under any two policies probes time out within seconds of each other. A lease that ends later than the policy in
 /// force could have given counts as one of another clock, and its probe as none.
 fn half_open(draw: &mut Draw) -> String {
+    let active = if draw.one_in(3) { active_probe(draw) } else { String::new() };
     format!(
         r#"{{"maxConcurrentProbes": {}, "successThreshold": {}, "probeTimeout": "{}s",
-            "ramp": {{"initialPercent": {}, "duration": "{}"}}}}"#,
+            "ramp": {{"initialPercent": {}, "duration": "{}"}}{active}}}"#,
         1 + draw.below(4),
         1 + draw.below(4),
         1 + draw.below(4),
         draw.one_of(&[1, 10, 50, 100]),
         draw.one_of(&["0s", "0s", "1s", "2s", "5s"]),
     )
+}
+
+/// The breaker itself probes.
+fn active_probe(draw: &mut Draw) -> String {
+    let interval = draw.one_of(&["100ms", "1s", "2s"]);
+    format!(r#", "activeProbe": {{"path": "/", "interval": "{interval}", "timeout": "{}s"}}"#, 1 + draw.below(4))
 }
 
 /// Nanoseconds within which a circuit is CLOSED again, whatever was left behind, once its upstream is well and every
@@ -203,8 +215,9 @@ pub(super) fn recovery(plan: &Plan, period: u64) -> u64 {
     // Good calls may complete the number that the failures before them needed, so that the circuit opens once more.
     let open = longest(Policy::longest_open) * 2;
     // Leases of dead workers.
-    let leases = longest(|policy| policy.half_open.probe_timeout) + 2 * SECOND;
-    let probes = longest(|policy| u64::from(policy.half_open.success_threshold)) * period;
+    let leases = longest(|policy| policy.half_open.longest_probe()) + 2 * SECOND;
+    let interval = longest(|policy| policy.half_open.active.as_ref().map_or(0, |probe| probe.interval));
+    let probes = longest(|policy| u64::from(policy.half_open.success_threshold)) * (period + interval);
     // A step lasts up to twice its time while calls are few. A worker then lets one request through for each step.
     let ramp = longest(|policy| policy.half_open.ramp_duration) * 3 + 10 * 2 * period;
     // A change that a worker could not tell is found when its circuit's turn comes.
