@@ -24,6 +24,9 @@ mod member;
 #[path = "interleavings/plan.rs"]
 mod plan;
 #[cfg(not(target_arch = "wasm32"))]
+#[path = "interleavings/prober.rs"]
+mod prober;
+#[cfg(not(target_arch = "wasm32"))]
 #[path = "interleavings/promises.rs"]
 mod promises;
 #[cfg(not(target_arch = "wasm32"))]

@@ -51,7 +51,7 @@ pub(super) fn wait_for_turn(what: &str, how: Touch) {
 
 /// The time of use is read only where a circuit may end, and the noted series only by a new module. Neither decides
 /// anything here.
-fn wait_for_turn_of_a_call(what: &str, how: Touch) {
+pub(super) fn wait_for_turn_of_a_call(what: &str, how: Touch) {
     if !what.contains("component.used-") && !what.starts_with("circuit_breaker:series") {
         wait_for_turn(what, how);
     }
@@ -87,7 +87,7 @@ impl Choice {
 
 /// Depth first over all schedules.
 #[derive(Default)]
-struct Exhaustive {
+pub(super) struct Exhaustive {
     path: Vec<Choice>,
     depth: usize,
     begun: bool,
@@ -188,6 +188,13 @@ pub(super) fn config() -> shuttle::Config {
     config.stack_size = 1 << 20;
     config.failure_persistence = shuttle::FailurePersistence::None;
     config
+}
+
+/// How many schedules `run` tries.
+pub(super) fn schedules(run: impl FnOnce()) -> usize {
+    SCHEDULES.set(0);
+    run();
+    SCHEDULES.get()
 }
 
 /// The orders in which two workers can do so many operations each.
