@@ -77,6 +77,13 @@ fn value(field: &Field, choose: &mut dyn FnMut() -> usize) -> Value {
         ][of % 4]
             .clone(),
         ("window", _) => [json!({"duration": "1m30s"}), json!({"calls": 1_000_000})][of % 2].clone(),
+        // Each value that a probe may not have stands in `config`.
+        ("expectedStatus", _) => [json!([200]), json!(["2xx", "301-404"])][of % 2].clone(),
+        ("activeProbe", Kind::Section(fields)) => {
+            let mut probe = section(fields, choose);
+            probe["path"] = json!(["/healthz", "/a?b=c", ""][of % 3]);
+            probe
+        }
         (_, Kind::Section(fields)) => section(fields, choose),
         (_, Kind::Sections(fields)) => (0..of % 4).map(|_| section(fields, choose)).collect(),
         (_, Kind::Choice(words)) => json!(words[of % words.len()]),
@@ -87,6 +94,7 @@ fn value(field: &Field, choose: &mut dyn FnMut() -> usize) -> Value {
         (_, Kind::Integer { min, max }) => json!(min + u32::try_from(of).unwrap_or(0) % (max - min).min(500)),
         (_, Kind::Factor { .. }) => json!([1.0, 1.1, 2.0, 99.999][of % 4]),
         (_, Kind::Text { .. }) => json!(["", "line\n", "\"quoted\" \\ \u{1F600} \u{0}", "{\"a\": 1}"][of % 4]),
+        (_, Kind::Visible { begins, .. }) => json!(["".to_owned(), format!("{begins}a\"b\\c")][of % 2]),
         (_, Kind::Line { .. }) => json!(["", "text/html; charset=\"utf-8\"", "\u{1F600}\\"][of % 3]),
         (_, Kind::Statuses) => Value::Array([json!(429), json!("5xx"), json!("500-504")][..of % 4].to_vec()),
         (_, Kind::Status) => json!([200, 429, 503, 599][of % 4]),

@@ -73,6 +73,7 @@ fn main() -> ExitCode {
         sidecar::a_client_with_the_plugin_trips_and_another_pod_is_untouched, Sidecar, All;
         sidecar::inbound_traffic_is_untouched, Sidecar, All;
         sidecar::calls_stay_under_mutual_tls, Sidecar, All;
+        sidecar::the_breakers_own_probes_go_under_mutual_tls_and_without_users, Sidecar, All;
         live::an_edited_policy_takes_effect_and_an_open_circuit_stays_open, Gateway, All;
         live::a_bad_policy_is_refused_by_name_and_the_old_one_keeps_serving, Gateway, All;
         live::a_new_image_under_load_fails_no_request_and_keeps_an_open_circuit, Gateway, All;

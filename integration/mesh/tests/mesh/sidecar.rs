@@ -13,7 +13,7 @@ use circuit_breaker_mesh::service::{APPLICATION, Service};
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-use crate::world::{IMAGE, SHOP, World};
+use crate::world::{IMAGE, SHOP, World, policy, policy_with};
 
 /// A client with the plugin, one without, and the service that both call. All have sidecars, under `STRICT`.
 struct Shop {
@@ -106,4 +106,38 @@ pub async fn calls_stay_under_mutual_tls(world: &World) {
     let to = SocketAddr::from((shop.server.address(), APPLICATION));
     let plain = outside.get(to, &shop.backend.host(), "/").await;
     assert!(plain.is_err(), "nobody gets in without a certificate: {plain:?}");
+}
+
+pub async fn the_breakers_own_probes_go_under_mutual_tls_and_without_users(world: &World) {
+    shop(world).await;
+    let server = world.lab.pod(Spec::new(SHOP, "probed", Proxy::Sidecar)).await.expect("a pod");
+    let application = server.upstream(APPLICATION).expect("the pod's port is free");
+    let service = world.lab.service(SHOP, "probed", &[APPLICATION], &[&server]).expect("a Service");
+    let (host, upstream) = ("probed.example.com", service.upstream());
+    world.route(host, json!([{"route": [{"destination": {"host": service.host()}}]}])).await;
+    world.apply(&policy_with(json!({
+        "match": {"host": service.host()},
+        "open": {"baseDuration": "2s", "jitterPercent": 0},
+        "halfOpen": {
+            "successThreshold": 2, "activeProbe": {"path": "/healthz", "interval": "500ms"}, "ramp": {"duration": "0s"},
+        },
+    })));
+    application.behave(Behaviour::Status(500));
+    until(
+        "the circuit to be OPEN under the new policy",
+        || async { world.get(host, "/").await.is_rejection() },
+        |open| *open,
+    )
+    .await;
+    let users = application.seen_for("/");
+    let probed = || async { application.seen_for("/healthz") };
+    until("a probe that fails", probed, |probes| *probes > 0).await;
+    application.behave(Behaviour::Status(200));
+    world.gateway.until_state(&upstream, State::Closed).await;
+    let peer = application.header("x-forwarded-client-cert");
+    assert!(peer.contains("URI=spiffe://cluster.local/ns/istio-ingress/"), "the gateway's own certificate: {peer}");
+    let sent = ["user-agent", "host"].map(|name| application.header(name));
+    assert_eq!(sent, ["circuit-breaker-probe".to_owned(), service.host()]);
+    assert_eq!(application.seen_for("/"), users, "no user paid for a test");
+    world.apply(&policy());
 }
