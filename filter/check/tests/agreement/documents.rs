@@ -57,6 +57,10 @@ fn section(fields: &[Field], random: &mut Random) -> Value {
         section.remove("latencyPercentile");
         section.remove("latencyThreshold");
     }
+    // A health endpoint has a path.
+    if fields.iter().any(|field| field.name == "recoverAfter") {
+        section.entry("path").or_insert(json!("/healthz"));
+    }
     // A probe's other fields mean nothing without its path.
     if fields.iter().any(|field| field.name == "expectedStatus") && !section.is_empty() {
         section.insert("path".to_owned(), json!(random.of(&["/healthz", "/a?b=c", ""])));
@@ -66,7 +70,7 @@ fn section(fields: &[Field], random: &mut Random) -> Value {
 
 fn value(field: &Field, random: &mut Random) -> Value {
     match field.name {
-        "upstreams" => upstreams(field, random),
+        "upstreams" if matches!(field.kind, Kind::Sections(_)) => upstreams(field, random),
         "window" => {
             [json!({"duration": "5s"}), json!({"calls": 20}), json!({"calls": 1_000_000})][random.below(3)].clone()
         }
