@@ -130,9 +130,9 @@ fn documents(fields: &'static [Field], path: &[&'static str], all: &mut Vec<(Val
     for field in fields {
         let at = [path, &[field.name]].concat();
         let (good, bad) = values(&field.kind);
-        // The fields of a match, of a window or of a probe depend on each other: the caller has good values of these.
+        // The fields of these depend on each other: the caller has good values of them.
         let in_probe = at.contains(&"activeProbe") && !["activeProbe", "path"].contains(&field.name);
-        let alone = !at.contains(&"match") && !at.contains(&"window") && !in_probe;
+        let alone = !["match", "window", "health"].iter().any(|section| at.contains(section)) && !in_probe;
         all.extend(good.iter().filter(|_| alone).map(|value| (document(&at, value), true)));
         all.extend(bad.iter().map(|value| (document(&at, value), false)));
         if let Kind::Section(inner) | Kind::Sections(inner) = &field.kind {
@@ -156,6 +156,12 @@ fn schema_and_parser_agree_on_every_field() {
     for status in [json!([]), json!(["5xx"]), json!([500]), json!(["400-500"])] {
         let probe = json!({"path": "/", "expectedStatus": status});
         all.push((document(&["default", "halfOpen", "activeProbe"], &probe), false));
+    }
+    for health in [
+        json!({"path": "/healthz"}),
+        json!({"path": "/a", "upstreams": ["*.shop.svc"], "unhealthyWhen": {"percent": 50}, "after": "5s", "recoverAfter": "9s", "detail": true}),
+    ] {
+        all.push((json!({"health": health}), true));
     }
     for window in [json!({"duration": "5s"}), json!({"calls": 50})] {
         all.push((document(&["default", "trip", "window"], &window), true));
