@@ -138,6 +138,11 @@ pictures: test-monitoring ## Draw the dashboards as that outage fills them (Debi
 	@node integration/tools/grafana/draw.mjs "$$($(INSTALL) path grafana | sed 's#/node_modules/.*##')" \
 	  target/monitoring/answers.json $(DASHBOARDS) istio/monitoring/pictures
 
+.PHONY: test-azure
+test-azure: ## Check istio/azure offline: Bicep and JSON agree, Azure's models, checkov (UPDATE_AZURE=1 writes what is generated)
+	@$(INSTALL) azure kubernetes
+	@PYTHON="$$($(INSTALL) path azure)" KUBECTL="$$(dirname "$$($(INSTALL) path kubernetes)")/kubectl" istio/azure/test
+
 .PHONY: bench
 bench: build build-yardsticks ## Measure what the breaker costs, against no filter, an empty one, Lua and admission_control (15 min; PART=load: that alone)
 	@$(INSTALL) envoy
