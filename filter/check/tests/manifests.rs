@@ -81,6 +81,10 @@ fn every_overlay_leaves_a_valid_policy() {
     let mut changed = 0;
     for path in found("yaml").iter().filter(|path| path.ends_with("kustomization.yaml")) {
         let overlay = documents(&fs::read_to_string(path).unwrap()).remove(0);
+        // Components change the mesh around the breaker: `make test-azure` and the mesh's tests look at them.
+        if overlay["kind"] == "Component" {
+            continue;
+        }
         for patch in overlay["patches"].as_array().into_iter().flatten() {
             assert_eq!(patch["target"]["kind"], "WasmPlugin", "{}: a patch of what?", path.display());
             let operations = documents(patch["patch"].as_str().unwrap()).remove(0);

@@ -151,10 +151,11 @@ fn injected(mut spec: Value) -> Value {
     spec
 }
 
-/// All directories with a kustomization, the deepest last.
+/// All directories with a kustomization, the deepest last. A component is none: it changes what another one has.
 fn kustomizations(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    if directory.join("kustomization.yaml").is_file() {
+    let file = fs::read_to_string(directory.join("kustomization.yaml")).unwrap_or_default();
+    if file.lines().any(|line| line == "kind: Kustomization") {
         found.push(directory.to_owned());
     }
     let mut below: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
