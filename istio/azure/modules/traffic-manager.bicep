@@ -1,4 +1,4 @@
-// Who answers for the mesh's name: the regions that are well, by weight. If all are sick, Azure answers as if all were well.
+// Who answers for the mesh's name: of the regions that are well, the nearest. If all are sick, Azure answers as if all were well.
 param name string
 param host string
 param healthPath string

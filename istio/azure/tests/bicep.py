@@ -1,8 +1,8 @@
 """Reads the part of Bicep that `../*.bicep` is written in.
 
-The Bicep CLI is no package of any registry that a test could fetch it from. This reader knows parameters, variables,
-resources, modules, outputs, loops, conditions and expressions, and refuses everything else by line: a file that it takes is
-small enough to be read by people, too.
+The Bicep CLI is no package of any registry that a test could fetch it from. This reader knows parameters,
+variables, resources, modules, outputs, loops and expressions, and refuses everything else by line: what it left out
+would be missing from the JSON, and nobody would see it.
 """
 
 import re
@@ -213,6 +213,8 @@ class Parser:
             decorators.append(self.expression())
             self.lines()
         word = self.take("word")
+        if decorators and word != "param":
+            self.fail("a parameter is expected behind a decorator")
         if word == "targetScope":
             self.take("sign", "=")
             found.scope = self.take("text")[0]

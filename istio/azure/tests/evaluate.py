@@ -140,7 +140,9 @@ def path(kind: str, names: tuple) -> str:
 
 
 def formatted(pattern: str, *given: Any) -> str:
-    text = re.sub(r"\{(\d+)\}", lambda match: str(given[int(match[1])]), pattern.replace("{{", "\0").replace("}}", "\1"))
+    text = re.sub(
+        r"\{(\d+)\}", lambda match: str(given[int(match[1])]), pattern.replace("{{", "\0").replace("}}", "\1")
+    )
     return text.replace("\0", "{").replace("\1", "}")
 
 

@@ -1,8 +1,9 @@
 """Checks resources against the models of Azure's own libraries (`azure-mgmt-*`), offline.
 
-The libraries themselves let much pass: a field that they do not know is dropped or kept, a value that is in no enumeration is sent as
-it is. So this walks through their declarations and names unknown fields, wrong types, values outside of an enumeration, fields
-that only Azure sets, and required ones that are missing. There are two generations of declarations, and it reads both.
+The libraries themselves let much pass: a field that they do not know is dropped or kept, a value that is in no
+enumeration is sent as it is. So this walks through their declarations and names unknown fields, wrong types, values
+outside of an enumeration, fields that only Azure sets, and required ones that are missing. There are two generations of
+declarations, and it reads both.
 """
 
 import importlib
@@ -65,7 +66,9 @@ MODELS = {
     "Microsoft.Network/virtualNetworks": Model("network", "VirtualNetwork", "operations/_operations.py"),
 }
 # Values that Azure's own documents use, though the library's list is shorter than the service's.
-BESIDE = {"Microsoft-PrometheusMetrics"}  # articles/azure-monitor/containers/kubernetes-monitoring-enable.md: Bicep sample of the add-on
+BESIDE = {
+    "Microsoft-PrometheusMetrics"
+}  # articles/azure-monitor/containers/kubernetes-monitoring-enable.md: Bicep sample of the add-on
 # What a template has beside the body that is sent to Azure.
 AROUND = {"type", "apiVersion", "name", "id", "dependsOn", "scope"}
 WRITES = {"create", "update"}
@@ -272,7 +275,15 @@ def of_item(model: type, name: str, kind: str, value: Any, path: str) -> Iterato
 
 
 def of_kind(model: type, kind: str, value: Any, path: str) -> Iterator[str]:
-    plain = {"str": str, "bool": bool, "int": int, "long": int, "float": float, "iso-8601": datetime, "duration": timedelta}
+    plain = {
+        "str": str,
+        "bool": bool,
+        "int": int,
+        "long": int,
+        "float": float,
+        "iso-8601": datetime,
+        "duration": timedelta,
+    }
     if kind == "object":
         return
     if kind in plain:
@@ -283,7 +294,11 @@ def of_kind(model: type, kind: str, value: Any, path: str) -> Iterator[str]:
 
 def enumeration_of(model: type, name: str) -> type | None:
     """The enumeration that the constructor names for this attribute, if it does."""
-    hints = [vars(base)["__init__"].__annotations__ for base in model.__mro__ if "__init__" in vars(base) and base is not object]
+    hints = [
+        vars(base)["__init__"].__annotations__
+        for base in model.__mro__
+        if "__init__" in vars(base) and base is not object
+    ]
     for hint in (str(found[name]) for found in hints if name in found):
         match = re.search(r"_models\.(\w+)", hint)
         found = match and getattr(importlib.import_module(model.__module__.rsplit(".", 1)[0]), match[1], None)

@@ -1,6 +1,7 @@
 """Writes `../modules/rule-groups.bicep` from the rules of istio/monitoring, which are made for the Prometheus operator.
 
-Azure has a resource of its own for them, with its own words for durations and severities. What Azure has no place for is refused.
+Azure has a resource of its own for them, with its own words for durations and severities. What Azure has no place for
+is refused.
 """
 
 import re
@@ -17,7 +18,7 @@ SEVERITIES = {"critical": 0, "warning": 2, "info": 3}
 TELLS = {"critical", "warning"}
 # Azure takes no more rules in a group (articles/azure-monitor/essentials/prometheus-rule-groups.md).
 MOST_RULES = 20
-# As long as an alert must be gone before Azure calls it resolved: two evaluations would let a circuit that probes seem well.
+# As long as an alert must be gone before Azure calls it resolved. With less, a circuit that probes would seem well.
 RESOLVED_AFTER = "PT10M"
 HEAD = """\
 // The rules of istio/monitoring for managed Prometheus. Written by `UPDATE_AZURE=1 make test-azure`: change them there.
@@ -35,7 +36,7 @@ class RuleError(ValueError):
 
 
 def groups() -> list:
-    """All groups of all rules, records before alerts as far as their files' names are."""
+    """All groups of all rules. Each becomes a resource, so that their order does not matter."""
     found = []
     for path in sorted(MONITORING.glob("*-prometheusRule.yaml")):
         found += yaml.safe_load(path.read_text())["spec"]["groups"]
@@ -75,7 +76,11 @@ def rule(given: dict) -> list:
     if extra := set(given) - known:
         raise RuleError(f"{given.get('alert') or given.get('record')}: Azure has no {', '.join(sorted(extra))}")
     kind = "alert" if "alert" in given else "record"
-    lines = ["      {", f"        {kind}: {quoted(given[kind])}", f"        expression: {quoted(expression(given['expr']))}"]
+    lines = [
+        "      {",
+        f"        {kind}: {quoted(given[kind])}",
+        f"        expression: {quoted(expression(given['expr']))}",
+    ]
     lines.append("        enabled: true")
     if "for" in given:
         lines.append(f"        for: {quoted(duration(given['for']))}")
@@ -95,7 +100,13 @@ def alert(given: dict) -> list:
         "        }",
     ]
     if severity in TELLS:
-        lines += ["        actions: [", "          {", "            actionGroupId: actionGroupId", "          }", "        ]"]
+        lines += [
+            "        actions: [",
+            "          {",
+            "            actionGroupId: actionGroupId",
+            "          }",
+            "        ]",
+        ]
     return lines
 
 

@@ -48,14 +48,21 @@ class Template:
             "variables": {name: self.value(given, Around()) for name, given in self.file.variables.items()},
             "resources": [self.resource(found) for found in self.file.resources.values() if not found.existing]
             + [self.module(found) for found in self.file.modules.values()],
-            "outputs": {name: {"type": kind, **self.output(given)} for name, (kind, given) in self.file.outputs.items()},
+            "outputs": {
+                name: {"type": kind, **self.output(given)} for name, (kind, given) in self.file.outputs.items()
+            },
         }
         return {key: value for key, value in written.items() if value or key == "resources"}
 
     def output(self, given) -> dict:
         if isinstance(given, Loop):
             around = Around().within(given, None)
-            return {"copy": {"count": f"[length({self.text(given.over, Around())})]", "input": self.value(given.body, around)}}
+            return {
+                "copy": {
+                    "count": f"[length({self.text(given.over, Around())})]",
+                    "input": self.value(given.body, around),
+                }
+            }
         return {"value": self.value(given, Around())}
 
     # Declarations
@@ -63,9 +70,14 @@ class Template:
     def resource(self, found: Declared) -> dict:
         around = self.around(found)
         body = dict(found.body.entries)
-        written = {**self.copy(found), "type": found.type, "apiVersion": found.version, "name": self.name(found, around)}
+        written = {
+            **self.copy(found),
+            "type": found.type,
+            "apiVersion": found.version,
+            "name": self.name(found, around),
+        }
         if "scope" in body:
-            written["scope"] = f"[{self.identifier(self.declared(body.pop('scope')), around)}]"
+            written["scope"] = f"[{self.spoken_of(body.pop('scope'), around)}]"
         for key in ("name", "parent", "dependsOn"):
             body.pop(key, None)
         written |= self.entries(Object(list(body.items())), around)
@@ -128,6 +140,10 @@ class Template:
             raise BicepError(f"{reference} is no resource of this file")
         return self.named[of.name]
 
+    def spoken_of(self, reference, around: Around) -> str:
+        """The identifier of the resource that a reference names, and of which copy of it."""
+        return self.identifier(self.declared(reference), around, reference.at if isinstance(reference, Index) else None)
+
     def identifier(self, found: Declared, around: Around, at=None) -> str:
         """The expression of a resource's identifier; `at` is which of a loop's."""
         inside = around
@@ -142,7 +158,7 @@ class Template:
         if found.name in self.file.modules:
             return f"resourceId('{DEPLOYMENT}', {names})"
         if "scope" in body:
-            outer = self.identifier(self.declared(body["scope"]), inside)
+            outer = self.spoken_of(body["scope"], inside)
             return f"extensionResourceId({outer}, '{found.type}', {names})"
         return f"resourceId('{found.type}', {names})"
 

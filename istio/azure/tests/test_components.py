@@ -3,6 +3,7 @@
 import os
 import subprocess
 import unittest
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import rules
@@ -10,7 +11,7 @@ import yaml
 from test_azure import given, of_kind
 
 AZURE = rules.AZURE
-# What Azure keeps of a series; without these in a monitor it drops longer ones (articles/azure-monitor/containers/prometheus-metrics-scrape-crd.md).
+# What Azure keeps of a series. Without these in a monitor it drops longer ones (prometheus-metrics-scrape-crd.md).
 LIMITS = {"labelLimit": 63, "labelNameLengthLimit": 511, "labelValueLengthLimit": 1023}
 LOCALDNS = {"169.254.10.10/32", "169.254.10.11/32"}
 
@@ -38,8 +39,23 @@ class Components(unittest.TestCase):
         self.assertEqual(address, given()["regions"][0]["loadBalancerAddress"])
         pools = of_kind("Microsoft.Network/applicationGateways")[0]["properties"]["backendAddressPools"]
         self.assertEqual(pools[0]["properties"]["backendAddresses"], [{"ipAddress": address}])
-        hidden = {port["port"] for port in service["spec"]["ports"] if f"service.beta.kubernetes.io/port_{port['port']}_no_lb_rule" in service["metadata"]["annotations"]}
+        hidden = {
+            port["port"]
+            for port in service["spec"]["ports"]
+            if f"service.beta.kubernetes.io/port_{port['port']}_no_lb_rule" in service["metadata"]["annotations"]
+        }
         self.assertEqual(hidden, {15021})
+
+    def test_each_address_is_where_it_can_be(self):
+        networks = []
+        for region in given()["regions"]:
+            network = ip_network(region["network"])
+            subnets = {name: ip_network(subnet) for name, subnet in region["subnets"].items()}
+            self.assertTrue(all(subnet.subnet_of(network) for subnet in subnets.values()))
+            self.assertIn(ip_address(region["loadBalancerAddress"]), subnets["nodes"])
+            self.assertIn(ip_address(region["privateListenerAddress"]), subnets["gateway"])
+            self.assertFalse(any(network.overlaps(other) for other in networks), "regions may be peered")
+            networks.append(network)
 
     def test_the_gateway_answers_the_application_gateways_probe_itself(self):
         (routes,) = of(self.azure, "VirtualService", "shop")
@@ -55,7 +71,11 @@ class Components(unittest.TestCase):
         monitors = of(self.azure, "PodMonitor")
         self.assertEqual(len(monitors), 2)
         (gateway,) = of(self.azure, "Deployment", "ingressgateway")
-        ports = [port.get("name") for container in gateway["spec"]["template"]["spec"]["containers"] for port in container["ports"]]
+        ports = [
+            port.get("name")
+            for container in gateway["spec"]["template"]["spec"]["containers"]
+            for port in container["ports"]
+        ]
         # Istio's injector names this one in every sidecar.
         known = {*ports, "http-envoy-prom"}
         for monitor in monitors:
@@ -72,13 +92,22 @@ class Components(unittest.TestCase):
         for policy in policies:
             scrapes, names = policy["spec"]["ingress"][0], policy["spec"]["egress"][0]
             self.assertIn(15020, [port["port"] for port in scrapes["ports"]])
-            collectors = [peer for peer in scrapes["from"] if peer.get("podSelector", {}).get("matchLabels") == {"rsName": "ama-metrics"}]
+            collectors = [
+                peer
+                for peer in scrapes["from"]
+                if peer.get("podSelector", {}).get("matchLabels") == {"rsName": "ama-metrics"}
+            ]
             self.assertEqual(len(collectors), 1)
             self.assertEqual({port["port"] for port in names["ports"]}, {53})
             self.assertEqual({peer["ipBlock"]["cidr"] for peer in names["to"] if "ipBlock" in peer}, LOCALDNS)
 
     def test_nothing_but_this_is_changed(self):
-        changed = {("Service", "ingressgateway"), ("Deployment", "ingressgateway"), ("NetworkPolicy", "proxy"), ("VirtualService", "shop")}
+        changed = {
+            ("Service", "ingressgateway"),
+            ("Deployment", "ingressgateway"),
+            ("NetworkPolicy", "proxy"),
+            ("VirtualService", "shop"),
+        }
         for document in self.mesh:
             if (document["kind"], document["metadata"]["name"]) not in changed:
                 self.assertIn(document, self.azure)
@@ -86,7 +115,9 @@ class Components(unittest.TestCase):
         self.assertEqual(extra, {"PodMonitor"})
 
     def test_cilium_names_the_node_in_each_namespace_that_denies_by_default(self):
-        policies = yaml.safe_load_all((AZURE / "components/localdns-cilium/localdns-ciliumNetworkPolicy.yaml").read_text())
+        policies = yaml.safe_load_all(
+            (AZURE / "components/localdns-cilium/localdns-ciliumNetworkPolicy.yaml").read_text()
+        )
         found = {policy["metadata"]["namespace"]: policy["spec"] for policy in policies}
         denied = {policy["metadata"]["namespace"] for policy in of(self.mesh, "NetworkPolicy", "default-deny")}
         self.assertEqual(set(found), denied)

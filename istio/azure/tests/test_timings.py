@@ -9,7 +9,7 @@ import yaml
 from test_azure import AZURE, TEMPLATE, of_kind
 
 ISTIO = AZURE.parent
-# The load balancer's own, which no manifest changes (articles/aks/configure-load-balancer-standard.md): every 5 s, 2 in a row.
+# The load balancer's own, which no manifest changes (configure-load-balancer-standard.md): every 5 s, 2 in a row.
 LOAD_BALANCER = 5 * 2
 # Defaults of a policy (filter/config.md) where base does not say otherwise.
 JITTER_PERCENT, MAX_OPEN = 20, 300
@@ -29,7 +29,9 @@ def document(path: str) -> dict:
 class Timings(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        defaults = {name: about.get("defaultValue") for name, about in json.loads(TEMPLATE.read_text())["parameters"].items()}
+        defaults = {
+            name: about.get("defaultValue") for name, about in json.loads(TEMPLATE.read_text())["parameters"].items()
+        }
         cls.interval, cls.timeout = defaults["probeInterval"], defaults["probeTimeout"]
         cls.tolerated, cls.ttl = defaults["toleratedFailures"], defaults["dnsTtl"]
         cls.sees = cls.interval * (cls.tolerated + 1) + cls.timeout
@@ -46,7 +48,9 @@ class Timings(unittest.TestCase):
 
     def test_a_region_is_left_within_the_bound_that_the_page_says(self):
         self.assertIn(f"**{self.leaves} s**", self.readme)
-        self.assertIn(f"{self.interval} x ({self.tolerated} + 1) + {self.timeout} + {self.ttl} = {self.leaves}", self.readme)
+        self.assertIn(
+            f"{self.interval} x ({self.tolerated} + 1) + {self.timeout} + {self.ttl} = {self.leaves}", self.readme
+        )
 
     def test_an_outage_that_one_open_time_gets_over_moves_nobody(self):
         self.assertGreaterEqual(self.sees + 10, self.open * (100 + JITTER_PERCENT) / 100)
@@ -58,7 +62,10 @@ class Timings(unittest.TestCase):
 
     def test_pods_are_still_there_when_traffic_comes_back(self):
         away = self.leaves + MAX_OPEN * (100 + JITTER_PERCENT) // 100 + 30 + self.ramp
-        for file in ["mesh/gateway/gateway-horizontalPodAutoscaler.yaml", "mesh/shop/shop-horizontalPodAutoscaler.yaml"]:
+        for file in [
+            "mesh/gateway/gateway-horizontalPodAutoscaler.yaml",
+            "mesh/shop/shop-horizontalPodAutoscaler.yaml",
+        ]:
             scaler = document(file)["spec"]
             self.assertGreaterEqual(scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"], away, file)
             # Twice the load of a region that is at its target with its least replicas.
