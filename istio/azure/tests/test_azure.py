@@ -58,7 +58,7 @@ class Generated(unittest.TestCase):
 
 
 def spoken(text: str) -> tuple:
-    """What a file of Bicep says, line by line, without a parser: declarations, names of properties, plain strings."""
+    """What a file of Bicep says, line by line, without a parser: declarations, names of properties, plain values."""
     declared, names, strings = Counter(), Counter(), Counter()
     for line in text.splitlines():
         line = re.sub(r"(^|\s)//.*", "", line)
@@ -71,6 +71,8 @@ def spoken(text: str) -> tuple:
             names[match[1]] += 1
         if plain := re.fullmatch(r"'((?:[^'\\$]|\\.|\$(?!\{))*)'", match[2]):
             strings[re.sub(r"\\(.)", r"\1", plain[1])] += 1
+        elif re.fullmatch(r"\d+|true|false", match[2]):
+            strings[match[2]] += 1
     return declared, names, strings
 
 
@@ -88,6 +90,8 @@ def written(resource, declared: Counter, names: Counter, strings: Counter):
             names[key] += 1
         if isinstance(value, str) and not re.match(r"\[(?!\[)", value):
             strings[value] += 1
+        elif isinstance(value, int):
+            strings[json.dumps(value)] += 1
         elif isinstance(value, dict | list):
             written(
                 [item for item in value if isinstance(item, dict)] if isinstance(value, list) else value,
@@ -99,13 +103,21 @@ def written(resource, declared: Counter, names: Counter, strings: Counter):
 
 def templates() -> dict:
     """Each module's template, by the file that it comes from."""
+    return {path: properties["template"] for path, properties in deployments().items()}
+
+
+def parameters() -> dict:
+    return {path: properties["parameters"] for path, properties in deployments().items()}
+
+
+def deployments() -> dict:
     found = {}
     names = re.findall(r"module \w+ '([^']+)' = .*\n  name: '([^'$]+)", MAIN.read_text())
     for resource in json.loads(TEMPLATE.read_text())["resources"]:
         for path, name in names:
             plain = re.sub(r"^\[format\('|\{0\}.*", "", resource["name"])
             if plain == name:
-                found[path] = resource["properties"]["template"]
+                found[path] = resource["properties"]
     return found
 
 
@@ -138,12 +150,20 @@ class Same(unittest.TestCase):
                 self.assertEqual(spoken(text), (declared, names, strings))
                 self.assertTrue(declared)
 
+    def test_each_module_gets_the_same_parameters_in_both(self):
+        blocks = re.findall(r"^module \w+ '([^']+)' = (.*?)\n\}", MAIN.read_text(), re.MULTILINE | re.DOTALL)
+        self.assertEqual(len(blocks), len(templates()))
+        for path, block in blocks:
+            with self.subTest(path):
+                self.assertEqual(set(re.findall(r"^    (\w+): ", block, re.MULTILINE)), set(parameters()[path]))
+
     def test_a_setting_that_is_in_one_alone_is_seen(self):
         text = (AZURE / "modules/traffic-manager.bicep").read_text()
         without = text.replace("      timeoutInSeconds: probeTimeout\n", "")
         self.assertNotEqual(text, without)
         self.assertNotEqual(spoken(text), spoken(without))
         self.assertNotEqual(spoken(text), spoken(text.replace("'HTTPS'", "'HTTP'")))
+        self.assertNotEqual(spoken(text), spoken(text.replace("port: 443", "port: 80")))
 
 
 class Deployed(unittest.TestCase):
