@@ -80,7 +80,9 @@ class Components(unittest.TestCase):
         known = {*ports, "http-envoy-prom"}
         for monitor in monitors:
             self.assertEqual(monitor["apiVersion"], "azmonitoring.coreos.com/v1")
-            self.assertLessEqual(set(monitor["spec"]), {*LIMITS, "selector", "podMetricsEndpoints"})
+            self.assertLessEqual(
+                set(monitor["spec"]), {*LIMITS, "selector", "namespaceSelector", "podMetricsEndpoints"}
+            )
             self.assertEqual({name: monitor["spec"][name] for name in LIMITS}, LIMITS)
             for endpoint in monitor["spec"]["podMetricsEndpoints"]:
                 self.assertLessEqual(set(endpoint), {"port", "path", "interval"})
@@ -104,7 +106,6 @@ class Components(unittest.TestCase):
     def test_nothing_but_this_is_changed(self):
         changed = {
             ("Service", "ingressgateway"),
-            ("Deployment", "ingressgateway"),
             ("NetworkPolicy", "proxy"),
             ("VirtualService", "shop"),
         }
