@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// An answer, whole.
@@ -67,7 +67,10 @@ pub async fn request(to: SocketAddr, method: &str, path: &str, headers: &[(&str,
 ///
 /// # Errors
 /// No answer.
-pub async fn request_over(stream: TcpStream, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Reply> {
+pub async fn request_over<S>(stream: S, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Reply>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let start = Instant::now();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the answer; its errors are the request's.

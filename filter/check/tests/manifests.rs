@@ -237,6 +237,10 @@ fn the_numbers_of_the_layers_go_together() {
     let policy = &base()["spec"]["pluginConfig"]["default"];
     for file in ["istio/mesh/shop/shop-virtualService.yaml", "istio/overlays/fallback/shop-virtualService.yaml"] {
         for route in only(file)["spec"]["http"].as_array().unwrap() {
+            if route["name"] == "shop-health" {
+                assert_eq!(route["retries"]["attempts"], 0, "{file}: a probe from outside is one request");
+                continue;
+            }
             let (timeout, retries) = (seconds(&route["timeout"]), &route["retries"]);
             let (tries, per_try) = (1 + retries["attempts"].as_u64().unwrap(), seconds(&retries["perTryTimeout"]));
             assert!(timeout > tries * per_try, "{file}: the last tries are cut off");
@@ -249,6 +253,15 @@ fn the_numbers_of_the_layers_go_together() {
     let back = seconds(&ejection["baseEjectionTime"]) + seconds(&ejection["interval"]);
     assert!(seconds(&policy["open"]["baseDuration"]) >= back, "a probe meets ejected hosts");
     assert_eq!(policy["trip"]["consecutiveFailures"], ejection["consecutive5xxErrors"]);
+}
+
+/// The fallback's VirtualService takes the sample's place: it has the same routes, and one more.
+#[test]
+fn the_fallback_leaves_the_other_routes_as_they_are() {
+    let routes = |file: &str| documents(&read(file)).remove(0)["spec"]["http"].as_array().unwrap().clone();
+    let mut with = routes("istio/overlays/fallback/shop-virtualService.yaml");
+    with.retain(|route| route["name"] != "shop-fallback");
+    assert_eq!(with, routes("istio/mesh/shop/shop-virtualService.yaml"));
 }
 
 #[test]

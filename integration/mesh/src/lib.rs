@@ -14,6 +14,7 @@
 //! A cluster has nodes, a scheduler and controllers; the lab has none. So code that starts a pod here also writes its
 //! object and its endpoints ([`pod`], [`service`]). All else is the real program with its real configuration.
 
+pub mod authority;
 pub mod collector;
 pub mod control_plane;
 pub mod kubectl;

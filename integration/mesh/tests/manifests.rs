@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use circuit_breaker_integration::places::installed_files;
+use circuit_breaker_mesh::authority::Authority;
 use circuit_breaker_mesh::control_plane::{Istio, manifests};
 use circuit_breaker_mesh::lab::Lab;
 use circuit_breaker_mesh::namespaces;
@@ -85,7 +86,8 @@ fn add_operators(lab: &Lab) {
     lab.kubectl().run(&established).expect("the API server serves them");
 }
 
-/// The pods of the Deployments and Istio's injector, which the analysis looks for. The lab has no controller that
+/// The pods of the Deployments, Istio's injector and the certificate, which the analysis looks for. The lab has no
+/// controller that
 /// would make the pods, and no chart that would install the injector.
 fn add_what_a_cluster_has(lab: &Lab) {
     let kubectl = lab.kubectl();
@@ -106,6 +108,9 @@ fn add_what_a_cluster_has(lab: &Lab) {
         .collect();
     assert!(!pods.is_empty(), "the manifests have Deployments");
     kubectl.apply(&pods).expect("the API server takes what the Deployments say");
+    let authority = Authority::found().expect("keys can be made");
+    let certificate = authority.secret("istio-ingress", "shop-example-com", "shop.example.com").expect("a certificate");
+    kubectl.apply(&[certificate]).expect("the API server takes it");
     let webhook = |name: &str, key: &str, value: &str| {
         json!({
             "name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"], "failurePolicy": "Ignore",

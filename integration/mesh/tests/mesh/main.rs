@@ -3,6 +3,7 @@
 //! Rust's own test harness has no place for a start or an end of this kind. So this program runs the tests, one after
 //! the other.
 
+mod edge;
 mod fallback;
 mod faults;
 mod gateway;
@@ -98,6 +99,8 @@ fn main() -> ExitCode {
         overlays::the_mesh_wide_overlay_is_everywhere_but_where_a_namespace_opts_out, Gateway, All;
         overlays::a_traffic_extension_does_what_the_wasm_plugin_does, Gateway, Newest;
         // The last tests: from here on the policies of the sample apply to the pods of all tests.
+        edge::users_of_the_sample_come_in_over_tls_and_those_without_it_are_sent_there, Sidecar, All;
+        edge::the_samples_health_path_says_how_it_is_with_one_try_whatever_the_circuit_says, Sidecar, All;
         sample::the_sample_mesh_serves_its_users_while_one_version_is_sick, Sidecar, All;
         traces::spans_tell_which_request_was_rejected_and_which_fell_back, Sidecar, All;
         traces::the_samples_access_log_tells_the_same, Sidecar, All;

@@ -1,30 +1,36 @@
-//! `istio/mesh`, the sample with all other layers of a mesh, as a user applies it: authorization, mutual TLS, outlier
-//! detection, retries and a canary. The breaker with its fallback is at the gateway and in the client's sidecar.
+//! `istio/mesh`, the sample with all other layers of a mesh, as a user applies it: TLS at the edge, authorization, mutual
+//! TLS, outlier detection, retries and a canary. The breaker with its fallback is at the gateway and in the client's
+//! sidecar.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use circuit_breaker_integration::client::{self, Reply};
 use circuit_breaker_integration::scenario::State;
 use circuit_breaker_integration::upstream::{Behaviour, Upstream};
 use circuit_breaker_integration::wait::until;
+use circuit_breaker_mesh::authority::Authority;
 use circuit_breaker_mesh::collector::Collector;
 use circuit_breaker_mesh::control_plane::manifests;
 use circuit_breaker_mesh::plugin::Plugin;
 use circuit_breaker_mesh::pod::{Pod, Proxy, Spec};
 use circuit_breaker_mesh::service::{APPLICATION, Service};
-use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
 use crate::world::{IMAGE, INGRESS, SHOP, World};
 
-/// The port of the gateway's pod: the target of port 80 of its Service.
-const ENTRANCE: u16 = 8080;
+/// The ports of the gateway's pod: the targets of ports 80 and 443 of its Service.
+pub const PLAIN: u16 = 8080;
+pub const TLS: u16 = 8443;
 
-const HOST: &str = "shop.example.com";
+pub const HOST: &str = "shop.example.com";
+
+/// The secret that the sample's Gateway names.
+const CREDENTIAL: &str = "shop-example-com";
 
 /// The sample, up and served, with a collector of traces beside it.
 pub struct Sample {
+    /// Signed the certificate that the gateway shows.
+    pub authority: Authority,
     pub collector: Collector,
     pub gateway: Arc<Pod>,
     pub client: Arc<Pod>,
@@ -33,7 +39,8 @@ pub struct Sample {
     pub stable: Upstream,
     /// Version 2, a tenth of the traffic.
     pub canary: Upstream,
-    _servers: [Arc<Pod>; 2],
+    /// The pods of both versions.
+    pub servers: [Arc<Pod>; 2],
 }
 
 static SAMPLE: OnceCell<Sample> = OnceCell::const_new();
@@ -47,6 +54,9 @@ impl Sample {
     async fn open(world: &World) -> Sample {
         let (lab, kubectl) = (&world.lab, world.lab.kubectl());
         let collector = Collector::start(lab).await.unwrap_or_else(|why| panic!("{why:#}"));
+        let authority = Authority::found().expect("keys can be made");
+        let secret = authority.secret(INGRESS, CREDENTIAL, HOST).expect("a certificate");
+        kubectl.apply(&[secret]).expect("the API server takes it");
         kubectl.apply_kustomization(&manifests().join("mesh")).expect("the API server takes it");
         // The sample has 1 %, and the caller's own wish does not change what a proxy traces.
         let all = r#"[{"op": "replace", "path": "/spec/tracing/0/randomSamplingPercentage", "value": 100}]"#;
@@ -71,20 +81,24 @@ impl Sample {
         entrance.serve(kubectl, &[&gateway]).expect("the API server takes it");
         let client = Spec::new(SHOP, "client-0", Proxy::Sidecar).account("client").label("app", "client");
         let client = lab.pod(client).await.expect("a pod");
-        let sample = Sample { collector, gateway, client, shop, stable, canary, _servers: servers };
-        let visit = || async { sample.try_visit(&[]).await.ok().map(|reply| reply.status) };
+        let sample = Sample { authority, collector, gateway, client, shop, stable, canary, servers };
+        let visit = || async { sample.try_get("/", &[]).await.ok().map(|reply| reply.status) };
         until("the sample to be served", visit, |status| *status == Some(200)).await;
         sample
     }
 
-    async fn try_visit(&self, headers: &[(&str, &str)]) -> anyhow::Result<Reply> {
-        let stream = TcpStream::connect(SocketAddr::from((self.gateway.address(), ENTRANCE))).await?;
-        client::request_over(stream, "GET", "/", &[&[("host", HOST)], headers].concat()).await
+    async fn try_get(&self, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Reply> {
+        self.authority.get((self.gateway.address(), TLS), HOST, path, headers).await
     }
 
-    /// GET from outside, through the gateway.
+    /// GET from outside, over TLS, through the gateway.
+    pub async fn get(&self, path: &str) -> Reply {
+        self.try_get(path, &[]).await.expect("an answer")
+    }
+
+    /// The same of the shop's entrance, with these headers.
     pub async fn visit(&self, headers: &[(&str, &str)]) -> Reply {
-        self.try_visit(headers).await.expect("an answer")
+        self.try_get("/", headers).await.expect("an answer")
     }
 
     /// GET by the client, through its sidecar.
