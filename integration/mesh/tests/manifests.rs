@@ -1,5 +1,8 @@
 //! The real API server takes every kustomization under `istio/`, with the real schemas and validation rules.
-//! `istioctl analyze` then has nothing to say.
+//! `istioctl analyze` then has nothing to say, and what has to outlive a node says how.
+
+#[path = "manifests/nodes.rs"]
+mod nodes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,6 +61,7 @@ fn check(lab: &Lab, istio: Istio) {
     }
     assert!(taken >= 5, "there are base and overlays: {all:?}");
     add_what_a_cluster_has(lab);
+    nodes::outlive_a_node(lab);
     let analysis = Command::new(istio.file("istioctl").expect("it is installed"))
         .args(["analyze", "--all-namespaces", "--failure-threshold", "Info"])
         // It warns of every EnvoyFilter that exists.
@@ -87,8 +91,7 @@ fn add_operators(lab: &Lab) {
 }
 
 /// The pods of the Deployments, Istio's injector and the certificate, which the analysis looks for. The lab has no
-/// controller that
-/// would make the pods, and no chart that would install the injector.
+/// controller that would make the pods, and no chart that would install the injector.
 fn add_what_a_cluster_has(lab: &Lab) {
     let kubectl = lab.kubectl();
     let deployments = kubectl.get(&["deployments", "--all-namespaces"]).expect("the API server answers");
