@@ -15,6 +15,7 @@ mod sample;
 mod scrape;
 mod sidecar;
 mod status;
+mod tight_pool;
 mod traces;
 mod upstreams;
 mod versions;
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         // The last tests: from here on the policies of the sample apply to the pods of all tests.
         edge::users_of_the_sample_come_in_over_tls_and_those_without_it_are_sent_there, Sidecar, All;
         edge::the_samples_health_path_says_how_it_is_with_one_try_whatever_the_circuit_says, Sidecar, All;
+        tight_pool::a_pool_of_one_serves_the_samples_users_one_by_one_and_refuses_bursts, Sidecar, All;
         sample::the_sample_mesh_serves_its_users_while_one_version_is_sick, Sidecar, All;
         traces::spans_tell_which_request_was_rejected_and_which_fell_back, Sidecar, All;
         traces::the_samples_access_log_tells_the_same, Sidecar, All;
