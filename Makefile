@@ -112,7 +112,7 @@ test-mesh: image build-later mesh-tools ## Test what istio/ gives a cluster on a
 
 .PHONY: mesh-tools
 mesh-tools:
-	@$(INSTALL) envoy etcd kubernetes $(ISTIO_TOOL) otel-collector operator-crds helm istiod-chart gateway-api
+	@$(INSTALL) envoy etcd kubernetes $(ISTIO_TOOL) otel-collector operator-crds helm istiod-chart
 
 .PHONY: test-alerts
 test-alerts: ## Check the alerts and queries in istio/monitoring with promtool (Debian's prometheus)
