@@ -192,6 +192,8 @@ impl<H: Host> Breaker<H> {
     /// This configuration is in use in the place of another one of this VM.
     pub fn replaces(&mut self, other: &Breaker<H>) {
         self.replaced.push(other.config.hash);
+        // The other one may never have ticked, and so not have told what it replaced.
+        self.replaced.extend(&other.replaced);
     }
 
     /// Says which policy is in use, and which is not any more.

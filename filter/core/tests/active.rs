@@ -282,3 +282,49 @@ fn a_clock_that_steps_back_or_leaps_wedges_no_probe() {
         assert_eq!((proxy.state(A), last_reason(&proxy).as_str()), (2, "probe_failed"), "{hours}: it hung");
     }
 }
+
+#[test]
+fn a_good_answer_is_not_late_where_the_clock_has_leapt() {
+    let mut proxy = Proxy::start(1, &config(PROBED));
+    proxy.fail(A, 5);
+    proxy.pass(30 * SECOND);
+    assert_eq!(proxy.host.sent().len(), 1);
+    let now = proxy.now + 30 * SECOND;
+    proxy.vms[0].probe_answered(1, Some(200), now);
+    assert_eq!(proxy.state(A), 1, "{:?}", proxy.reasons());
+}
+
+#[test]
+fn a_count_that_fails_loses_no_verdict() {
+    let mut proxy = Proxy::start(1, &config(PROBED));
+    proxy.fail(A, 5);
+    proxy.host.refuse(Some(|name| name.contains("probes_total")));
+    proxy.pass(30 * SECOND);
+    for _ in 0..8 {
+        let (call, now) = (u32::try_from(proxy.host.sent().len()).unwrap(), proxy.now + MILLISECOND);
+        proxy.vms[0].probe_answered(call, Some(200), now);
+        proxy.pass(SECOND / 2);
+    }
+    assert!(proxy.reasons().contains(&"probes_succeeded".to_owned()), "{:?}", proxy.reasons());
+}
+
+#[test]
+fn many_circuits_that_end_their_open_time_at_once_are_not_probed_at_once() {
+    let forced = config(PROBED)
+        .replacen("{", r#"{"limits": {"maxCircuits": 200}, "#, 1)
+        .replace(r#""open""#, r#""mode": "forceOpen", "open""#);
+    let mut proxy = Proxy::start(2, &forced);
+    for number in 0..200 {
+        proxy.request(0, &format!("outbound|80||{number}.svc"), Outcome::Success);
+    }
+    proxy.pass(5 * SECOND);
+    proxy.reconfigure(&forced.replace("forceOpen", "enforce"));
+    let mut sent = 0;
+    for _ in 0..40 {
+        proxy.pass(SECOND / 2);
+        let now = proxy.host.sent().len();
+        assert!(now - sent <= 32, "{} at one tick of two workers", now - sent);
+        sent = now;
+    }
+    assert!(sent >= 200, "{sent}");
+}

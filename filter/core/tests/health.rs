@@ -3,11 +3,12 @@
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, missing_docs)]
 
+use circuit_breaker_core::breaker::Breaker;
 use circuit_breaker_core::clock::SECOND;
 use circuit_breaker_core::config::Config;
 use circuit_breaker_core::policy::classify::Outcome;
 use circuit_breaker_core::telemetry::metrics::CALLS;
-use circuit_breaker_core::testing::Proxy;
+use circuit_breaker_core::testing::{Proxy, Sending};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -171,10 +172,80 @@ fn a_breaker_that_does_not_work_says_that_all_is_well() {
 }
 
 #[test]
+fn a_verdict_of_long_ago_is_forgotten_though_no_configuration_follows_another() {
+    for outage in [1, 7] {
+        let mut proxy = served("enforce", "");
+        proxy.fail(A, 5);
+        proxy.pass(outage * SECOND);
+        assert_eq!(is_healthy(&mut proxy), outage < 5);
+        // A new module: other VMs, which know no older configuration.
+        proxy.configure(3, r#"{"default": {"halfOpen": {"ramp": {"duration": "0s"}}}}"#);
+        proxy.pass(60 * SECOND);
+        proxy.succeed(A, 3);
+        assert_eq!(proxy.state(A), 0);
+        proxy.configure(3, &config("enforce", ""));
+        assert!(is_healthy(&mut proxy));
+        proxy.pass(10 * SECOND);
+        assert!(is_healthy(&mut proxy));
+    }
+}
+
+#[test]
+fn a_leap_of_the_clock_is_no_outage() {
+    let mut proxy = served("enforce", "");
+    proxy.fail(A, 5);
+    proxy.pass(SECOND);
+    proxy.now += 10 * SECOND;
+    assert!(is_healthy(&mut proxy), "one second of it");
+    proxy.pass(SECOND);
+    assert!(is_healthy(&mut proxy));
+    proxy.pass(5 * SECOND);
+    assert!(!is_healthy(&mut proxy));
+}
+
+#[test]
+fn an_upstream_that_was_deleted_does_not_decide_for_long() {
+    for probe in ["", r#", "activeProbe": {"path": "/healthz"}"#] {
+        let document = config("enforce", "").replace(r#""ramp""#, &format!(r#""probeTimeout": "1s"{probe}, "ramp""#));
+        let mut proxy = Proxy::start(2, &document);
+        proxy.host.sends(Sending::Refused);
+        proxy.fail(A, 5);
+        let mut unhealthy = 0;
+        for _ in 0..1200 {
+            proxy.pass(SECOND);
+            proxy.succeed(B, 2);
+            unhealthy += u32::from(!is_healthy(&mut proxy));
+        }
+        let longest = if probe.is_empty() { 20 + 300 + 15 } else { 20 + 15 };
+        assert!((15..longest + 5).contains(&unhealthy), "{unhealthy} s with {probe:?}");
+    }
+}
+
+#[test]
+fn a_look_at_a_part_of_the_circuits_is_none() {
+    let document = config("enforce", r#", "unhealthyWhen": {"percent": 6}"#);
+    let sick = |data: Vec<Vec<u8>>| data.iter().any(|verdict| verdict[2] == 1);
+    for at in 0..40 {
+        let mut proxy = Proxy::start(1, &document);
+        (0..100).for_each(|number| proxy.succeed(&format!("outbound|80||{number}.svc"), 1));
+        proxy.fail("outbound|80||5.svc", 5);
+        proxy.pass(SECOND);
+        let parsed = Config::parse(document.replace("15s", "16s").as_bytes()).unwrap();
+        let mut newer = Breaker::start_after(&proxy.vms[0], proxy.host.clone(), parsed, proxy.now, 1);
+        let host = proxy.host.clone();
+        proxy.host.before_call(at, move || host.fail_next_call());
+        newer.tick(proxy.now + SECOND / 2);
+        assert!(!sick(proxy.host.shared_data("circuit_breaker:verdict")), "an error at call {at}");
+    }
+}
+
+#[test]
 fn what_it_cannot_do_is_refused_by_name() {
     for (health, said) in [
         (r#"{}"#, "health.path: is missing"),
         (r#"{"path": "/a?b"}"#, r#"health.path: "/a?b" is not allowed"#),
+        (r#"{"path": "/a b"}"#, r#"health.path: "/a b" is not allowed"#),
+        (r#"{"path": "/ä"}"#, r#"health.path: "/ä" is not allowed"#),
         (r#"{"path": "/a/*"}"#, r#"health.path: "/a/*" is not allowed"#),
         (r#"{"path": "/a", "upstreams": ["a.*"]}"#, r#"health.upstreams[0]: "a.*" is not allowed"#),
         (

@@ -17,6 +17,10 @@ use crate::policy::{Mode, Policy};
 use crate::shared::vm::Vm;
 use crate::telemetry::metrics;
 
+/// Probes that one worker sends at a tick. Many circuits may end OPEN at once, as where `forceOpen` is lifted for all,
+/// and requests wait meanwhile. What is left is still due at the next tick, and for the other workers.
+const SENT_AT_A_TICK: usize = 16;
+
 /// A probe that is out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
@@ -41,7 +45,7 @@ impl<H: Host> Breaker<H> {
         if !self.probes_itself {
             return;
         }
-        for circuit in self.circuits.to_probe(now) {
+        for circuit in self.circuits.to_probe(now).into_iter().take(SENT_AT_A_TICK) {
             let Some((view, vm)) = self.parts(circuit) else { continue };
             let sent = view.send_probe(vm, now);
             if let Some(Some((call, held, timeout))) = self.noted(sent) {
@@ -55,7 +59,8 @@ impl<H: Host> Breaker<H> {
     pub fn probe_answered(&mut self, call: u32, status: Option<u32>, now: u64) {
         let Some(at) = self.sent.iter().position(|sent| sent.call == call) else { return };
         let sent = self.sent.swap_remove(at);
-        let in_time = status.filter(|_| now < sent.times_out);
+        // A clock that has leapt since the last tick makes no answer late: the host's own timer has not run out.
+        let in_time = status.filter(|_| now < sent.times_out.saturating_add(self.leap(now)));
         self.end_sent(sent, in_time, now);
     }
 
@@ -141,10 +146,13 @@ impl View {
 
     fn end_own_probe<H: Host>(&mut self, vm: &Vm<H>, held: Held, verdict: Verdict, now: u64) -> Result<(), Fault> {
         let component = if verdict == Verdict::Good { "success" } else { "failure" };
-        self.series.count(&vm.host, &metrics::PROBES, &self.name, component)?;
-        self.change(vm, now, &mut |sight| {
+        let changed = self.change(vm, now, &mut |sight| {
             sight.record.end_probe(sight.policy, &sight.at, held.generation, held.number, verdict)
         })?;
+        // Last: a count that fails must not lose what the probe has found out.
+        if changed.is_some() {
+            self.series.count(&vm.host, &metrics::PROBES, &self.name, component)?;
+        }
         Ok(())
     }
 }

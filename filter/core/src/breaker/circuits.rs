@@ -234,6 +234,11 @@ impl Circuits {
         self.views.len()
     }
 
+    /// Only to look: none is copied that an older configuration shares.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &View> {
+        self.views.iter().flatten().map(|view| &**view)
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut View> {
         self.views.iter_mut().flatten().map(Rc::make_mut)
     }

@@ -36,13 +36,25 @@ pub struct Answer {
     pub body: String,
 }
 
+/// A circuit that waits so long for a probe has no traffic, and the breaker itself cannot ask. A probe takes a minute at
+/// most, unless the policy gives it more, and ends this stage.
+const UNTESTED: u64 = 300 * SECOND;
+
 /// Circuits that an answer lists. A probe's reader needs no more, and the answer stays some kilobytes.
 const LISTED: usize = 100;
 
 impl View {
     /// Whether it decides about the health of the whole.
-    pub(super) fn decides(&self) -> bool {
-        self.of_health && matches!(self.policy.mode, Mode::Enforce | Mode::ForceOpen) && !self.is_gone()
+    pub(super) fn decides(&self, now: u64) -> bool {
+        self.of_health
+            && matches!(self.policy.mode, Mode::Enforce | Mode::ForceOpen)
+            && !self.is_gone()
+            && !self.is_untested(now)
+    }
+
+    /// Whether nobody tests it. An upstream that was deleted while it was OPEN would else decide until its circuit ends.
+    fn is_untested(&self, now: u64) -> bool {
+        self.record.phase == Phase::Probe && (self.cannot_probe || now.saturating_sub(self.record.since) >= UNTESTED)
     }
 
     /// Whether its upstream gets no traffic, or only what tests it.
@@ -57,8 +69,8 @@ impl View {
 }
 
 impl Look {
-    pub(super) fn add(&mut self, view: &View) {
-        if view.decides() {
+    pub(super) fn add(&mut self, view: &View, now: u64) {
+        if view.decides(now) {
             self.circuits = self.circuits.saturating_add(1);
             self.cut_off = self.cut_off.saturating_add(usize::from(view.is_cut_off()));
         }
@@ -76,20 +88,20 @@ impl<H: Host> Breaker<H> {
 
     /// The answer, where a request's path is that of the health endpoint.
     #[must_use]
-    pub fn health(&mut self, path: &[u8], now: u64) -> Option<Answer> {
+    pub fn health(&self, path: &[u8], now: u64) -> Option<Answer> {
         let health = self.config.health.as_ref().filter(|health| health.path.as_bytes() == path)?;
         let (after, recover_after, detail) = (health.after, health.recover_after, health.detail);
         // Where the breaker itself does not work, all upstreams pass for well.
         let verdict = if self.vm.is_blind() { Ok((None, ABSENT)) } else { self.verdict() };
         let verdict = self.noted(verdict).and_then(|(verdict, _)| verdict).unwrap_or(Verdict::well(now));
         let healthy = verdict.at(now, after, recover_after).healthy;
-        Some(Answer { healthy, body: self.health_body(healthy, detail) })
+        Some(Answer { healthy, body: self.health_body(healthy, detail, now) })
     }
 
-    fn health_body(&mut self, healthy: bool, detail: bool) -> String {
-        let circuits = self.circuits.iter_mut().filter(|view| view.decides()).count();
+    fn health_body(&self, healthy: bool, detail: bool, now: u64) -> String {
+        let circuits = self.circuits.iter().filter(|view| view.decides(now)).count();
         let mut open = String::new();
-        for view in self.circuits.iter_mut().filter(|view| view.decides() && view.is_cut_off()).take(LISTED) {
+        for view in self.circuits.iter().filter(|view| view.decides(now) && view.is_cut_off()).take(LISTED) {
             let comma = if open.is_empty() { "" } else { "," };
             let named = if detail { format!("\"upstream\":{},", quoted_whole(&view.name)) } else { String::new() };
             let state = if view.record.phase == Phase::Open { "OPEN" } else { "HALF_OPEN" };
@@ -121,7 +133,7 @@ impl<H: Host> Breaker<H> {
         let Some(health) = &self.config.health else { return };
         let sick = health.when.is_met(look.cut_off, look.circuits);
         let next = verdict.unwrap_or(Verdict::well(now)).seen(sick, now, health.after, health.recover_after);
-        if verdict.map_or(next != Verdict::well(now), |verdict| verdict != next) {
+        if verdict.is_none_or(|verdict| verdict.is_outdated_by(next)) {
             self.noted(self.vm.host.swap(&verdict_key(), &next.encode(), cas).map_err(Fault::from));
         }
     }

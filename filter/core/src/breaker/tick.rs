@@ -67,7 +67,7 @@ impl<H: Host> Breaker<H> {
         let mut look = Look::default();
         for view in self.circuits.iter_mut() {
             if unwritten && view.is_at_rest(now, idle) {
-                look.add(view);
+                look.add(view, now);
                 continue;
             }
             match tick_circuit(view, &self.vm, now, idle) {
@@ -78,10 +78,10 @@ impl<H: Host> Breaker<H> {
                 }
             }
             some_ended |= view.is_gone();
-            look.add(view);
+            look.add(view, now);
         }
         // Those that are still to be met are mostly CLOSED, and would be missing in a share of all.
-        if let Some(verdict) = verdict.filter(|_| !self.behind) {
+        if let Some(verdict) = verdict.filter(|_| learned == Some(true)) {
             self.judge_health(verdict, look, now);
         }
         if some_ended {

@@ -3,51 +3,84 @@
 //! Circuits open and close within seconds, and whoever sends users elsewhere by the verdict must not follow each of
 //! these changes. So the verdict turns only after its condition has held for a while, which is longer on the way back.
 
+use crate::clock::SECOND;
+
 /// This version's layout. A verdict of an unknown layout is begun anew.
 const LAYOUT: u8 = 1;
 
-/// The verdict, and what it will turn by.
+/// A look that is younger than this need not be written down again: each write is one of shared data.
+const FRESH: u64 = SECOND;
+
+/// Time that passes without a look for longer than this does not count: nobody knows how the circuits were. Workers look
+/// twice a second. The clock may have leapt, the process may have been stopped, or a new module meets its circuits first.
+const UNSEEN: u64 = 3 * SECOND;
+
+/// A verdict that nobody has looked at for so long is none. The endpoint was taken away and has come back.
+const FORGOTTEN: u64 = 60 * SECOND;
+
+/// The verdict, and what it will turn by. Times are nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) healthy: bool,
     /// So many circuits are cut off that it is to be unhealthy.
     sick: bool,
-    /// Since when that is so, or not so. Nanoseconds since 1970.
+    /// Since when that is so, or not so.
     since: u64,
+    /// When somebody looked last.
+    looked: u64,
 }
 
 impl Verdict {
     /// All is well.
     pub(crate) fn well(now: u64) -> Verdict {
-        Verdict { healthy: true, sick: false, since: now }
+        Verdict { healthy: true, sick: false, since: now, looked: now }
     }
 
-    /// The verdict now, if nothing has changed since the last look at the circuits. `after` and `recover_after`:
-    /// nanoseconds until it turns.
+    /// The verdict now, as far as the looks so far tell. `after` and `recover_after`: nanoseconds until it turns.
     pub(crate) fn at(self, now: u64, after: u64, recover_after: u64) -> Verdict {
-        let held = now.saturating_sub(self.since);
+        if now.saturating_sub(self.looked) >= FORGOTTEN {
+            return Verdict::well(now);
+        }
+        let held = now.min(self.looked.saturating_add(UNSEEN)).saturating_sub(self.since);
         let healthy = if self.sick { self.healthy && held < after } else { self.healthy || held >= recover_after };
         Verdict { healthy, ..self }
     }
 
     /// The verdict after a look at the circuits.
     pub(crate) fn seen(self, sick: bool, now: u64, after: u64, recover_after: u64) -> Verdict {
-        let so_far = self.at(now, after, recover_after);
+        let unseen = now.saturating_sub(self.looked);
+        let stood_still = if unseen > UNSEEN { unseen } else { 0 };
+        let known = Verdict { since: self.since.saturating_add(stood_still), ..self };
+        // What the time until now has made of it, where somebody looked.
+        let so_far = if stood_still > 0 {
+            self.at(self.looked, after, recover_after)
+        } else {
+            known.at(now, after, recover_after)
+        };
+        let so_far = if unseen >= FORGOTTEN { Verdict::well(now) } else { so_far };
         // A clock that stepped back would else hold the verdict for as long as the step.
-        let since = if sick == self.sick && self.since <= now { self.since } else { now };
-        Verdict { sick, since, ..so_far }.at(now, after, recover_after)
+        let goes_on = sick == so_far.sick && known.since <= now && self.looked <= now && unseen < FORGOTTEN;
+        let since = if goes_on { known.since } else { now };
+        Verdict { sick, since, looked: now, ..so_far }.at(now, after, recover_after)
+    }
+
+    /// Whether `next` must be written in its place.
+    pub(crate) fn is_outdated_by(self, next: Verdict) -> bool {
+        Verdict { looked: 0, ..self } != Verdict { looked: 0, ..next } || next.looked.abs_diff(self.looked) >= FRESH
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Verdict> {
         let (head, rest) = bytes.split_first_chunk::<3>()?;
         let [LAYOUT, healthy, sick] = *head else { return None };
-        let since = u64::from_le_bytes(*rest.first_chunk()?);
-        Some(Verdict { healthy: healthy != 0, sick: sick != 0, since })
+        let (since, looked) = rest.split_first_chunk()?;
+        let (since, looked) = (u64::from_le_bytes(*since), u64::from_le_bytes(*looked.first_chunk()?));
+        Some(Verdict { healthy: healthy != 0, sick: sick != 0, since, looked })
     }
 
     pub(crate) fn encode(self) -> Vec<u8> {
         let mut bytes = vec![LAYOUT, u8::from(self.healthy), u8::from(self.sick)];
         bytes.extend_from_slice(&self.since.to_le_bytes());
+        bytes.extend_from_slice(&self.looked.to_le_bytes());
         bytes
     }
 }
@@ -59,43 +92,87 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    const AFTER: u64 = 10;
-    const RECOVER: u64 = 30;
+    const AFTER: u64 = 10 * SECOND;
+    const RECOVER: u64 = 30 * SECOND;
 
-    #[test]
-    fn it_turns_after_a_while_and_back_after_a_longer_one() {
-        let mut verdict = Verdict::well(100);
-        let mut healthy = |sick, now| {
-            verdict = verdict.seen(sick, now, AFTER, RECOVER);
-            verdict.healthy
-        };
-        assert!(healthy(true, 100) && healthy(true, 109));
-        assert!(healthy(false, 109) && healthy(true, 110), "a moment without it begins the time anew");
-        assert!(healthy(true, 119) && !healthy(true, 120) && !healthy(false, 121));
-        assert!(!healthy(true, 150) && !healthy(false, 151), "a moment of it begins the time anew");
-        assert!(!healthy(false, 180) && healthy(false, 181));
+    /// Looks twice a second, `until` a second.
+    fn looks(verdict: &mut Verdict, sick: bool, now: &mut u64, until: u64) -> bool {
+        while *now < until * SECOND {
+            *now += SECOND / 2;
+            *verdict = verdict.seen(sick, *now, AFTER, RECOVER);
+        }
+        verdict.healthy
+    }
+
+    fn begun() -> (Verdict, u64) {
+        (Verdict::well(100 * SECOND), 100 * SECOND)
     }
 
     #[test]
-    fn time_turns_it_though_nobody_looks() {
-        let sick = Verdict::well(0).seen(true, 100, AFTER, RECOVER);
-        assert!(sick.at(109, AFTER, RECOVER).healthy && !sick.at(110, AFTER, RECOVER).healthy);
-        let left = sick.at(110, AFTER, RECOVER).seen(false, 200, AFTER, RECOVER);
-        assert!(!left.at(229, AFTER, RECOVER).healthy && left.at(230, AFTER, RECOVER).healthy);
+    fn it_turns_after_a_while_and_back_after_a_longer_one() {
+        let (mut verdict, mut now) = begun();
+        let mut healthy = |sick, until| looks(&mut verdict, sick, &mut now, until);
+        assert!(healthy(true, 109));
+        assert!(healthy(false, 110) && healthy(true, 120), "a moment without it begins the time anew");
+        assert!(!healthy(true, 121) && !healthy(false, 149));
+        assert!(!healthy(true, 150) && !healthy(false, 179), "a moment of it begins the time anew");
+        assert!(healthy(false, 181));
+    }
+
+    #[test]
+    fn time_turns_it_between_two_looks() {
+        let (mut verdict, mut now) = begun();
+        assert!(looks(&mut verdict, true, &mut now, 110));
+        assert!(!verdict.at(now + SECOND, AFTER, RECOVER).healthy);
+    }
+
+    #[test]
+    fn time_in_which_nobody_looks_does_not_count() {
+        for (sick, before) in [(true, 105), (false, 115)] {
+            let (mut verdict, mut now) = begun();
+            looks(&mut verdict, true, &mut now, if sick { 102 } else { 112 });
+            looks(&mut verdict, sick, &mut now, before);
+            let healthy = verdict.healthy;
+            now += 50 * SECOND;
+            assert_eq!(verdict.at(now, AFTER, RECOVER).healthy, healthy, "an answer before the next look");
+            let later = now / SECOND;
+            assert_eq!(looks(&mut verdict, sick, &mut now, later + 1), healthy);
+            assert_eq!(looks(&mut verdict, sick, &mut now, later + 31), !sick, "it goes on from there");
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_looked_at_for_long_is_forgotten() {
+        let (mut verdict, mut now) = begun();
+        assert!(!looks(&mut verdict, true, &mut now, 120));
+        now += 3600 * SECOND;
+        assert!(verdict.at(now, AFTER, RECOVER).healthy);
+        assert!(verdict.seen(true, now, AFTER, RECOVER).healthy);
+        assert!(verdict.seen(false, now, AFTER, RECOVER).healthy);
     }
 
     #[test]
     fn a_clock_that_steps_back_does_not_hold_it() {
-        let sick = Verdict::well(0).seen(true, 1_000_000, AFTER, RECOVER).seen(true, 100, AFTER, RECOVER);
-        assert!(!sick.seen(true, 110, AFTER, RECOVER).healthy);
+        let (mut verdict, mut now) = begun();
+        looks(&mut verdict, true, &mut now, 105);
+        now = 10 * SECOND;
+        assert!(looks(&mut verdict, true, &mut now, 19) && !looks(&mut verdict, true, &mut now, 21));
+    }
+
+    #[test]
+    fn a_look_is_written_down_once_a_second_or_where_it_says_something_else() {
+        let (verdict, now) = begun();
+        assert!(!verdict.is_outdated_by(verdict.seen(false, now + SECOND / 2, AFTER, RECOVER)));
+        assert!(verdict.is_outdated_by(verdict.seen(true, now + SECOND / 2, AFTER, RECOVER)));
+        assert!(verdict.is_outdated_by(verdict.seen(false, now + SECOND, AFTER, RECOVER)));
     }
 
     #[test]
     fn its_bytes_are_read_back() {
-        for verdict in [Verdict::well(7), Verdict { healthy: false, sick: true, since: u64::MAX }] {
+        for verdict in [Verdict::well(7), Verdict { healthy: false, sick: true, since: u64::MAX, looked: 3 }] {
             assert_eq!(Verdict::decode(&verdict.encode()), Some(verdict));
         }
-        for bytes in [&b""[..], b"\x01\x01", &[9; 11]] {
+        for bytes in [&b""[..], b"\x01\x01", &[1; 11], &[9; 19]] {
             assert_eq!(Verdict::decode(bytes), None);
         }
     }
