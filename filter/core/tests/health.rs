@@ -145,7 +145,7 @@ fn a_worker_that_did_not_exist_and_an_update_know_the_verdict() {
 
 #[test]
 fn only_its_path_is_answered_and_what_is_not_configured_costs_nothing() {
-    let mut proxy = served("enforce", "");
+    let proxy = served("enforce", "");
     let now = proxy.now;
     for other in [&b"/health/"[..], b"/health?x", b"/Health", b"/", b"", b"\xff"] {
         assert!(proxy.vms[0].health(other, now).is_none());
