@@ -108,6 +108,16 @@ pub async fn calls_stay_under_mutual_tls(world: &World) {
     assert!(plain.is_err(), "nobody gets in without a certificate: {plain:?}");
 }
 
+/// The series of the policies that a proxy's workers have in use.
+async fn policies_in_use(proxy: &Pod) -> Vec<String> {
+    let stats = proxy.stats().await.expect("the admin interface answers");
+    stats
+        .into_iter()
+        .filter(|(name, value)| name.contains("circuit_breaker_info") && *value == 1)
+        .map(|(name, _)| name)
+        .collect()
+}
+
 pub async fn the_breakers_own_probes_go_under_mutual_tls_and_without_users(world: &World) {
     shop(world).await;
     let server = world.lab.pod(Spec::new(SHOP, "probed", Proxy::Sidecar)).await.expect("a pod");
@@ -115,6 +125,7 @@ pub async fn the_breakers_own_probes_go_under_mutual_tls_and_without_users(world
     let service = world.lab.service(SHOP, "probed", &[APPLICATION], &[&server]).expect("a Service");
     let (host, upstream) = ("probed.example.com", service.upstream());
     world.route(host, json!([{"route": [{"destination": {"host": service.host()}}]}])).await;
+    let earlier = policies_in_use(&world.gateway).await;
     world.apply(&policy_with(json!({
         "match": {"host": service.host()},
         "open": {"baseDuration": "2s", "jitterPercent": 0},
@@ -122,13 +133,11 @@ pub async fn the_breakers_own_probes_go_under_mutual_tls_and_without_users(world
             "successThreshold": 2, "activeProbe": {"path": "/healthz", "interval": "500ms"}, "ramp": {"duration": "0s"},
         },
     })));
+    // A circuit that trips before has the open time of the earlier policy.
+    let in_use = || policies_in_use(&world.gateway);
+    until("the new policy alone to be in use", in_use, |now| now.len() == 1 && *now != earlier).await;
     application.behave(Behaviour::Status(500));
-    until(
-        "the circuit to be OPEN under the new policy",
-        || async { world.get(host, "/").await.is_rejection() },
-        |open| *open,
-    )
-    .await;
+    until("the circuit to be OPEN", || async { world.get(host, "/").await.is_rejection() }, |open| *open).await;
     let users = application.seen_for("/");
     let probed = || async { application.seen_for("/healthz") };
     until("a probe that fails", probed, |probes| *probes > 0).await;
