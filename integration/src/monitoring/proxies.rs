@@ -71,10 +71,11 @@ fn observing() -> Value {
     policy
 }
 
-/// With room for fewer circuits than it has upstreams.
+/// With room for fewer circuits than it has upstreams, and with probes of the breaker's own.
 fn too_small() -> Value {
     let mut policy = enforcing();
     policy["limits"] = json!({"maxCircuits": 3});
+    policy["default"]["halfOpen"]["activeProbe"] = json!({"path": "/", "interval": "500ms"});
     policy
 }
 

@@ -83,17 +83,21 @@ SPEED = [
            """From the request's last byte to the answer's first, of calls that were sent. Only the first limits.latencyHistograms upstreams of a
            proxy have it.""",
            [(quantile(share, "circuit_breaker_latency_ms"), name) for share, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))],
-           unit="s", none="No calls.", named=QUANTILES), 10),
+           unit="s", none="No calls.", named=QUANTILES), 8),
     (stat("Recovery (p50, p95)",
           "From the first OPEN to CLOSED again, so all trips in a row are one recovery. Those that ended in this range.",
           [(quantile(share, "circuit_breaker_recovery_time_ms", RANGE), name) for share, name in ((0.5, "p50"), (0.95, "p95"))],
-          unit="s", none="no recovery ended", text="value_and_name", decimals=1), 6),
+          unit="s", none="no recovery ended", text="value_and_name", decimals=1), 4),
+    (lines("The breaker's own probes",
+           """Only with halfOpen.activeProbe. Failures that go on while the upstream is well: its path is not there, or not allowed.""",
+           [(f"sum by (component) (rate(circuit_breaker_probes_total{{U}}[{RATE}]))", "{{component}}")], unit="reqps",
+           none="No probes of its own.", named={"success": GREEN, "failure": RED}), 6),
     (lines("Slow calls and waits beyond latencyThreshold",
            """slow: calls that took slowCallDuration or more; one that hangs is here as soon as it has waited that long. over the threshold:
            only where a policy sets latencyThreshold.""",
            [(f'sum(rate(circuit_breaker_calls_total{{U,component="slow"}}[{RATE}]))', "slow"),
             (f"sum(rate(circuit_breaker_over_threshold_total{{U}}[{RATE}]))", "over the threshold")], unit="reqps",
-           none="No slow calls.", named={"slow": YELLOW, "over the threshold": PURPLE}), 8),
+           none="No slow calls.", named={"slow": YELLOW, "over the threshold": PURPLE}), 6),
 ]
 
 POOL = "envoy_cluster_circuit_breakers_default_"
