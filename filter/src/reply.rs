@@ -1,6 +1,6 @@
 //! What the module answers itself: a rejected request, and one that asks for the health of the upstreams.
 
-use circuit_breaker_core::breaker::health::Answer;
+use circuit_breaker_core::breaker::health::Report;
 use circuit_breaker_core::breaker::permit::Cause;
 use circuit_breaker_core::policy::Rejection;
 
@@ -60,11 +60,11 @@ fn is_grpc(envoy: &impl Envoy) -> bool {
 }
 
 /// Answers a request for the health of the upstreams. False: the host refused, and the request goes on.
-pub(crate) fn health(envoy: &impl Envoy, answer: &Answer) -> bool {
+pub(crate) fn health(envoy: &impl Envoy, report: &Report) -> bool {
     let reply = LocalReply {
-        status: if answer.healthy { 200 } else { 503 },
+        status: if report.healthy { 200 } else { 503 },
         details: "circuit_breaker_health",
-        body: answer.body.as_bytes(),
+        body: report.body.as_bytes(),
         headers: &[("content-type", "application/json"), ("cache-control", "no-store")],
         grpc_status: GRPC_UNAVAILABLE,
     };

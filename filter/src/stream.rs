@@ -90,8 +90,8 @@ impl<E: Envoy> Stream<E> {
         if breaker.minds_paths()
             && let Some(path) = self.envoy.header(Headers::Request, ":path")
         {
-            if let Some(answer) = breaker.health(&path, self.envoy.now()) {
-                return !reply::health(&self.envoy, &answer);
+            if let Some(report) = breaker.health(&path, self.envoy.now()) {
+                return !reply::health(&self.envoy, &report);
             }
             if exempts(&breaker, &path) {
                 return true;

@@ -74,7 +74,9 @@ fn kind(kind: &Kind) -> Value {
         Kind::Statuses => json!({"type": "array", "items": statuses(5)}),
         Kind::Status => json!({"type": "integer", "minimum": 200, "maximum": 599, "not": {"enum": BODILESS}}),
         Kind::Paths => json!({"type": "array", "items": {"type": "string", "pattern": PATH}}),
-        Kind::Path => json!({"type": "string", "pattern": PATH, "not": {"pattern": "\\*$|[^!-~]"}}),
+        Kind::Path => {
+            json!({"type": "string", "maxLength": LONGEST_NAME, "pattern": PATH, "not": {"pattern": "\\*$|[^!-~]"}})
+        }
         Kind::Hosts => {
             json!({"type": "array", "items": {"type": "string", "maxLength": LONGEST_NAME, "pattern": HOST}})
         }

@@ -50,6 +50,7 @@ use crate::telemetry::series::Series;
 use active::Sent;
 use circuits::Circuits;
 use directory::Reading;
+use health::Look;
 use keeping::Keeping;
 use probes::Probe;
 use remembered::Remembered;
@@ -68,8 +69,8 @@ pub struct Breaker<H> {
     behind: bool,
     /// No circuit could make room for another one. The breaker asks no more of them before the next tick.
     crowded: bool,
-    /// The configuration before this one had a health endpoint, and this one has not ticked yet.
-    older_has_health: bool,
+    /// What the last look at the circuits has found, where there is a health endpoint.
+    look: Look,
     /// The policy whose reply is given where a request without a circuit is rejected.
     without_circuit: Option<Rc<Policy>>,
     /// The epoch at which all circuits were CLOSED.
@@ -125,7 +126,7 @@ impl<H: Host> Breaker<H> {
         breaker.inherit(older, now);
         // The metrics are the VM's, and it lives on.
         breaker.keeping = older.keeping;
-        breaker.older_has_health = older.config.health.is_some() || older.older_has_health;
+        breaker.look = older.look;
         breaker
     }
 
@@ -151,7 +152,7 @@ impl<H: Host> Breaker<H> {
             remembered: Remembered::default(),
             behind: false,
             crowded: false,
-            older_has_health: false,
+            look: Look::default(),
             without_circuit: None,
             calm: None,
             ticked_at: None,

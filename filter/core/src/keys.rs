@@ -28,9 +28,9 @@ pub(crate) fn kept_key(module: &str) -> String {
     format!("{PREFIX}kept:{module}")
 }
 
-/// Shared-data key of the verdict about the health of all upstreams (`breaker/health`).
-pub(crate) fn verdict_key() -> String {
-    format!("{PREFIX}verdict")
+/// Shared-data key of the overall health of all upstreams (`breaker/health`).
+pub(crate) fn overall_key() -> String {
+    format!("{PREFIX}overall")
 }
 
 /// Shared-data key of the number of the process.

@@ -2,6 +2,6 @@
 
 pub(crate) mod counts;
 pub(crate) mod number;
+pub(crate) mod overall;
 pub(crate) mod slots;
-pub(crate) mod verdict;
 pub(crate) mod vm;

@@ -1,4 +1,4 @@
-//! The health endpoint: which circuits decide, when the verdict turns, and that all workers say the same.
+//! The health endpoint: which circuits decide, when the overall health turns, and that all workers say the same.
 #![cfg(feature = "testing")]
 // Tests say what they expect by panicking.
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used, missing_docs)]
@@ -130,7 +130,7 @@ fn circuits_that_take_turns_make_one_outage() {
 }
 
 #[test]
-fn a_worker_that_did_not_exist_and_an_update_know_the_verdict() {
+fn a_worker_that_did_not_exist_and_an_update_know_the_overall_health() {
     let mut proxy = served("enforce", "");
     proxy.fail(A, 5);
     proxy.pass(7 * SECOND);
@@ -138,7 +138,7 @@ fn a_worker_that_did_not_exist_and_an_update_know_the_verdict() {
     assert!(!proxy.vms[0].health(PATH, proxy.now).unwrap().healthy);
     // Without the endpoint nobody looks, and with it again all begins well.
     proxy.reconfigure("");
-    proxy.pass(SECOND);
+    proxy.pass(60 * SECOND);
     proxy.reconfigure(&config("enforce", ""));
     assert!(proxy.vms[0].health(PATH, proxy.now).unwrap().healthy);
 }
@@ -154,7 +154,7 @@ fn only_its_path_is_answered_and_what_is_not_configured_costs_nothing() {
     plain.succeed(A, 1);
     assert!(!plain.vms[0].minds_paths() && plain.vms[0].health(PATH, now).is_none());
     plain.pass(60 * SECOND);
-    assert_eq!(plain.host.shared_data("circuit_breaker:verdict").len(), 0);
+    assert_eq!(plain.host.shared_data("circuit_breaker:overall").len(), 0);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_breaker_that_does_not_work_says_that_all_is_well() {
 }
 
 #[test]
-fn a_verdict_of_long_ago_is_forgotten_though_no_configuration_follows_another() {
+fn what_was_said_long_ago_is_forgotten_though_no_configuration_follows_another() {
     for outage in [1, 7] {
         let mut proxy = served("enforce", "");
         proxy.fail(A, 5);
@@ -224,7 +224,7 @@ fn an_upstream_that_was_deleted_does_not_decide_for_long() {
 #[test]
 fn a_look_at_a_part_of_the_circuits_is_none() {
     let document = config("enforce", r#", "unhealthyWhen": {"percent": 6}"#);
-    let sick = |data: Vec<Vec<u8>>| data.iter().any(|verdict| verdict[2] == 1);
+    let sick = |data: Vec<Vec<u8>>| data.iter().any(|overall| overall[2] == 1);
     for at in 0..40 {
         let mut proxy = Proxy::start(1, &document);
         (0..100).for_each(|number| proxy.succeed(&format!("outbound|80||{number}.svc"), 1));
@@ -235,7 +235,7 @@ fn a_look_at_a_part_of_the_circuits_is_none() {
         let host = proxy.host.clone();
         proxy.host.before_call(at, move || host.fail_next_call());
         newer.tick(proxy.now + SECOND / 2);
-        assert!(!sick(proxy.host.shared_data("circuit_breaker:verdict")), "an error at call {at}");
+        assert!(!sick(proxy.host.shared_data("circuit_breaker:overall")), "an error at call {at}");
     }
 }
 

@@ -45,7 +45,7 @@ impl<H: Host> Breaker<H> {
         if !self.probes_itself {
             return;
         }
-        for circuit in self.circuits.to_probe(now).into_iter().take(SENT_AT_A_TICK) {
+        for circuit in self.circuits.to_probe(now, SENT_AT_A_TICK) {
             let Some((view, vm)) = self.parts(circuit) else { continue };
             let sent = view.send_probe(vm, now);
             if let Some(Some((call, held, timeout))) = self.noted(sent) {

@@ -216,10 +216,10 @@ impl Circuits {
         (0..).zip(&self.views).filter(gone).map(|(slot, _)| slot).collect()
     }
 
-    /// The slots of circuits that the breaker itself is to probe now.
-    pub(super) fn to_probe(&self, now: u64) -> Vec<u32> {
+    /// The slots of circuits that the breaker itself is to probe now, so many at most.
+    pub(super) fn to_probe(&self, now: u64, most: usize) -> Vec<u32> {
         let due = |(_, view): &(u32, &Option<Rc<View>>)| view.as_deref().is_some_and(|view| view.is_probe_due(now));
-        (0..).zip(&self.views).filter(due).map(|(slot, _)| slot).collect()
+        (0..).zip(&self.views).filter(due).map(|(slot, _)| slot).take(most).collect()
     }
 
     /// The slots of the next few circuits in an endless round through all of them.

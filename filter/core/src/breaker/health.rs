@@ -1,8 +1,8 @@
 //! The health endpoint: what the proxy says of its upstreams as a whole to those who ask from outside.
 //!
-//! Each worker looks at its circuits at its ticks and writes what it sees into the one verdict of the proxy
-//! ([`crate::shared::verdict`]). It reads the verdict before it looks, so that an older look never replaces a newer
-//! one. An answer costs one read.
+//! Each worker looks at its circuits at its ticks and writes what it sees into the overall health of the proxy
+//! ([`crate::shared::overall`]). It reads that before it looks, so that an older look never replaces a newer one. An
+//! answer costs one read, and a look through the circuits only where one of them is cut off.
 //!
 //! A circuit decides unless it is in `observe`, which is to change nothing, or `disabled`.
 
@@ -14,11 +14,11 @@ use crate::circuit::record::Phase;
 use crate::clock::SECOND;
 use crate::host::{ABSENT, Fault, Host};
 use crate::json::quoted_whole;
-use crate::keys::verdict_key;
+use crate::keys::overall_key;
 use crate::policy::Mode;
 use crate::policy::health::Health;
 use crate::policy::upstream::Upstream;
-use crate::shared::verdict::Verdict;
+use crate::shared::overall::Overall;
 
 /// What one look at the circuits has found, of those that decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) struct Look {
 
 /// The answer of the health endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Report {
     /// Whether the upstreams are well as a whole.
     pub healthy: bool,
     /// JSON.
@@ -88,58 +88,53 @@ impl<H: Host> Breaker<H> {
 
     /// The answer, where a request's path is that of the health endpoint.
     #[must_use]
-    pub fn health(&self, path: &[u8], now: u64) -> Option<Answer> {
+    pub fn health(&self, path: &[u8], now: u64) -> Option<Report> {
         let health = self.config.health.as_ref().filter(|health| health.path.as_bytes() == path)?;
-        let (after, recover_after, detail) = (health.after, health.recover_after, health.detail);
         // Where the breaker itself does not work, all upstreams pass for well.
-        let verdict = if self.vm.is_blind() { Ok((None, ABSENT)) } else { self.verdict() };
-        let verdict = self.noted(verdict).and_then(|(verdict, _)| verdict).unwrap_or(Verdict::well(now));
-        let healthy = verdict.at(now, after, recover_after).healthy;
-        Some(Answer { healthy, body: self.health_body(healthy, detail, now) })
+        let known = if self.vm.is_blind() { Ok((None, ABSENT)) } else { self.overall() };
+        let overall = self.noted(known).and_then(|(overall, _)| overall).unwrap_or(Overall::well(now));
+        let healthy = overall.at(now, health.after, health.recover_after).healthy;
+        let (circuits, open) = (self.look.circuits, self.list_cut_off(health.detail, now));
+        Some(Report { healthy, body: format!("{{\"healthy\":{healthy},\"circuits\":{circuits},\"open\":[{open}]}}\n") })
     }
 
-    fn health_body(&self, healthy: bool, detail: bool, now: u64) -> String {
-        let circuits = self.circuits.iter().filter(|view| view.decides(now)).count();
-        let mut open = String::new();
+    fn list_cut_off(&self, detail: bool, now: u64) -> String {
+        let mut list = String::new();
+        if self.look.cut_off == 0 {
+            // Anybody may ask as often as they like, so nobody goes through all circuits without need.
+            return list;
+        }
         for view in self.circuits.iter().filter(|view| view.decides(now) && view.is_cut_off()).take(LISTED) {
-            let comma = if open.is_empty() { "" } else { "," };
+            let comma = if list.is_empty() { "" } else { "," };
             let named = if detail { format!("\"upstream\":{},", quoted_whole(&view.name)) } else { String::new() };
             let state = if view.record.phase == Phase::Open { "OPEN" } else { "HALF_OPEN" };
             let since = view.record.outage_since / SECOND;
             // Writing to a String cannot fail.
-            let _ = write!(open, "{comma}{{{named}\"state\":\"{state}\",\"since\":{since}}}");
+            let _ = write!(list, "{comma}{{{named}\"state\":\"{state}\",\"since\":{since}}}");
         }
-        format!("{{\"healthy\":{healthy},\"circuits\":{circuits},\"open\":[{open}]}}\n")
+        list
     }
 
-    /// The verdict and its compare-and-swap number, before a look at the circuits; `None` where none is wanted.
-    pub(super) fn verdict_before(&mut self, now: u64) -> Option<(Option<Verdict>, u32)> {
-        let of_older = std::mem::take(&mut self.older_has_health);
-        if self.config.health.is_some() {
-            return self.noted(self.verdict());
-        }
-        if of_older {
-            // If the endpoint comes back, it begins well.
-            let well = Verdict::well(now).encode();
-            let forgotten = self.verdict().and_then(|(_, cas)| Ok(self.vm.host.swap(&verdict_key(), &well, cas)?));
-            self.noted(forgotten);
-        }
-        None
+    /// The overall health and its compare-and-swap number, before a look at the circuits; `None` where nobody asks.
+    pub(super) fn overall_before(&self) -> Option<(Option<Overall>, u32)> {
+        self.config.health.as_ref()?;
+        self.noted(self.overall())
     }
 
-    /// Writes what a look at the circuits has found, where that changes the verdict. Another worker that was faster has
-    /// seen as much.
-    pub(super) fn judge_health(&self, (verdict, cas): (Option<Verdict>, u32), look: Look, now: u64) {
+    /// Keeps what a look at the circuits has found, and writes it down where that changes the overall health. Another
+    /// worker that was faster has seen as much.
+    pub(super) fn judge_health(&mut self, (known, cas): (Option<Overall>, u32), look: Look, now: u64) {
+        self.look = look;
         let Some(health) = &self.config.health else { return };
         let sick = health.when.is_met(look.cut_off, look.circuits);
-        let next = verdict.unwrap_or(Verdict::well(now)).seen(sick, now, health.after, health.recover_after);
-        if verdict.is_none_or(|verdict| verdict.is_outdated_by(next)) {
-            self.noted(self.vm.host.swap(&verdict_key(), &next.encode(), cas).map_err(Fault::from));
+        let next = known.unwrap_or(Overall::well(now)).seen(sick, now, health.after, health.recover_after);
+        if known.is_none_or(|known| known.is_outdated_by(next)) {
+            self.noted(self.vm.host.swap(&overall_key(), &next.encode(), cas).map_err(Fault::from));
         }
     }
 
-    fn verdict(&self) -> Result<(Option<Verdict>, u32), Fault> {
-        let there = self.vm.host.get(&verdict_key())?;
-        Ok(there.map_or((None, ABSENT), |(bytes, cas)| (Verdict::decode(&bytes), cas)))
+    fn overall(&self) -> Result<(Option<Overall>, u32), Fault> {
+        let there = self.vm.host.get(&overall_key())?;
+        Ok(there.map_or((None, ABSENT), |(bytes, cas)| (Overall::decode(&bytes), cas)))
     }
 }

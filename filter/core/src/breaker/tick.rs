@@ -53,7 +53,7 @@ impl<H: Host> Breaker<H> {
         if self.vm.is_blind() {
             return self.let_all_pass();
         }
-        let verdict = self.verdict_before(now);
+        let overall = self.overall_before();
         self.look_again(now);
         let learned = self.learn(now);
         let learned = self.noted(learned);
@@ -81,8 +81,8 @@ impl<H: Host> Breaker<H> {
             look.add(view, now);
         }
         // Those that are still to be met are mostly CLOSED, and would be missing in a share of all.
-        if let Some(verdict) = verdict.filter(|_| learned == Some(true)) {
-            self.judge_health(verdict, look, now);
+        if let Some(overall) = overall.filter(|_| learned == Some(true)) {
+            self.judge_health(overall, look, now);
         }
         if some_ended {
             self.clear_ended();

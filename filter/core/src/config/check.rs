@@ -98,7 +98,7 @@ fn check(node: &Node, kind: &Kind, path: &str) -> Result<(), ConfigError> {
         }),
         (Kind::Paths, _) => refuse("a list of paths"),
         (Kind::Path, Node::Text(text)) if is_one_path(text) => Ok(()),
-        (Kind::Path, _) => refuse(ONE_PATH),
+        (Kind::Path, _) => refuse(&format!("a path of at most {LONGEST_NAME} visible ASCII characters, {ONE_PATH}")),
         (Kind::Hosts, Node::List(items)) => items.iter().enumerate().try_for_each(|(at, item)| match item {
             Node::Text(text) if is_host(text) => Ok(()),
             _ => Err(ConfigError::new(&format!("{path}[{at}]"), item, HOST)),
@@ -123,14 +123,14 @@ const DURATION: &str = "a duration: a number and one of ms, s, m, h, such as \"3
 const PATH: &str = "a path that begins with /, `*` only as its end after a /, without `.` and `..` segments, `//`, `;`, \
     `\\`, and without %2F, %5C, %2E and %25";
 
-const ONE_PATH: &str = "a path of visible ASCII characters that begins with /, without `*`, query, `.` and `..` segments, `//`, `;`, `\\`, and \
+const ONE_PATH: &str = "the first of them /, without `*`, query, `.` and `..` segments, `//`, `;`, `\\`, and \
     without %2F, %5C, %2E and %25";
 
 const HOST: &str = "a host name, `*` only as its leading label";
 
 /// No request's path has anything else than visible ASCII characters, so that no other path would ever be found.
 fn is_one_path(text: &str) -> bool {
-    crate::policy::exempt::is_valid(text) && !text.ends_with('*') && text.bytes().all(|byte| byte.is_ascii_graphic())
+    is_visible(text, "/", LONGEST_NAME) && crate::policy::exempt::is_valid(text) && !text.ends_with('*')
 }
 
 /// As far as a matcher can be made of it.
