@@ -112,7 +112,12 @@ impl Config {
             .upstreams
             .iter()
             .map(|(matcher, policy)| (format!("upstreams entry {}", quoted(&matcher.to_string())), policy));
-        default.chain(upstreams).filter_map(|(place, policy)| warning(&place, policy)).collect()
+        let health = self.health.as_ref();
+        default
+            .chain(upstreams)
+            .flat_map(|(place, policy)| [short_probe(&place, policy), probe_of_ourselves(&place, policy, health)])
+            .flatten()
+            .collect()
     }
 
     /// All policies in use.
@@ -121,7 +126,19 @@ impl Config {
     }
 }
 
-fn warning(place: &str, policy: &Policy) -> Option<String> {
+/// The breaker at the upstream's own proxy, if it has the same policy, answers such a probe.
+fn probe_of_ourselves(place: &str, policy: &Policy, health: Option<&Health>) -> Option<String> {
+    let (probe, health) = (policy.half_open.active.as_ref()?, health?);
+    let path = probe.path.split('?').next().unwrap_or_default();
+    (path == health.path).then(|| {
+        format!(
+            "{place}: halfOpen.activeProbe.path is health.path: where the upstream's own proxy has this policy too, the breaker \
+             there answers, and a sick upstream passes for well"
+        )
+    })
+}
+
+fn short_probe(place: &str, policy: &Policy) -> Option<String> {
     let (timeout, slow) = (policy.half_open.probe_timeout, policy.trip.slow_duration);
     (timeout < slow).then(|| {
         let (timeout, slow) = (print_duration(timeout), print_duration(slow));

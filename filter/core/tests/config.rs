@@ -345,3 +345,14 @@ fn the_hash_is_of_what_is_said_and_not_of_how() {
     assert_eq!(hashes.len(), others.len() + 1);
     assert_eq!(hash(""), hash("{}"));
 }
+
+#[test]
+fn a_probe_that_the_health_endpoint_would_answer_is_warned_of() {
+    for (probe, warned) in [("/health", true), ("/health?x", true), ("/healthz", false)] {
+        let document = format!(
+            r#"{{"default": {{"halfOpen": {{"activeProbe": {{"path": "{probe}"}}}}}}, "health": {{"path": "/health"}}}}"#
+        );
+        let warnings = Config::parse(document.as_bytes()).unwrap().warnings();
+        assert_eq!(warnings.iter().any(|warning| warning.contains("is health.path")), warned, "{warnings:?}");
+    }
+}
