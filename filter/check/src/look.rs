@@ -1,6 +1,12 @@
 //! One proxy at one moment: the circuits that it holds, as its metrics say.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+
+use circuit_breaker_core::telemetry::metrics::{
+    CALLS, CIRCUITS, FAILURES, INFO, MODE, Metric, OPEN_UNTIL, REJECTED, STATE, TRIPS, WOULD_REJECT,
+};
+use percent_encoding::percent_decode_str;
 
 use crate::exposition::{Sample, samples};
 
@@ -79,6 +85,9 @@ pub struct Look {
     pub ejected: Counts,
 }
 
+/// What is read of a circuit.
+static OF_A_CIRCUIT: [&Metric; 8] = [&STATE, &OPEN_UNTIL, &MODE, &TRIPS, &CALLS, &FAILURES, &REJECTED, &WOULD_REJECT];
+
 /// What Envoy itself says of ejected hosts.
 const EJECTED: &str = "envoy_cluster_outlier_detection_ejections_active";
 
@@ -100,44 +109,37 @@ impl Look {
                 let cluster = names.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
                 self.ejected.insert(cluster.to_owned(), sample.value);
             }
-            "circuit_breaker_circuits" => self.protected = true,
-            "circuit_breaker_info" if sample.value > 0.0 => {
+            name if name == CIRCUITS.name => self.protected = true,
+            name if name == INFO.name && sample.value > 0.0 => {
                 self.policies.insert(component.to_owned());
                 self.modules.insert(tag.to_owned());
             }
-            // Its tag is no upstream.
-            "circuit_breaker_info" => {}
             name if !tag.is_empty() => self.circuit(tag, name, component, sample.value),
             _ => {}
         }
     }
 
     fn circuit(&mut self, tag: &str, name: &str, component: &str, value: f64) {
-        let known = matches!(
-            name,
-            "circuit_breaker_state"
-                | "circuit_breaker_open_until_seconds"
-                | "circuit_breaker_mode"
-                | "circuit_breaker_trips_total"
-                | "circuit_breaker_calls_total"
-                | "circuit_breaker_failures_total"
-                | "circuit_breaker_rejected_total"
-                | "circuit_breaker_would_reject_total"
-        );
-        if !known {
-            return;
-        }
+        let Some(metric) = OF_A_CIRCUIT.iter().find(|metric| metric.name == name) else { return };
         let circuit = self.circuits.entry(upstream_of(tag)).or_default();
+        let is = |other: &Metric| metric.name == other.name;
         let count = |counts: &mut Counts| *counts.entry(component.to_owned()).or_default() += value;
-        match name {
-            "circuit_breaker_state" => circuit.state = Some(State::of(value)),
-            "circuit_breaker_open_until_seconds" => circuit.open_until = value,
-            "circuit_breaker_mode" => circuit.mode = mode_of(value),
-            "circuit_breaker_trips_total" => count(&mut circuit.trips),
-            "circuit_breaker_calls_total" => count(&mut circuit.calls),
-            "circuit_breaker_failures_total" => count(&mut circuit.failures),
-            "circuit_breaker_rejected_total" => circuit.rejected += value,
-            _ => circuit.would_reject += value,
+        if is(&STATE) {
+            circuit.state = Some(State::of(value));
+        } else if is(&OPEN_UNTIL) {
+            circuit.open_until = value;
+        } else if is(&MODE) {
+            circuit.mode = mode_of(value);
+        } else if is(&REJECTED) {
+            circuit.rejected += value;
+        } else if is(&WOULD_REJECT) {
+            circuit.would_reject += value;
+        } else if is(&TRIPS) {
+            count(&mut circuit.trips);
+        } else if is(&CALLS) {
+            count(&mut circuit.calls);
+        } else {
+            count(&mut circuit.failures);
         }
     }
 }
@@ -150,26 +152,13 @@ pub(crate) fn mode_of(value: f64) -> usize {
 /// The upstream that a `tag` stands for: some of its characters are written there as in a URL.
 #[must_use]
 pub fn upstream_of(tag: &str) -> String {
-    let mut bytes = Vec::with_capacity(tag.len());
-    let mut rest = tag.as_bytes();
-    while let [first, others @ ..] = rest {
-        let code = match (first, others) {
-            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high * 16 + low),
-            _ => None,
-        };
-        bytes.push(code.unwrap_or(*first));
-        rest = if code.is_some() { others.get(2..).unwrap_or_default() } else { others };
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| tag.to_owned())
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    percent_decode_str(tag).decode_utf8().map_or_else(|_| tag.to_owned(), Cow::into_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use circuit_breaker_core::policy::Mode;
 
     const PAGE: &str = r#"
 circuit_breaker_circuits{wasm_filter="circuit_breaker"} 2
@@ -204,6 +193,13 @@ envoy_cluster_outlier_detection_ejections_active{cluster_name="outbound|80||web-
         assert_eq!((circuit.trips["consecutive"], circuit.would_reject, circuit.rejected), (3.0, 9.0, 0.0));
         assert_eq!(look.ejected["outbound|80||web-component.shop"], 1.0);
         assert!(!Look::read("envoy_server_live 1\n").protected);
+    }
+
+    #[test]
+    fn the_words_of_the_modes_have_the_modules_numbers() {
+        for mode in [Mode::Enforce, Mode::Observe, Mode::Disabled, Mode::ForceOpen] {
+            assert_eq!(MODES[mode_of(f64::from(mode.number()))], mode.word());
+        }
     }
 
     #[test]

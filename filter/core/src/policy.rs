@@ -39,6 +39,17 @@ impl Mode {
             Mode::Disabled => "disabled",
         }
     }
+
+    /// The value of the metric that tells of it.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Mode::Enforce => 0,
+            Mode::Observe => 1,
+            Mode::Disabled => 2,
+            Mode::ForceOpen => 3,
+        }
+    }
 }
 
 /// The policy of a circuit.

@@ -66,14 +66,10 @@ impl Told<'_> {
 
     /// What is always enforced needs no gauge for it.
     fn mode<H: Host>(&self, host: &H, mode: Mode) -> Result<(), Fault> {
-        let number = match mode {
-            Mode::Enforce if !self.series.has(&metrics::MODE) => return Ok(()),
-            Mode::Enforce => 0,
-            Mode::Observe => 1,
-            Mode::Disabled => 2,
-            Mode::ForceOpen => 3,
-        };
-        Ok(self.series.record(host, &metrics::MODE, self.upstream, number)?)
+        if mode == Mode::Enforce && !self.series.has(&metrics::MODE) {
+            return Ok(());
+        }
+        Ok(self.series.record(host, &metrics::MODE, self.upstream, u64::from(mode.number()))?)
     }
 
     /// Sets the gauges to what they are without a circuit.
