@@ -140,20 +140,21 @@ fn prometheus_counts_the_proxies_itself() {
     let vector =
         |series: Value| server::Answer::Page(json!({"status": "success", "data": {"result": series}}).to_string());
     let server = Server::start(move |path, _| {
-        let asked = |part: &str| path.contains(part);
+        let query = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+        let asked = |part: &str| query.contains(part);
         let tag = |more: &[(&str, &str)], value: &str| {
             let mut labels = json!({"tag": PAYMENTS});
             more.iter().for_each(|(name, text)| labels[*name] = json!(text));
             json!({"metric": labels, "value": [1, value]})
         };
         vector(match () {
-            () if asked("state%22%2C") => json!([tag(&[("state", "2")], "12"), tag(&[("state", "0")], "3")]),
+            () if asked("state\",") => json!([tag(&[("state", "2")], "12"), tag(&[("state", "0")], "3")]),
             () if asked("open_until") => json!([tag(&[], "4000000000")]),
-            () if asked("mode%22%2C") => json!([tag(&[("mode", "1")], "15")]),
+            () if asked("mode\",") => json!([tag(&[("mode", "1")], "15")]),
             () if asked("trips_total") => json!([tag(&[("component", "latency")], "7")]),
-            () if asked("rate%28circuit_breaker_rejected") => json!([tag(&[], "2.5")]),
-            () if asked("query=count%28%28max") => json!([{"metric": {}, "value": [1, "15"]}]),
-            () if asked("unless%20on%20%28namespace") => {
+            () if asked("rate(circuit_breaker_rejected") => json!([tag(&[], "2.5")]),
+            () if asked("query=count((max") => json!([{"metric": {}, "value": [1, "15"]}]),
+            () if asked("unless on (namespace") => {
                 json!([{"metric": {"namespace": "shop", "pod": "web-1"}, "value": [1, "1"]}])
             }
             () => json!([]),

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -115,7 +116,10 @@ impl Prometheus {
     /// It refuses the expression.
     pub async fn range(&self, expression: &str, span: Span) -> Result<Vec<Value>> {
         let (from, until) = (unix(span.from), unix(span.until));
-        let path = format!("/api/v1/query_range?query={}&start={from}&end={until}&step=1", escaped(expression));
+        let path = format!(
+            "/api/v1/query_range?query={}&start={from}&end={until}&step=1",
+            utf8_percent_encode(expression, NON_ALPHANUMERIC)
+        );
         Ok(self.ask(&path).await?["result"].as_array().cloned().unwrap_or_default())
     }
 
@@ -124,7 +128,8 @@ impl Prometheus {
     /// # Errors
     /// It refuses the expression.
     pub async fn instant(&self, expression: &str, at: SystemTime) -> Result<Vec<Value>> {
-        let path = format!("/api/v1/query?query={}&time={}", escaped(expression), unix(at));
+        let path =
+            format!("/api/v1/query?query={}&time={}", utf8_percent_encode(expression, NON_ALPHANUMERIC), unix(at));
         Ok(self.ask(&path).await?["result"].as_array().cloned().unwrap_or_default())
     }
 
@@ -134,7 +139,10 @@ impl Prometheus {
     /// It refuses the selector.
     pub async fn label_values(&self, selector: &str, label: &str, span: Span) -> Result<Vec<String>> {
         let (from, until) = (unix(span.from), unix(span.until));
-        let path = format!("/api/v1/label/{label}/values?match[]={}&start={from}&end={until}", escaped(selector));
+        let path = format!(
+            "/api/v1/label/{label}/values?match[]={}&start={from}&end={until}",
+            utf8_percent_encode(selector, NON_ALPHANUMERIC)
+        );
         let values = self.ask(&path).await?;
         Ok(values.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect())
     }
@@ -180,23 +188,22 @@ fn configuration(targets: &[Target]) -> Value {
     })
 }
 
-/// The repository's alerts, without their waiting times: an outage of a minute is to fire some.
+/// The repository's alerts and the recording rules that they read, without the alerts' waiting times: an outage of a
+/// minute is to fire some.
 fn rules() -> Result<Value> {
-    let text = fs::read_to_string(directory().join("circuit-breaker-prometheusRule.yaml"))?;
-    let resource: Value = serde_yaml_ng::from_str(&text).context("the rules are no YAML")?;
-    let mut spec = resource["spec"].clone();
-    for group in spec["groups"].as_array_mut().into_iter().flatten() {
-        for rule in group["rules"].as_array_mut().into_iter().flatten() {
-            if let Some(rule) = rule.as_object_mut() {
-                rule.remove("for");
-            }
+    let mut groups = Vec::new();
+    for file in fs::read_dir(directory())? {
+        let path = file?.path();
+        if path.to_string_lossy().ends_with("-prometheusRule.yaml") {
+            let resource: Value = serde_yaml_ng::from_str(&fs::read_to_string(&path)?)
+                .with_context(|| format!("{} is no YAML", path.display()))?;
+            groups.extend(resource["spec"]["groups"].as_array().cloned().unwrap_or_default());
         }
     }
-    Ok(spec)
-}
-
-/// As a part of a URL.
-fn escaped(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    for rule in groups.iter_mut().filter_map(|group| group["rules"].as_array_mut()).flatten() {
+        if let Some(rule) = rule.as_object_mut() {
+            rule.remove("for");
+        }
+    }
+    Ok(json!({"groups": groups}))
 }

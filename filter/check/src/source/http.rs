@@ -88,10 +88,3 @@ fn first_line(text: &str) -> String {
         _ => String::new(),
     }
 }
-
-/// A text as a part of an address' query.
-#[must_use]
-pub fn encoded(text: &str) -> String {
-    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}

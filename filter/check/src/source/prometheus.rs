@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::http::{Http, encoded};
+use super::http::Http;
 use super::now;
 use crate::fleet::{Fleet, Upstream};
 use crate::look::{Counts, State, mode_of, upstream_of};
@@ -144,7 +145,8 @@ impl Prometheus {
     }
 
     async fn ask(&self, query: &str) -> Result<Vec<Series>> {
-        let page = self.http.get(&format!("{}/api/v1/query?query={}", self.base, encoded(query))).await;
+        let encoded = utf8_percent_encode(query, NON_ALPHANUMERIC);
+        let page = self.http.get(&format!("{}/api/v1/query?query={encoded}", self.base)).await;
         let page = page.with_context(|| format!("{} does not answer {query}", self.base))?;
         let answer: Value = serde_json::from_str(&page).with_context(|| format!("{} is no Prometheus", self.base))?;
         ensure!(answer["status"] == "success", "{} refuses {query}: {}", self.base, answer["error"]);
